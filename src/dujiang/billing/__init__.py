@@ -1,0 +1,1 @@
+"""Prices, charges and bills over the allocation ledger."""

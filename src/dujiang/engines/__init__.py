@@ -1,0 +1,1 @@
+"""Adapters to what really runs work, behind one protocol (`contract`)."""

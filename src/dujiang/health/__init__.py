@@ -1,0 +1,1 @@
+"""From evidence to cause: signatures and diagnosis."""

@@ -1,0 +1,1 @@
+"""Submission, attempts, lifecycle and recovery of work."""

@@ -1,0 +1,1 @@
+"""Shared machinery that knows no context: clock, ids, database, journal, loops, errors, units."""

@@ -1,0 +1,231 @@
+"""Transactions on SQLite (WAL) and PostgreSQL, with the journal written in the same one.
+
+One request, one handled event or one applied step is one `transaction()`, committed here and nowhere else. No
+transaction stays open across an engine or network call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Executable, event
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from dujiang.kit import journal
+from dujiang.kit.clock import Clock
+from dujiang.kit.errors import Conflict, DujiangError, StorageFull, Unavailable
+from dujiang.kit.tables import metadata
+
+MEMORY = "sqlite+aiosqlite:///:memory:"
+
+
+class Tx:
+    """One open transaction: run statements, and say what happened."""
+
+    def __init__(self, connection: AsyncConnection, *, now: datetime, actor: str, cause: str) -> None:
+        self.connection, self.now, self.actor, self.cause = connection, now, actor, cause
+        self._events: list[journal.Event] = []
+        self._afterwards: list[Callable[[], None]] = []
+
+    async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
+        """Run a statement, or one statement for many rows."""
+        if rows is None:
+            return await self.connection.execute(statement)
+        return await self.connection.execute(statement, rows)
+
+    def emit(self, *events: journal.Event) -> None:
+        """Add to the journal what this transaction makes true."""
+        self._events.extend(events)
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Call this once the transaction is committed (to wake a loop, say); not at all when it is rolled back."""
+        self._afterwards.append(call)
+
+
+class Database:
+    """The platform's database."""
+
+    def __init__(self, url: str, *, clock: Clock, journal_key: bytes, durable: bool = True) -> None:
+        """Take the address.
+
+        Args:
+            url: `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`; a memory database is shared by all users.
+            clock: where transactions get their time from.
+            journal_key: the key of the journal's hash chain.
+            durable: flush each commit to the disk (SQLite `synchronous=FULL`); without it a crash of the machine, not
+                of the process, can lose the last commits.
+        """
+        self.url, self._clock, self._key, self._durable = url, clock, journal_key, durable
+        self.is_sqlite = url.startswith("sqlite")
+        self._shared = url == MEMORY
+        self._turn = asyncio.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self._engine = self._create_engine()
+
+    async def create_all(self) -> None:
+        """Create the tables without migrations, for simulation and tests."""
+        async with self._engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._engine.dispose()
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Call this after every commit of this process that wrote to the journal."""
+        self._listeners.append(listener)
+
+    @asynccontextmanager
+    async def transaction(self, *, actor: str = "platform", cause: str = "") -> AsyncIterator[Tx]:
+        """Open a transaction that writes; committed at the end of the block, rolled back by any exception.
+
+        Raises:
+            Conflict: a uniqueness or reference was violated.
+            Unavailable, StorageFull: the database is away, locked or full.
+        """
+        if self.is_sqlite:  # one writer at a time is SQLite's rule; queue here in order rather than by busy-waiting
+            async with self._turn:
+                tx = await self._run_begin(actor, cause)
+                async with _closing(tx, self._finish):
+                    yield tx
+        else:
+            tx = await self._run_begin(actor, cause)
+            async with _closing(tx, self._finish):
+                yield tx
+        for call in tx._afterwards:
+            call()
+        if tx._events:
+            for listener in self._listeners:
+                listener()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Tx]:
+        """Open a transaction that only reads, on one consistent view."""
+        if self._shared:
+            async with self.transaction() as tx:
+                yield tx
+            return
+        with _translated():
+            connection = await self._engine.connect()
+        tx = Tx(connection, now=self._clock.now(), actor="", cause="")
+        try:
+            with _translated():
+                if self.is_sqlite:
+                    await connection.exec_driver_sql("BEGIN")
+                else:
+                    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                yield tx
+        finally:
+            await asyncio.shield(_end(connection, rollback=True))
+
+    async def verify_journal(self) -> tuple[int, list[journal.Break]]:
+        """Walk the journal's hash chain; see `journal.verify`."""
+        async with self.reading() as tx:
+            return await journal.verify(tx.connection, self._key)
+
+    async def _run_begin(self, actor: str, cause: str) -> Tx:
+        with _translated():
+            connection = await self._engine.connect()
+            try:
+                if self.is_sqlite:
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except BaseException:
+                await connection.close()
+                raise
+        return Tx(connection, now=self._clock.now(), actor=actor, cause=cause)
+
+    async def _finish(self, tx: Tx, error: BaseException | None) -> None:
+        try:
+            if error is None:
+                if tx._events:
+                    await journal.append(
+                        tx.connection, self._key, tx._events, at=tx.now, actor=tx.actor, cause=tx.cause
+                    )
+                await tx.connection.commit()
+        except BaseException:
+            await tx.connection.rollback()
+            raise
+        finally:
+            await asyncio.shield(_end(tx.connection, rollback=error is not None))
+
+    def _create_engine(self) -> AsyncEngine:
+        if not self.is_sqlite:
+            return create_async_engine(self.url, pool_size=10, max_overflow=10, pool_timeout=10, pool_pre_ping=True)
+        options: dict[str, Any] = {"poolclass": StaticPool} if self._shared else {"pool_size": 8, "pool_timeout": 10}
+        engine = create_async_engine(self.url, connect_args={"timeout": 5, "isolation_level": None}, **options)
+        event.listen(engine.sync_engine, "connect", self._on_connect)
+        return engine
+
+    def _on_connect(self, connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        if not self._shared:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute("PRAGMA cache_size=-16000")
+        cursor.close()
+
+
+@asynccontextmanager
+async def _closing(tx: Tx, finish: Callable[[Tx, BaseException | None], Any]) -> AsyncIterator[None]:
+    try:
+        with _translated():
+            yield
+    except BaseException as error:
+        await finish(tx, error)
+        raise
+    with _translated():
+        await finish(tx, None)
+
+
+async def _end(connection: AsyncConnection, *, rollback: bool) -> None:
+    try:
+        if rollback:
+            await connection.rollback()
+    finally:
+        await connection.close()
+
+
+class _translated:
+    """Turn what the drivers raise into the platform's words."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        told = translate(error)
+        if told is not None:
+            raise told from error
+
+
+def translate(error: BaseException | None) -> DujiangError | None:
+    """Return the platform's word for a database error, or None for anything else."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable("All database connections are in use; try again in a moment.")
+    if isinstance(error, OSError) and not isinstance(error, DujiangError) and "connect" in str(error).lower():
+        return Unavailable("The database cannot be reached; check that it runs and that its address is right.")
+    if not isinstance(error, DBAPIError):
+        return None
+    text = str(error.orig).lower()
+    if isinstance(error, IntegrityError):
+        return Conflict("The same object exists already, or what it refers to is gone.", constraint=text[:200])
+    if "full" in text or "no space" in text or getattr(error.orig, "sqlstate", "") == "53100":
+        return StorageFull("The disk of the database is full; free some space, nothing was lost.")
+    if (
+        isinstance(error.orig, sqlite3.OperationalError)
+        or "locked" in text
+        or "disk i/o" in text
+        or "connection" in text
+    ):
+        return Unavailable(f"The database cannot answer now ({str(error.orig).splitlines()[0][:200]}); try again.")
+    return None

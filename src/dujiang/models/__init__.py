@@ -1,0 +1,1 @@
+"""Model registry, artifacts, deployments and the serving process."""

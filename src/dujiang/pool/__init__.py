@@ -1,0 +1,1 @@
+"""Clusters, nodes, devices and the allocation ledger."""
