@@ -256,12 +256,13 @@ async def test_damaged_objects_are_never_handed_out_whole(home: Home, tmp_path: 
         await store.verify(stored.digest)
 
 
-async def test_a_truncated_object_is_healed_by_putting_it_again(home: Home) -> None:
+@pytest.mark.parametrize("damaged", [b"all of", b"ALL of it"], ids=["truncated", "changed"])
+async def test_a_damaged_object_is_healed_by_putting_it_again(home: Home, damaged: bytes) -> None:
     store = home.store
     stored = await store.put_bytes(b"all of it")
     path = home.file_of(stored.digest)
     path.unlink()
-    path.write_bytes(b"all of")
+    path.write_bytes(damaged)
     with pytest.raises((ObjectCorrupt, ObjectStoreUnavailable)):
         await store.verify(stored.digest)
     await store.put_bytes(b"all of it")

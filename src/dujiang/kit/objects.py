@@ -166,6 +166,7 @@ class ObjectStore:
 
     def __init__(self, store: LocalStore | S3Store, *, root: Path | None, staging: Path, clock: Clock) -> None:
         self._store, self._root, self._staging, self._clock = store, root, staging, clock
+        self._suspect: set[str] = set()  # keys whose bytes could not be read whole: to be written anew when put again
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="objects")
 
     @asynccontextmanager
@@ -178,7 +179,7 @@ class ObjectStore:
             await asyncio.shield(self._run(shutil.rmtree, folder, True))
 
     async def keep(self, staged: Staged) -> Stored:
-        """Bring a staged file into the store; content that lies there already is not written again.
+        """Bring a staged file into the store; content that lies there whole is not written again.
 
         A local store takes the file itself, so it is no longer in the staging folder afterwards.
 
@@ -300,13 +301,15 @@ class ObjectStore:
         meta = self._head(key)
         # What lies there unused could be deleted before the caller refers to it: put again, it is young again.
         young = self._clock.now() - timedelta(seconds=UNUSED_AFTER_S / 2)
-        if meta is None or meta["size"] != staged.bytes or meta["last_modified"] < young:
+        same = meta is not None and meta["size"] == staged.bytes and key not in self._suspect
+        if not same or meta["last_modified"] < young:
             if self._root is not None:
                 _rename(staged.path, self._root / key)
             elif staged.bytes <= _PART:
                 obstore.put(self._store, key, b"".join(_checked(staged)), use_multipart=False)
             else:
                 obstore.put(self._store, key, _checked(staged), chunk_size=_PART, max_concurrency=4)
+            self._suspect.discard(key)
         return Stored(staged.digest, staged.bytes)
 
     def _pieces(self, digest: str) -> Iterator[bytes]:
@@ -318,9 +321,11 @@ class ObjectStore:
             if "NoSuchBucket" in str(error):
                 raise
             raise ObjectMissing(
-                f"The object store has no file {digest}; restore it from a backup, or register it again.", digest=digest
+                f"The object store has no file {digest}; restore it from a backup, or store the same file again.",
+                digest=digest,
             ) from error
         held = b""
+        self._suspect.add(key)
         for piece in result.stream(min_chunk_size=_CHUNK):
             data = bytes(piece)
             seen.update(data)
@@ -330,9 +335,10 @@ class ObjectStore:
         if f"sha256:{seen.hexdigest()}" != digest:
             raise ObjectCorrupt(
                 f"The file {digest} in the object store is damaged: its bytes have another digest. Restore it from a "
-                "backup, or register it again.",
+                "backup, or store the same file again.",
                 digest=digest,
             )
+        self._suspect.discard(key)
         if held:
             yield held
 
