@@ -1,0 +1,400 @@
+"""The door to the pool: what there is, what is free, and the allocation ledger.
+
+Every change of what is free or placeable moves the pool's version, in the same transaction; who decided on an older
+version is refused with `Stale`. Writers queue at the version's row, so what is checked here cannot change underneath.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from dujiang.engines.contract import AttemptKey, Capabilities, Isolation, NodeFacts, RankPlacement
+from dujiang.kit.db import Tx
+from dujiang.kit.errors import Invalid, Stale
+from dujiang.kit.ids import Ids
+from dujiang.kit.journal import Event
+from dujiang.pool import ledger_store, store
+from dujiang.pool.domain.inventory import Inventory, PoolView, Used, build_inventory, view
+from dujiang.pool.domain.ledger import (
+    Allocation,
+    AllocationDiffers,
+    Grant,
+    Opened,
+    Share,
+    check_room,
+    same_shares,
+    shares,
+)
+from dujiang.pool.domain.nodes import (
+    AmbiguousNode,
+    Cluster,
+    EngineOrder,
+    Intent,
+    Node,
+    NodeState,
+    SyncReport,
+    UnknownCluster,
+    UnknownNode,
+)
+from dujiang.pool.domain.sync import Changes, PoolSettings, reconcile, settle
+from dujiang.pool.events import (
+    CapacityShrunk,
+    ClusterReached,
+    ClusterUnreachable,
+    InventoryChanged,
+    NodeCordoned,
+    NodeDrainAsked,
+    NodeStateChanged,
+    NodeUncordoned,
+)
+from dujiang.pool.store import Pulse
+
+MAX_REASON = 500
+
+
+class PoolService:
+    """Use cases of the pool. Functions take the transaction first, and never commit."""
+
+    def __init__(self, ids: Ids, settings: PoolSettings | None = None) -> None:
+        self._ids, self._settings = ids, settings or PoolSettings()
+        self._kept: Inventory | None = None
+
+    # Inventory
+
+    async def sync(
+        self, tx: Tx, cluster_name: str, capabilities: Capabilities, facts: Sequence[NodeFacts]
+    ) -> SyncReport:
+        """Take over what an engine lists: all of it, each time. A look that changes nothing writes one row.
+
+        Raises:
+            BadInventory: the facts contradict themselves; nothing is changed.
+        """
+        pulse = await store.lock_pulse(tx)
+        inventory = await self._inventory(tx, pulse)
+        known = await self._cluster(tx, cluster_name)
+        cluster = _as_seen(known, cluster_name, capabilities, known.id if known else self._ids.new("clu"))
+        used = await ledger_store.read_used(tx)
+        changes = reconcile(
+            cluster, facts, inventory=inventory, used=used, now=tx.now, settings=self._settings, new_id=self._ids.new
+        )
+        await store.save_cluster(tx, replace(cluster, seen_at=tx.now), is_new=known is None)
+        if known is None or not known.reachable:
+            tx.emit(ClusterReached(subject=cluster.id, name=cluster.name))
+        moved = cluster != known
+        if changes or moved:
+            await self._write(tx, pulse, cluster, changes)
+        return changes.report(moved=moved)
+
+    async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str) -> None:
+        """Place nothing new on a cluster that does not answer, until the next `sync`; one never seen is ignored."""
+        pulse = await store.lock_pulse(tx)
+        known = await self._cluster(tx, cluster_name)
+        if known is None or not known.reachable:
+            return
+        reason = reason[:MAX_REASON] or "NoAnswer"
+        await store.save_cluster(tx, replace(known, reachable=False, reason=reason), is_new=False)
+        await self._move(tx, pulse, inventory_changed=True)
+        tx.emit(ClusterUnreachable(subject=known.id, name=known.name, reason=reason))
+
+    async def clusters(self, tx: Tx) -> list[Cluster]:
+        """Return all clusters, in order of name."""
+        return await store.read_clusters(tx)
+
+    async def inventory(self, tx: Tx) -> Inventory:
+        """Return everything known of clusters, nodes and devices (the clusters' `seen_at` may be older than stored)."""
+        return await self._inventory(tx, await store.read_pulse(tx))
+
+    async def nodes(
+        self, tx: Tx, *, cluster: str | None = None, states: Sequence[NodeState] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[Node]:  # fmt: skip
+        """Return nodes in order of cluster and name; those that are GONE only when asked for by state."""
+        inventory = await self.inventory(tx)
+        wanted = (labels or {}).items()
+        return [
+            node
+            for node in inventory.nodes.values()
+            if (node.state in states if states else node.state is not NodeState.GONE)
+            and (cluster is None or inventory.clusters[node.cluster_id].name == cluster)
+            and all(node.labels.get(key) == value for key, value in wanted)
+        ]
+
+    async def node(self, tx: Tx, name_or_id: str) -> Node:
+        """Return a node by its identifier, its name, or `CLUSTER/NAME` where several clusters have the name.
+
+        Raises:
+            UnknownNode: none.
+            AmbiguousNode: several.
+        """
+        return _find_node(await self.inventory(tx), name_or_id)
+
+    async def used(self, tx: Tx) -> Used:
+        """Return what live allocations hold, by node and device."""
+        return await ledger_store.read_used(tx)
+
+    async def placeable(self, tx: Tx) -> PoolView:
+        """Return everything placement needs, as arrays: three statements, two of them small."""
+        pulse = await store.read_pulse(tx)
+        inventory = await self._inventory(tx, pulse)
+        return view(inventory, await ledger_store.read_used(tx), pulse.version)
+
+    async def version(self, tx: Tx) -> int:
+        """Return the pool's version."""
+        return (await store.read_pulse(tx)).version
+
+    # What operators intend
+
+    async def cordon(self, tx: Tx, name_or_id: str, reason: str) -> Node:
+        """Let nothing new start on a node; what runs goes on. A drain under way becomes a cordon."""
+        node, changed = await self._intend(tx, name_or_id, Intent.CORDON, reason)
+        if changed:
+            tx.emit(NodeCordoned(subject=node.id, name=node.name, reason=node.intent_reason))
+        return node
+
+    async def drain(self, tx: Tx, name_or_id: str, reason: str) -> Node:
+        """Let nothing new start on a node and have what runs there moved away; DRAINED once it is empty."""
+        node, changed = await self._intend(tx, name_or_id, Intent.DRAIN, reason)
+        if changed:
+            tx.emit(NodeDrainAsked(subject=node.id, name=node.name, reason=node.intent_reason))
+        return node
+
+    async def uncordon(self, tx: Tx, name_or_id: str, reason: str = "") -> Node:
+        """Open a node again; while the engine still has it cordoned it stays CORDONED until the engine has followed."""
+        node, changed = await self._intend(tx, name_or_id, Intent.NONE, reason)
+        if changed:
+            tx.emit(NodeUncordoned(subject=node.id, name=node.name, reason=reason[:MAX_REASON]))
+        return node
+
+    async def orders(self, tx: Tx) -> list[EngineOrder]:
+        """Return what engines are still to be told; level-triggered: told until the next `sync` shows it done."""
+        inventory = await self.inventory(tx)
+        found: list[EngineOrder] = []
+        for node in inventory.nodes.values():
+            cluster = inventory.clusters[node.cluster_id]
+            if not node.present or not cluster.reachable:
+                continue
+            if node.intent in (Intent.CORDON, Intent.DRAIN) and not node.engine_cordoned:
+                found.append(EngineOrder(cluster.name, node.name, True, node.intent_reason))
+            elif node.intent is Intent.OPEN and node.engine_cordoned:
+                found.append(EngineOrder(cluster.name, node.name, False, node.intent_reason))
+        return found
+
+    async def to_evict(self, tx: Tx) -> list[AttemptKey]:
+        """Return the attempts that hold something on a node that is DRAINING."""
+        draining = [node.id for node in await self.nodes(tx, states=[NodeState.DRAINING])]
+        return await ledger_store.keys_on(tx, draining) if draining else []
+
+    async def attempts_on(self, tx: Tx, node_ids: Sequence[str]) -> list[AttemptKey]:
+        """Return the attempts that hold something on any of these nodes."""
+        return await ledger_store.keys_on(tx, node_ids)
+
+    # Ledger
+
+    async def allocate(
+        self, tx: Tx, key: AttemptKey, project_id: str, ranks: Sequence[RankPlacement], cluster: str,
+        expected_version: int | None = None,
+    ) -> Opened:  # fmt: skip
+        """Give an attempt what it holds; see `allocate_many`."""
+        return await self.allocate_many(tx, [Grant(key, project_id, cluster, tuple(ranks))], expected_version)
+
+    async def allocate_many(self, tx: Tx, grants: Sequence[Grant], expected_version: int | None = None) -> Opened:
+        """Give attempts what they hold, all of them or none: five statements however many there are.
+
+        A grant that is held already, exactly so, counts as done, also when the version has moved.
+
+        Args:
+            tx: the transaction; its time, or the ledger's when that is later, is when the rows start.
+            grants: attempts with their placements.
+            expected_version: what the placement was decided on (`PoolView.version`); None checks room only.
+
+        Raises:
+            Stale: the pool has changed since; decide again.
+            OverAllocated: a device or node would hold more than it has, counted from the live rows now.
+            NodeClosed: a node or device is closed to new work.
+            AllocationDiffers: an attempt holds something else, or has given back what it held.
+            UnknownCluster, UnknownNode, UnknownDevice, BadPlacement: the placement is not possible at all.
+        """
+        pulse = await store.lock_pulse(tx)
+        inventory = await self._inventory(tx, pulse)
+        fresh = await self._not_held(tx, grants, inventory)
+        if not fresh:
+            return Opened(pulse.version, 0)
+        if expected_version is not None and expected_version != pulse.version:
+            raise Stale(
+                "The pool has changed since this was decided; decide again.",
+                expected=expected_version, version=pulse.version,
+            )  # fmt: skip
+        rows = [row for grant in fresh for row in shares(grant, inventory)]
+        touched = sorted({row.node_id for row in rows})
+        check_room(rows, inventory, await ledger_store.read_used(tx, touched))
+        started_at = pulse.moment(tx.now)
+        await ledger_store.insert_rows(tx, [(self._ids.new("alc"), row) for row in rows], started_at)
+        moved = await self._move(tx, pulse, at=started_at)
+        return Opened(moved.version, len(rows))
+
+    async def release(self, tx: Tx, key: AttemptKey, at: datetime | None = None) -> bool:
+        """Take back what an attempt holds; see `release_many`. Say whether it held anything."""
+        return await self.release_many(tx, [(key, at)]) > 0
+
+    async def release_many(self, tx: Tx, ends: Sequence[tuple[AttemptKey, datetime | None]]) -> int:
+        """Take back what attempts hold; those that hold nothing (any more) are passed over. Four statements.
+
+        Args:
+            tx: the transaction.
+            ends: attempts, each with when it ended (None: now). An end before the start counts as the start, one in
+                the future as now: the room is free from this moment, and no sooner held twice than billed twice.
+
+        Returns:
+            How many attempts held something.
+        """
+        if not ends:
+            return 0
+        pulse = await store.lock_pulse(tx)
+        live = await ledger_store.live_keys(tx, [key.job_id for key, _ in ends])
+        closing = {key: at for key, at in ends if key in live}
+        if not closing:
+            return 0
+        now = pulse.moment(tx.now)
+        moved = await self._move(tx, pulse, at=now)
+        await ledger_store.close_rows(tx, [(key, min(at or now, now)) for key, at in closing.items()], moved.version)
+        return len(closing)
+
+    async def live(self, tx: Tx) -> list[AttemptKey]:
+        """Return every attempt that holds something, in order."""
+        return await ledger_store.keys_on(tx)
+
+    async def held_by(self, tx: Tx, key: AttemptKey) -> list[Allocation]:
+        """Return what an attempt holds now; empty when nothing."""
+        rows = await ledger_store.rows_of(tx, [key.job_id], live_only=True)
+        return [row for row in rows if row.share.key == key]
+
+    async def of_jobs(self, tx: Tx, job_ids: Sequence[str]) -> list[Allocation]:
+        """Return all rows of the ledger, live and closed, of these jobs."""
+        return await ledger_store.rows_of(tx, job_ids)
+
+    # Helpers
+
+    async def _inventory(self, tx: Tx, pulse: Pulse) -> Inventory:
+        """Return the inventory of this moment; read again only when its stamp is another."""
+        if self._kept is None or self._kept.stamp != pulse.stamp:
+            self._kept = build_inventory(
+                pulse.stamp, await store.read_clusters(tx), await store.read_nodes(tx), await store.read_devices(tx)
+            )
+        return self._kept
+
+    async def _cluster(self, tx: Tx, name: str) -> Cluster | None:
+        return next((cluster for cluster in await store.read_clusters(tx) if cluster.name == name), None)
+
+    async def _not_held(self, tx: Tx, grants: Sequence[Grant], inventory: Inventory) -> list[Grant]:
+        keys = [grant.key for grant in grants]
+        if len(set(keys)) != len(keys):
+            raise AllocationDiffers("One attempt is granted twice in one call.")
+        held: dict[AttemptKey, list[Allocation]] = {}
+        for row in await ledger_store.rows_of(tx, [key.job_id for key in keys]):
+            held.setdefault(row.share.key, []).append(row)
+        fresh: list[Grant] = []
+        for grant in grants:
+            rows = held.get(grant.key)
+            if rows is None:
+                fresh.append(grant)
+            elif any(row.ended_at is not None for row in rows):
+                raise AllocationDiffers(f"Attempt {grant.key} has given back what it held; start a new attempt.")
+            elif not same_shares([row.share for row in rows], shares(grant, inventory, placeable=False)):
+                raise AllocationDiffers(f"Attempt {grant.key} holds something else already.")
+        return fresh
+
+    async def _move(
+        self, tx: Tx, pulse: Pulse, *, at: datetime | None = None, inventory_changed: bool = False
+    ) -> Pulse:
+        moved = Pulse(
+            pulse.version + 1,
+            self._ids.new("inv") if inventory_changed else pulse.stamp,
+            max(pulse.latest_at, at) if at else pulse.latest_at,
+        )
+        await store.write_pulse(tx, moved)
+        return moved
+
+    async def _write(self, tx: Tx, pulse: Pulse, cluster: Cluster, changes: Changes) -> None:
+        await store.insert_nodes(tx, changes.new_nodes)
+        await store.update_nodes(tx, changes.nodes)
+        await store.insert_devices(tx, changes.new_devices)
+        await store.update_devices(tx, changes.devices)
+        since = pulse.moment(tx.now, strictly=True)
+        await store.insert_limits(tx, [(self._ids.new("cap"), limit) for limit in changes.limits], since)
+        await self._move(tx, pulse, at=since if changes.limits else None, inventory_changed=True)
+        tx.emit(*_events(cluster, changes))
+
+    async def _intend(self, tx: Tx, name_or_id: str, intent: Intent, reason: str) -> tuple[Node, bool]:
+        if len(reason) > MAX_REASON:
+            raise Invalid(f"The reason is longer than {MAX_REASON} characters.")
+        pulse = await store.lock_pulse(tx)
+        known = _find_node(await self._inventory(tx, pulse), name_or_id)
+        if intent is Intent.NONE and known.engine_cordoned:
+            intent = Intent.OPEN
+        used = await ledger_store.read_used(tx, [known.id])
+        wanted = replace(known, intent=intent, intent_by=tx.actor, intent_reason=reason)
+        node = settle(wanted, held=used.held(known.id))
+        if node.intent is known.intent and node.intent_reason == known.intent_reason and node.state is known.state:
+            return known, False
+        await store.update_nodes(tx, [node])
+        await self._move(tx, pulse, inventory_changed=True)
+        if node.state is not known.state:
+            tx.emit(_state_changed(node, known.state))
+        return node, True
+
+
+def _find_node(inventory: Inventory, name_or_id: str) -> Node:
+    if name_or_id in inventory.nodes:
+        return inventory.nodes[name_or_id]
+    cluster, slash, name = name_or_id.partition("/")
+    found = [
+        node
+        for node in inventory.nodes.values()
+        if node.name == name_or_id or (slash and node.name == name and _cluster_name(inventory, node) == cluster)
+    ]
+    if not found:
+        raise UnknownNode(f'There is no node "{name_or_id[:100]}".')
+    if len(found) > 1:
+        names = sorted(f"{_cluster_name(inventory, node)}/{node.name}" for node in found)
+        raise AmbiguousNode(f"Several nodes have this name; write one of: {', '.join(names)}.", nodes=names)
+    return found[0]
+
+
+def _cluster_name(inventory: Inventory, node: Node) -> str:
+    return inventory.clusters[node.cluster_id].name
+
+
+def _as_seen(known: Cluster | None, name: str, capabilities: Capabilities, id: str) -> Cluster:
+    return Cluster(
+        id=id, name=name, kind=capabilities.kind, simulated=capabilities.simulated,
+        limits=Isolation(capabilities.limits), limits_by=capabilities.limits_by,
+        isolation=capabilities.device_isolation, stacks_ranks=capabilities.stacks_ranks, reachable=True, reason="",
+        seen_at=known.seen_at if known else None,
+    )  # fmt: skip
+
+
+def _events(cluster: Cluster, changes: Changes) -> list[Event]:
+    events: list[Event] = []
+    if changes.added:
+        names = tuple(changes.added[:20])
+        events.append(InventoryChanged(subject=cluster.id, added=len(changes.added), names=names))
+    events += [_state_changed(node, was) for node, was in changes.moves]
+    events += [
+        CapacityShrunk(
+            subject=cluster.id, node=each.node, device=each.device, resource=each.resource,
+            allocated=each.allocated, limit=each.limit,
+        )
+        for each in changes.newly_shrunk
+    ]  # fmt: skip
+    return events
+
+
+def _state_changed(node: Node, was: NodeState) -> NodeStateChanged:
+    return NodeStateChanged(
+        subject=node.id, name=node.name, previous=str(was), state=str(node.state), reason=node.reason
+    )
+
+
+__all__ = ["MAX_REASON", "PoolService", "Share", "UnknownCluster"]
