@@ -46,6 +46,11 @@ class Tx:
         """Add to the journal what this transaction makes true."""
         self._events.extend(events)
 
+    @property
+    def has_events(self) -> bool:
+        """Whether this transaction will leave a record in the journal."""
+        return bool(self._events)
+
     def afterwards(self, call: Callable[[], None]) -> None:
         """Call this once the transaction is committed (to wake a loop, say); not at all when it is rolled back."""
         self._afterwards.append(call)
