@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, select, tuple_, update
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.kit.db import Tx
@@ -81,7 +81,14 @@ async def find(tx: Tx, *conditions: ColumnElement[bool], after: str = "", limit:
     return [allocation(row) for row in await tx.execute(query)]
 
 
-async def pages(tx: Tx, query: Select[Any], *, page: int = 50_000) -> AsyncIterator[Sequence[Any]]:
+async def closed_after(tx: Tx, version: int, after: str, limit: int) -> list[Allocation]:
+    """Return rows in the order in which they were closed, from behind a (closed version, row id) on."""
+    place = tuple_(allocations.c.closed_version, allocations.c.id)
+    query = select(allocations).where(place > tuple_(version, after)).order_by(*place.clauses).limit(limit)
+    return [allocation(row) for row in await tx.execute(query)]
+
+
+async def pages(tx: Tx, query: Select[Any], *, page: int = 20_000) -> AsyncIterator[Sequence[Any]]:
     """Yield the rows of a query over the ledger (its first column the identifier), a page at a time, in its order."""
     after = ""
     while rows := (

@@ -15,14 +15,13 @@ from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid, Stale
 from dujiang.kit.ids import Ids
 from dujiang.kit.journal import Event
-from dujiang.pool import ledger_store, store
-from dujiang.pool.domain.inventory import Inventory, PoolView, Used, build_inventory, view
+from dujiang.pool import history, ledger_store, store
+from dujiang.pool.domain.inventory import Inventory, PoolView, Used, build_inventory, revised, view
 from dujiang.pool.domain.ledger import (
     Allocation,
     AllocationDiffers,
     Grant,
     Opened,
-    Share,
     check_room,
     same_shares,
     shares,
@@ -35,9 +34,9 @@ from dujiang.pool.domain.nodes import (
     Node,
     NodeState,
     SyncReport,
-    UnknownCluster,
     UnknownNode,
 )
+from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import Changes, PoolSettings, reconcile, settle
 from dujiang.pool.events import (
     CapacityShrunk,
@@ -60,6 +59,7 @@ class PoolService:
     def __init__(self, ids: Ids, settings: PoolSettings | None = None) -> None:
         self._ids, self._settings = ids, settings or PoolSettings()
         self._kept: Inventory | None = None
+        self._settled: dict[str, tuple[str, Mapping[str, NodeFacts]]] = {}
 
     # Inventory
 
@@ -76,15 +76,18 @@ class PoolService:
         known = await self._cluster(tx, cluster_name)
         cluster = _as_seen(known, cluster_name, capabilities, known.id if known else self._ids.new("clu"))
         used = await ledger_store.read_used(tx)
+        stamp, settled = self._settled.get(cluster_name, ("", {}))
         changes = reconcile(
-            cluster, facts, inventory=inventory, used=used, now=tx.now, settings=self._settings, new_id=self._ids.new
-        )
+            cluster, facts, inventory=inventory, used=used, now=tx.now, settings=self._settings, new_id=self._ids.new,
+            settled=settled if stamp == pulse.stamp else {},
+        )  # fmt: skip
         await store.save_cluster(tx, replace(cluster, seen_at=tx.now), is_new=known is None)
         if known is None or not known.reachable:
             tx.emit(ClusterReached(subject=cluster.id, name=cluster.name))
         moved = cluster != known
         if changes or moved:
-            await self._write(tx, pulse, cluster, changes)
+            pulse = await self._write(tx, pulse, inventory, cluster, changes)
+        self._settled[cluster_name] = (pulse.stamp, changes.settled)
         return changes.report(moved=moved)
 
     async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str) -> None:
@@ -94,8 +97,11 @@ class PoolService:
         if known is None or not known.reachable:
             return
         reason = reason[:MAX_REASON] or "NoAnswer"
-        await store.save_cluster(tx, replace(known, reachable=False, reason=reason), is_new=False)
-        await self._move(tx, pulse, inventory_changed=True)
+        lost = replace(known, reachable=False, reason=reason)
+        await store.save_cluster(tx, lost, is_new=False)
+        inventory = await self._inventory(tx, pulse)
+        moved = await self._move(tx, pulse, inventory_changed=True)
+        self._kept = revised(inventory, moved.stamp, clusters=[lost])
         tx.emit(ClusterUnreachable(subject=known.id, name=known.name, reason=reason))
 
     async def clusters(self, tx: Tx) -> list[Cluster]:
@@ -274,6 +280,14 @@ class PoolService:
         """Return all rows of the ledger, live and closed, of these jobs."""
         return await ledger_store.rows_of(tx, job_ids)
 
+    async def check_ledger(self, tx: Tx) -> list[Violation]:
+        """Check the ledger's whole history; empty when it holds. Reads every row: seconds for a million."""
+        return await history.check(tx, await self.inventory(tx))
+
+    async def closed_after(self, tx: Tx, version: int, after: str = "", limit: int = 1000) -> list[Allocation]:
+        """Return rows in the order in which they were closed, from behind a (closed version, row id) on."""
+        return await ledger_store.closed_after(tx, version, after, limit)
+
     # Helpers
 
     async def _inventory(self, tx: Tx, pulse: Pulse) -> Inventory:
@@ -316,21 +330,28 @@ class PoolService:
         await store.write_pulse(tx, moved)
         return moved
 
-    async def _write(self, tx: Tx, pulse: Pulse, cluster: Cluster, changes: Changes) -> None:
+    async def _write(self, tx: Tx, pulse: Pulse, inventory: Inventory, cluster: Cluster, changes: Changes) -> Pulse:
         await store.insert_nodes(tx, changes.new_nodes)
         await store.update_nodes(tx, changes.nodes)
         await store.insert_devices(tx, changes.new_devices)
         await store.update_devices(tx, changes.devices)
         since = pulse.moment(tx.now, strictly=True)
         await store.insert_limits(tx, [(self._ids.new("cap"), limit) for limit in changes.limits], since)
-        await self._move(tx, pulse, at=since if changes.limits else None, inventory_changed=True)
         tx.emit(*_events(cluster, changes))
+        moved = await self._move(tx, pulse, at=since if changes.limits else None, inventory_changed=True)
+        # Kept before the commit: should it fail, no inventory is ever of this stamp again.
+        self._kept = revised(
+            inventory, moved.stamp, clusters=[cluster], nodes=[*changes.nodes, *changes.new_nodes],
+            devices=[*changes.devices, *changes.new_devices],
+        )  # fmt: skip
+        return moved
 
     async def _intend(self, tx: Tx, name_or_id: str, intent: Intent, reason: str) -> tuple[Node, bool]:
         if len(reason) > MAX_REASON:
             raise Invalid(f"The reason is longer than {MAX_REASON} characters.")
         pulse = await store.lock_pulse(tx)
-        known = _find_node(await self._inventory(tx, pulse), name_or_id)
+        inventory = await self._inventory(tx, pulse)
+        known = _find_node(inventory, name_or_id)
         if intent is Intent.NONE and known.engine_cordoned:
             intent = Intent.OPEN
         used = await ledger_store.read_used(tx, [known.id])
@@ -339,7 +360,8 @@ class PoolService:
         if node.intent is known.intent and node.intent_reason == known.intent_reason and node.state is known.state:
             return known, False
         await store.update_nodes(tx, [node])
-        await self._move(tx, pulse, inventory_changed=True)
+        moved = await self._move(tx, pulse, inventory_changed=True)
+        self._kept = revised(inventory, moved.stamp, nodes=[node])
         if node.state is not known.state:
             tx.emit(_state_changed(node, known.state))
         return node, True
@@ -395,6 +417,3 @@ def _state_changed(node: Node, was: NodeState) -> NodeStateChanged:
     return NodeStateChanged(
         subject=node.id, name=node.name, previous=str(was), state=str(node.state), reason=node.reason
     )
-
-
-__all__ = ["MAX_REASON", "PoolService", "Share", "UnknownCluster"]

@@ -37,6 +37,7 @@ from dujiang.pool.domain.nodes import (
     UnknownDevice,
     UnknownNode,
 )
+from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import PoolSettings
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "UnknownDevice",
     "UnknownNode",
     "Used",
+    "Violation",
     "build_inventory",
     "view",
 ]

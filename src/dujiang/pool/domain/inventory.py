@@ -134,6 +134,23 @@ def build_inventory(
     )
 
 
+def revised(
+    inventory: Inventory,
+    stamp: str,
+    *,
+    clusters: Sequence[Cluster] = (),
+    nodes: Sequence[Node] = (),
+    devices: Sequence[Device] = (),
+) -> Inventory:
+    """Return the inventory with these rows added or put in place of those of the same id; as `build_inventory`."""
+    return build_inventory(
+        stamp,
+        list({**inventory.clusters, **{row.id: row for row in clusters}}.values()),
+        list({**inventory.nodes, **{row.id: row for row in nodes}}.values()),
+        list({**inventory.devices, **{row.id: row for row in devices}}.values()),
+    )
+
+
 def view(inventory: Inventory, used: Used, version: int) -> PoolView:
     """Lay what is in use over the inventory. O(what is in use), after two array copies."""
     columns = inventory.columns
