@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from sqlalchemy.pool import StaticPool
 
 from dujiang.kit import journal
 from dujiang.kit.clock import Clock
-from dujiang.kit.errors import Conflict, DujiangError, StorageFull, Unavailable
+from dujiang.kit.errors import Conflict, DujiangError, Invalid, StorageFull, Unavailable
 from dujiang.kit.tables import metadata
 
 MEMORY = "sqlite+aiosqlite:///:memory:"
@@ -59,7 +59,9 @@ class Tx:
 class Database:
     """The platform's database."""
 
-    def __init__(self, url: str, *, clock: Clock, journal_key: bytes, durable: bool = True) -> None:
+    def __init__(
+        self, url: str, *, clock: Clock, journal_key: bytes, durable: bool = True, busy_timeout_s: float = 5.0
+    ) -> None:
         """Take the address.
 
         Args:
@@ -68,8 +70,10 @@ class Database:
             journal_key: the key of the journal's hash chain.
             durable: flush each commit to the disk (SQLite `synchronous=FULL`); without it a crash of the machine, not
                 of the process, can lose the last commits.
+            busy_timeout_s: how long to wait for another program that holds an SQLite file locked.
         """
         self.url, self._clock, self._key, self._durable = url, clock, journal_key, durable
+        self._busy_s = busy_timeout_s
         self.is_sqlite = url.startswith("sqlite")
         self._shared = url == MEMORY
         self._turn = asyncio.Lock()
@@ -119,7 +123,7 @@ class Database:
             async with self.transaction() as tx:
                 yield tx
             return
-        with _translated():
+        with _translated(connecting=True):
             connection = await self._engine.connect()
         tx = Tx(connection, now=self._clock.now(), actor="", cause="")
         try:
@@ -138,8 +142,9 @@ class Database:
             return await journal.verify(tx.connection, self._key)
 
     async def _run_begin(self, actor: str, cause: str) -> Tx:
-        with _translated():
+        with _translated(connecting=True):
             connection = await self._engine.connect()
+        with _translated():
             try:
                 if self.is_sqlite:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -166,7 +171,9 @@ class Database:
         if not self.is_sqlite:
             return create_async_engine(self.url, pool_size=10, max_overflow=10, pool_timeout=10, pool_pre_ping=True)
         options: dict[str, Any] = {"poolclass": StaticPool} if self._shared else {"pool_size": 8, "pool_timeout": 10}
-        engine = create_async_engine(self.url, connect_args={"timeout": 5, "isolation_level": None}, **options)
+        engine = create_async_engine(
+            self.url, connect_args={"timeout": self._busy_s, "isolation_level": None}, **options
+        )
         event.listen(engine.sync_engine, "connect", self._on_connect)
         return engine
 
@@ -176,7 +183,7 @@ class Database:
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute(f"PRAGMA busy_timeout={int(self._busy_s * 1000)}")
         cursor.execute("PRAGMA cache_size=-16000")
         cursor.close()
 
@@ -196,7 +203,8 @@ async def _closing(tx: Tx, finish: Callable[[Tx, BaseException | None], Any]) ->
 async def _end(connection: AsyncConnection, *, rollback: bool) -> None:
     try:
         if rollback:
-            await connection.rollback()
+            with suppress(Exception):  # the connection is gone, then the rollback has happened
+                await connection.rollback()
     finally:
         await connection.close()
 
@@ -204,33 +212,57 @@ async def _end(connection: AsyncConnection, *, rollback: bool) -> None:
 class _translated:
     """Turn what the drivers raise into the platform's words."""
 
+    def __init__(self, *, connecting: bool = False) -> None:
+        self._connecting = connecting
+
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        told = translate(error)
+        told = translate(error, connecting=self._connecting)
         if told is not None:
             raise told from error
 
 
-def translate(error: BaseException | None) -> DujiangError | None:
-    """Return the platform's word for a database error, or None for anything else."""
+def translate(error: BaseException | None, *, connecting: bool = False) -> DujiangError | None:
+    """Return the platform's word for a database error, or None for anything else.
+
+    Args:
+        error: what was raised.
+        connecting: it was raised while a connection was opened, where drivers raise whatever the network gives them.
+    """
     if isinstance(error, PoolTimeout):
         return Unavailable("All database connections are in use; try again in a moment.")
-    if isinstance(error, OSError) and not isinstance(error, DujiangError) and "connect" in str(error).lower():
-        return Unavailable("The database cannot be reached; check that it runs and that its address is right.")
-    if not isinstance(error, DBAPIError):
-        return None
-    text = str(error.orig).lower()
+    if _unfit(error):
+        return Invalid("A value is beyond what the database can hold: a number too large or characters that are none.")
+    if isinstance(error, DBAPIError):
+        return _translate_driver(error, str(error.orig).strip() or type(error.orig).__name__)
+    if connecting and isinstance(error, Exception) and not isinstance(error, DujiangError):
+        return Unavailable(f"The database cannot be reached ({str(error)[:200]}); check its address and that it runs.")
+    return None
+
+
+def _translate_driver(error: DBAPIError, text: str) -> DujiangError | None:
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    lower = text.lower()
     if isinstance(error, IntegrityError):
         return Conflict("The same object exists already, or what it refers to is gone.", constraint=text[:200])
-    if "full" in text or "no space" in text or getattr(error.orig, "sqlstate", "") == "53100":
+    if state == "53100" or "is full" in lower or "no space" in lower:
         return StorageFull("The disk of the database is full; free some space, nothing was lost.")
-    if (
-        isinstance(error.orig, sqlite3.OperationalError)
-        or "locked" in text
-        or "disk i/o" in text
-        or "connection" in text
-    ):
-        return Unavailable(f"The database cannot answer now ({str(error.orig).splitlines()[0][:200]}); try again.")
+    if state.startswith("22") or "invalid input for query argument" in lower:
+        return Invalid("A value is beyond what the database can hold: a number too large or characters that are none.")
+    busy = (
+        state[:2] in ("08", "40", "53", "57") or state == "55P03"
+    )  # connection, serialization, resources, shutdown, lock
+    away = isinstance(error.orig, sqlite3.OperationalError) and any(
+        word in lower for word in ("locked", "unable to open", "disk i/o", "readonly")
+    )
+    if busy or away or error.connection_invalidated or "connection" in lower:
+        return Unavailable(f"The database cannot answer now ({text.splitlines()[0][:200]}); try again.")
     return None
+
+
+def _unfit(error: BaseException | None) -> bool:
+    if isinstance(error, OverflowError):
+        return "SQLite" in str(error)
+    return isinstance(error, UnicodeEncodeError) and "surrogate" in error.reason

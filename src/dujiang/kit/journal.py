@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import orjson
 from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dujiang.kit.clock import from_micros, to_micros
@@ -50,7 +51,7 @@ _TYPES: dict[str, type[Event]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What happened. A context derives its own in `events.py`: past tense, ids and facts, nothing that needs a database."""
+    """What happened. A context derives its own in `events.py`: past tense, ids and facts, no more."""
 
     subject: str
     """Identifier of what it happened to."""
@@ -113,8 +114,7 @@ async def append(
 
     The head row is locked, so on PostgreSQL writers queue here for the end of their transactions.
     """
-    row = (await connection.execute(select(head.c.seq, head.c.hash).with_for_update())).first()
-    seq, chain = (row.seq, row.hash) if row else (0, GENESIS)
+    seq, chain = await _lock_head(connection)
     rows = []
     for event in events:
         seq += 1
@@ -126,10 +126,7 @@ async def append(
         chain = _digest(key, chain, record)
         rows.append({**record, "hash": chain})
     await connection.execute(insert(journal), rows)
-    if row:
-        await connection.execute(update(head).values(seq=seq, hash=chain))
-    else:
-        await connection.execute(insert(head).values(id=1, seq=seq, hash=chain))
+    await connection.execute(update(head).values(seq=seq, hash=chain))
     return seq
 
 
@@ -177,6 +174,16 @@ async def verify(connection: AsyncConnection, key: bytes, *, page: int = 5000) -
     if (end.seq, end.hash) != (seq, chain) if end else seq != 0:
         breaks.append(Break(seq + 1, f"the journal ends at {seq}, its head says {end.seq if end else 0}"))
     return seq, breaks
+
+
+async def _lock_head(connection: AsyncConnection) -> tuple[int, str]:
+    query = select(head.c.seq, head.c.hash).with_for_update()
+    row = (await connection.execute(query)).first()
+    if row is None:  # the first record of all; on PostgreSQL two transactions may both be that, and one waits here
+        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
+        await connection.execute(dialect.insert(head).values(id=1, seq=0, hash=GENESIS).on_conflict_do_nothing())
+        row = (await connection.execute(query)).one()
+    return row.seq, row.hash
 
 
 async def _raw(connection: AsyncConnection, page: int) -> AsyncIterator[dict[str, Any]]:
