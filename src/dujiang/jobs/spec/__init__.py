@@ -1,0 +1,49 @@
+"""The job specification: what a user writes, as a typed value, with every problem named at its line.
+
+`parse` reads YAML or JSON text, `read` a decoded value, `json_schema` publishes the form. Pure: reads no file.
+"""
+
+from dujiang.jobs.spec.fields import mended_name
+from dujiang.jobs.spec.model import (
+    WEIGHT_BANDS,
+    Cause,
+    Checkpoint,
+    Gpu,
+    InputData,
+    JobClass,
+    JobSpec,
+    Kind,
+    ModelOutput,
+    Outputs,
+    Resources,
+    Retry,
+    Secret,
+    resolve_secrets,
+)
+from dujiang.jobs.spec.problems import Problem, SpecInvalid, excerpt
+from dujiang.jobs.spec.read import parse, read
+from dujiang.jobs.spec.schema import json_schema
+
+__all__ = [
+    "WEIGHT_BANDS",
+    "Cause",
+    "Checkpoint",
+    "Gpu",
+    "InputData",
+    "JobClass",
+    "JobSpec",
+    "Kind",
+    "ModelOutput",
+    "Outputs",
+    "Problem",
+    "Resources",
+    "Retry",
+    "Secret",
+    "SpecInvalid",
+    "excerpt",
+    "json_schema",
+    "mended_name",
+    "parse",
+    "read",
+    "resolve_secrets",
+]
