@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, or_, select, tuple_, update
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.kit.db import Tx
 from dujiang.pool.domain.inventory import Used
-from dujiang.pool.domain.ledger import Allocation, Share
+from dujiang.pool.domain.ledger import Allocation, LedgerFilter, Share
 from dujiang.pool.store import allocations
 
 _CHUNK = 5000  # values in one IN list; both databases take 32,766
@@ -71,11 +71,9 @@ async def keys_on(tx: Tx, node_ids: Sequence[str] | None = None) -> list[Attempt
     return sorted(found)
 
 
-async def find(tx: Tx, *conditions: ColumnElement[bool], after: str = "", limit: int | None = None) -> list[Allocation]:
+async def find(tx: Tx, wanted: LedgerFilter, *, after: str = "", limit: int | None = None) -> list[Allocation]:
     """Return rows in order of identifier, which is the order in which they were opened."""
-    query = select(allocations).where(*conditions).order_by(allocations.c.id)
-    if after:
-        query = query.where(allocations.c.id > after)
+    query = select(allocations).where(*_conditions(wanted), allocations.c.id > after).order_by(allocations.c.id)
     if limit is not None:
         query = query.limit(limit)
     return [allocation(row) for row in await tx.execute(query)]
@@ -136,6 +134,24 @@ _CLOSE = (
         closed_version=bindparam("closing"),
     )
 )
+
+
+def _conditions(wanted: LedgerFilter) -> list[ColumnElement[bool]]:
+    columns = allocations.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.project_ids is not None:
+        conditions.append(columns.project_id.in_(wanted.project_ids))
+    if wanted.job_id is not None:
+        conditions.append(columns.job_id == wanted.job_id)
+    if wanted.node_id is not None:
+        conditions.append(columns.node_id == wanted.node_id)
+    if wanted.live is not None:
+        conditions.append(columns.ended_at.is_(None) if wanted.live else columns.ended_at.is_not(None))
+    if wanted.since is not None:
+        conditions.append(or_(columns.ended_at.is_(None), columns.ended_at > wanted.since))
+    if wanted.until is not None:
+        conditions.append(columns.started_at < wanted.until)
+    return conditions
 
 
 def _gather(used: Used, rows: Iterable[Any]) -> None:

@@ -21,6 +21,7 @@ from dujiang.pool.domain.ledger import (
     Allocation,
     AllocationDiffers,
     Grant,
+    LedgerFilter,
     Opened,
     check_room,
     same_shares,
@@ -29,6 +30,7 @@ from dujiang.pool.domain.ledger import (
 from dujiang.pool.domain.nodes import (
     AmbiguousNode,
     Cluster,
+    DeviceState,
     EngineOrder,
     Intent,
     Node,
@@ -114,7 +116,7 @@ class PoolService:
 
     async def nodes(
         self, tx: Tx, *, cluster: str | None = None, states: Sequence[NodeState] | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None, vendor: str | None = None, model: str | None = None,
     ) -> list[Node]:  # fmt: skip
         """Return nodes in order of cluster and name; those that are GONE only when asked for by state."""
         inventory = await self.inventory(tx)
@@ -125,6 +127,7 @@ class PoolService:
             if (node.state in states if states else node.state is not NodeState.GONE)
             and (cluster is None or inventory.clusters[node.cluster_id].name == cluster)
             and all(node.labels.get(key) == value for key, value in wanted)
+            and ((vendor is None and model is None) or _has_device(inventory, node, vendor, model))
         ]
 
     async def node(self, tx: Tx, name_or_id: str) -> Node:
@@ -136,9 +139,9 @@ class PoolService:
         """
         return _find_node(await self.inventory(tx), name_or_id)
 
-    async def used(self, tx: Tx) -> Used:
-        """Return what live allocations hold, by node and device."""
-        return await ledger_store.read_used(tx)
+    async def used(self, tx: Tx, node_ids: Sequence[str] | None = None) -> Used:
+        """Return what live allocations hold, by node and device, on these nodes or everywhere."""
+        return await ledger_store.read_used(tx, node_ids)
 
     async def placeable(self, tx: Tx) -> PoolView:
         """Return everything placement needs, as arrays: three statements, two of them small."""
@@ -280,6 +283,12 @@ class PoolService:
         """Return all rows of the ledger, live and closed, of these jobs."""
         return await ledger_store.rows_of(tx, job_ids)
 
+    async def allocations(
+        self, tx: Tx, wanted: LedgerFilter, *, after: str = "", limit: int | None = None
+    ) -> list[Allocation]:
+        """Return rows of the ledger in the order in which they were opened, from behind a row's identifier on."""
+        return await ledger_store.find(tx, wanted, after=after, limit=limit)
+
     async def check_ledger(self, tx: Tx) -> list[Violation]:
         """Check the ledger's whole history; empty when it holds. Reads every row: seconds for a million."""
         return await history.check(tx, await self.inventory(tx))
@@ -384,6 +393,13 @@ def _find_node(inventory: Inventory, name_or_id: str) -> Node:
     return found[0]
 
 
+def _has_device(inventory: Inventory, node: Node, vendor: str | None, model: str | None) -> bool:
+    return any(
+        device.state is not DeviceState.GONE and vendor in (None, device.vendor) and model in (None, device.model)
+        for device in inventory.devices_of.get(node.id, ())
+    )
+
+
 def _cluster_name(inventory: Inventory, node: Node) -> str:
     return inventory.clusters[node.cluster_id].name
 
@@ -417,3 +433,6 @@ def _state_changed(node: Node, was: NodeState) -> NodeStateChanged:
     return NodeStateChanged(
         subject=node.id, name=node.name, previous=str(was), state=str(node.state), reason=node.reason
     )
+
+
+__all__ = ["MAX_REASON", "LedgerFilter", "PoolService"]

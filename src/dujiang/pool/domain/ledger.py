@@ -74,6 +74,20 @@ class Opened:
     """How many rows of the ledger were opened; 0 when all of it was held already."""
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerFilter:
+    """Which rows of the ledger; None of a member means any."""
+
+    project_ids: Sequence[str] | None = None
+    job_id: str | None = None
+    node_id: str | None = None
+    live: bool | None = None
+    since: datetime | None = None
+    """Held at some moment from here on."""
+    until: datetime | None = None
+    """Held at some moment before here."""
+
+
 class OverAllocated(Conflict):
     """There is not that much left on a node or device."""
 
