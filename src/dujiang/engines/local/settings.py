@@ -1,0 +1,35 @@
+"""What can be set about the local engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """The local engine's settings. The defaults fit one machine that the platform shares with its jobs."""
+
+    node_name: str = ""
+    """Empty takes the host's name. Changing it makes running attempts stand on an unknown node."""
+    reserve_cpu_milli: int = 0
+    """Kept from work. Too little slows the platform under load, too much idles cores."""
+    reserve_memory_bytes: int = 512 << 20
+    """Kept from work. Too little and the kernel kills for memory where no job is at its limit."""
+    reserve_disk_bytes: int = 1 << 30
+    """Kept from work; below a tenth of it the node is not ready."""
+    limit_groups: bool = True
+    """Whether to use limit groups (cgroups) where they are writable; without, rlimits and binding to cores."""
+    poll_s: float = 0.25
+    """How often running attempts are looked at when nothing was heard: what a lost notice costs, or idling."""
+    start_timeout_s: float = 15.0
+    """How long a start may take before the caller is told to ask again. Too little doubles work on a slow machine."""
+    takeover_s: float = 5.0
+    """How long to wait for an earlier platform process of the same home to be gone."""
+    hash_limit_bytes: int = 20 << 30
+    """Inputs larger than this are recorded by a manifest (names, sizes, times) instead of by content."""
+    shell: str = "/bin/sh"
+    pass_env: tuple[str, ...] = ()
+    """Further variables of the platform's environment that jobs inherit. Never list one that holds a secret."""
+    mps_pipe_dir: Path | None = None
+    """Where an NVIDIA MPS daemon listens; None takes CUDA_MPS_PIPE_DIRECTORY, else /tmp/nvidia-mps."""
