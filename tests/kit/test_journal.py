@@ -127,6 +127,26 @@ async def test_a_chain_made_with_another_key_is_found(database: Database) -> Non
     assert len(breaks) == LENGTH
 
 
+@settings(max_examples=8)
+@given(kept=st.integers(0, LENGTH - 1))
+async def test_a_tail_cut_with_its_head_is_found_by_a_note_kept_elsewhere(database: Database, kept: int) -> None:
+    await written(database)
+    async with database.reading() as tx:
+        noted = dict([await journal.latest(tx.connection)])
+    assert await database.verify_journal(noted) == (LENGTH, [])
+    before = await rows(database)
+    async with database.transaction() as tx:
+        await tx.execute(delete(table).where(table.c.seq > kept))
+        await tx.execute(update(head).values(seq=kept, hash=before[kept - 1]["hash"] if kept else journal.GENESIS))
+    assert await broken_at(database) == []  # the chain itself is whole
+    assert [one.seq for one in (await database.verify_journal(noted))[1]] == [LENGTH]
+
+
+async def test_a_noted_hash_that_differs_is_found(database: Database) -> None:
+    await written(database)
+    assert [one.seq for one in (await database.verify_journal({5: "e" * 64}))[1]] == [5]
+
+
 async def test_an_emptied_journal_is_found(database: Database) -> None:
     await written(database)
     async with database.transaction() as tx:
@@ -154,6 +174,10 @@ async def test_reading_filters_and_goes_on_after_a_number(database: Database) ->
         assert await journal.read(tx.connection, types=["Nothing"]) == []
         assert len(await journal.read(tx.connection, actor="user:u", types=["Counted"])) == LENGTH
         assert await journal.read(tx.connection, project_ids=["prj_a"]) == []
+        assert [r.seq for r in await journal.read(tx.connection, before=9, newest_first=True, limit=2)] == [8, 7]
+        at = (await journal.read(tx.connection, limit=1))[0].at
+        assert len(await journal.read(tx.connection, since=at)) == LENGTH
+        assert await journal.read(tx.connection, until=at) == []
         assert await journal.latest_seq(tx.connection) == LENGTH
 
 

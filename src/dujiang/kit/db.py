@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -136,10 +136,10 @@ class Database:
         finally:
             await asyncio.shield(_end(connection, rollback=True))
 
-    async def verify_journal(self) -> tuple[int, list[journal.Break]]:
+    async def verify_journal(self, noted: Mapping[int, str] | None = None) -> tuple[int, list[journal.Break]]:
         """Walk the journal's hash chain; see `journal.verify`."""
         async with self.reading() as tx:
-            return await journal.verify(tx.connection, self._key)
+            return await journal.verify(tx.connection, self._key, noted=noted)
 
     async def _run_begin(self, actor: str, cause: str) -> Tx:
         with _translated(connecting=True):

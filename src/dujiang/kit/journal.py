@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -36,6 +36,8 @@ journal = Table(
     Column("hash", String(64), nullable=False),
     Index("ix_journal_subject", "subject", "seq"),
     Index("ix_journal_project", "project_id", "seq"),
+    Index("ix_journal_actor", "actor", "seq"),
+    Index("ix_journal_at", "at"),
 )
 head = Table(
     "journal_head",
@@ -133,17 +135,30 @@ async def append(
 async def read(
     connection: AsyncConnection, *, after: int = 0, limit: int = 500, subject: str | None = None,
     project_ids: Sequence[str] | None = None, types: Sequence[str] | None = None, actor: str | None = None,
+    since: datetime | None = None, until: datetime | None = None, before: int | None = None,
+    newest_first: bool = False,
 ) -> list[Record]:  # fmt: skip
-    """Return records after a sequence number, oldest first; filters are joined by AND."""
-    query = select(journal).where(journal.c.seq > after).order_by(journal.c.seq).limit(limit)
+    """Return records after (and before) a sequence number, oldest first unless asked; filters are joined by AND.
+
+    `since` is taken in, `until` is left out.
+    """
+    columns = journal.c
+    query = select(journal).where(columns.seq > after)
+    query = query.order_by(columns.seq.desc() if newest_first else columns.seq).limit(limit)
+    if before is not None:
+        query = query.where(columns.seq < before)
     if subject is not None:
-        query = query.where(journal.c.subject == subject)
+        query = query.where(columns.subject == subject)
     if project_ids is not None:
-        query = query.where(journal.c.project_id.in_(project_ids))
+        query = query.where(columns.project_id.in_(project_ids))
     if types is not None:
-        query = query.where(journal.c.type.in_(types))
+        query = query.where(columns.type.in_(types))
     if actor is not None:
-        query = query.where(journal.c.actor == actor)
+        query = query.where(columns.actor == actor)
+    if since is not None:
+        query = query.where(columns.at >= to_micros(since))
+    if until is not None:
+        query = query.where(columns.at < to_micros(until))
     return [_record(row) for row in await connection.execute(query)]
 
 
@@ -152,13 +167,29 @@ async def latest_seq(connection: AsyncConnection) -> int:
     return (await connection.execute(select(head.c.seq))).scalar() or 0
 
 
-async def verify(connection: AsyncConnection, key: bytes, *, page: int = 5000) -> tuple[int, list[Break]]:
+async def latest(connection: AsyncConnection) -> tuple[int, str]:
+    """Return the number and hash of the newest record: who keeps them elsewhere can tell a journal cut back."""
+    row = (await connection.execute(select(head.c.seq, head.c.hash))).first()
+    return (row.seq, row.hash) if row else (0, GENESIS)
+
+
+async def verify(
+    connection: AsyncConnection, key: bytes, *, noted: Mapping[int, str] | None = None, page: int = 5000
+) -> tuple[int, list[Break]]:
     """Walk the whole chain.
+
+    Args:
+        connection: on one consistent view.
+        key: the chain's key.
+        noted: hashes by sequence number as `latest` gave them before. A tail cut off together with its head row is a
+            journal that is whole and too short, and only such a note tells.
+        page: records fetched at once.
 
     Returns:
         How many records were read, and where the chain breaks: a changed row, a gap, a row too many, a cut tail.
     """
     breaks: list[Break] = []
+    missing = dict(noted or {})
     seq, chain = 0, GENESIS
     async for row in _raw(connection, page):
         if row["seq"] != seq + 1:
@@ -169,10 +200,13 @@ async def verify(connection: AsyncConnection, key: bytes, *, page: int = 5000) -
             breaks.append(
                 Break(seq, "the record does not match its hash: it, or one before it, was changed or removed")
             )
+        if (note := missing.pop(seq, None)) is not None and note != row["hash"]:
+            breaks.append(Break(seq, "the record has not the hash that was noted"))
         chain = row["hash"]  # go on from what is stored, so one change is reported once
     end = (await connection.execute(select(head.c.seq, head.c.hash))).first()
     if (end.seq, end.hash) != (seq, chain) if end else seq != 0:
         breaks.append(Break(seq + 1, f"the journal ends at {seq}, its head says {end.seq if end else 0}"))
+    breaks += [Break(one, "a record with the hash that was noted is missing") for one in sorted(missing) if one > 0]
     return seq, breaks
 
 

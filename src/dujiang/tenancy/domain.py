@@ -6,10 +6,11 @@ much (quotas) are for `scheduling`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar, Final
 
@@ -158,12 +159,35 @@ class Project:
     created_at: datetime
 
 
+class TokenKind(StrEnum):
+    """What a token was made for."""
+
+    API = "api"
+    """By a user, for programs."""
+    SESSION = "session"
+    """By signing in; ends when the password is changed."""
+    LOCAL = "local"
+    """At start, for the commands of the account that runs the platform."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user's membership of a project."""
+
+    user_id: str
+    name: str
+    display_name: str
+    role: Role
+    added_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """An API token, without its secret."""
 
     id: str
     user_id: str
+    kind: TokenKind
     name: str
     created_at: datetime
     expires_at: datetime | None
@@ -187,6 +211,13 @@ class NoSuchToken(NotFound):
     """No token of that id among the user's own."""
 
     code: ClassVar[str] = "no_such_token"
+
+
+class WrongPassword(Invalid):
+    """The current password, asked for before a new one is set, is wrong."""
+
+    code: ClassVar[str] = "wrong_password"
+    title: ClassVar[str] = "Wrong password"
 
 
 class NameTaken(Conflict):
@@ -290,3 +321,48 @@ def check_password(password: str, *, user_name: str) -> None:
         raise WeakPassword("This password has too few different characters.")
     if folded in _COMMON or bare in _COMMON or bare == user_name or folded.replace(user_name, "") == "":
         raise WeakPassword("This password is among the first that are guessed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Failed sign-ins of one account in a row."""
+
+    count: int
+    since: datetime
+    closed_until: datetime | None
+
+
+FREE_FAILURES: Final = 5
+FAILURE_WINDOW: Final = timedelta(minutes=15)
+FIRST_CLOSURE: Final = timedelta(seconds=30)
+LONGEST_CLOSURE: Final = timedelta(minutes=15)
+
+
+def after_failure(before: Failures | None, now: datetime) -> Failures:
+    """Count one more failure: from the fifth on, sign-in closes for 30 s, then twice as long each time, up to 15 min.
+
+    An hour of guessing tests about ten passwords; a person who mistypes waits half a minute. Tokens work on meanwhile,
+    so nobody is locked out of running work by a stranger's guesses.
+    """
+    if before is None or now - before.since > FAILURE_WINDOW + LONGEST_CLOSURE:
+        return Failures(1, now, None)
+    count = before.count + 1
+    if count < FREE_FAILURES:
+        return Failures(count, now, None)
+    closure = min(FIRST_CLOSURE * 2 ** min(count - FREE_FAILURES, 10), LONGEST_CLOSURE)
+    return Failures(count, now, now + closure)
+
+
+def check_open(failures: Failures | None, now: datetime) -> None:
+    """Let a sign-in be tried.
+
+    Raises:
+        TooManyAttempts: closed after failures; `retry_after_s` says for how long.
+    """
+    if failures is None or failures.closed_until is None or failures.closed_until <= now:
+        return
+    wait_s = math.ceil((failures.closed_until - now).total_seconds())
+    raise TooManyAttempts(
+        f"Sign-in to this account is closed for {wait_s} s after {failures.count} failed attempts; tokens work on.",
+        retry_after_s=wait_s,
+    )
