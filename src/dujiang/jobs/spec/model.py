@@ -343,7 +343,7 @@ _UNITS = (
     ("TiB", 2**40, 1, 256),
     ("GiB", 2**30, 1, 99_999),
     ("MiB", 2**20, 1, 99_999_999),
-    ("KiB", 2**10, 2000, 9_999_999),
+    ("KiB", 2**10, 10_000, 9_999_999),
 )
 """Unit, bytes, least and most of it that the published schema lists."""
 
