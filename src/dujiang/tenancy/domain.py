@@ -94,6 +94,8 @@ class Principal:
     role: Role
     project_ids: frozenset[str] = frozenset()
     """Projects the user is a member of; see `reach` for where a permission applies."""
+    token_id: str = ""
+    """The token that the request came with."""
 
     @property
     def actor(self) -> str:

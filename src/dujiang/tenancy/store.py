@@ -294,9 +294,9 @@ async def drop_old_failures(tx: Tx, *, before: datetime) -> None:
     await tx.execute(delete(sign_in_failures).where(sign_in_failures.c.since < before))
 
 
-async def principal(tx: Tx, owner: User) -> Principal:
+async def principal(tx: Tx, owner: User, token_id: str) -> Principal:
     """Return the user as one who calls, with the memberships."""
-    return Principal(owner.id, owner.name, owner.role, await project_ids(tx, owner.id))
+    return Principal(owner.id, owner.name, owner.role, await project_ids(tx, owner.id), token_id)
 
 
 def _user(row: Any) -> User:

@@ -73,7 +73,7 @@ class TokenMemory:
             if owner.disabled_at is not None:
                 raise TokenRefused("This account is closed; ask an administrator.")
             self._check_expiry(kept.expires_at)
-            principal = await store.principal(tx, owner)
+            principal = await store.principal(tx, owner, token.id)
         if age == self._age:  # else something changed while we read: do not remember what may be the old state
             if len(self._known) >= _MOST:
                 self._known.clear()
