@@ -1,0 +1,1 @@
+"""Tests of health: what is said about failures."""

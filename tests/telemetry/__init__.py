@@ -1,0 +1,1 @@
+"""Tests of telemetry: the metrics of jobs."""
