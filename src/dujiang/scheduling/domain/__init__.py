@@ -1,0 +1,72 @@
+"""Scheduling's types and decisions: who may start what where now, and why everything else waits. Pure.
+
+`plan(snapshot, now)` is the whole of it; the live loop, a what-if, a replay and the simulation call this same function.
+"""
+
+from dujiang.scheduling.domain.bands import BANDS, Band, TaskClass, WeightOutsideBand, weight_of
+from dujiang.scheduling.domain.changes import apply_change
+from dujiang.scheduling.domain.decide import Start
+from dujiang.scheduling.domain.fleet import (
+    ClusterRow,
+    DeviceRow,
+    Flavor,
+    Fleet,
+    NodeRow,
+    fleet_of_pool,
+    fleet_of_rows,
+)
+from dujiang.scheduling.domain.plan import CHANGES, Plan, explain, plan
+from dujiang.scheduling.domain.possible import ImpossibleRequest, Largest, check_possible, largest_possible
+from dujiang.scheduling.domain.reasons import ADVICE, Change, Reason, Remedy, Shortage, Wait
+from dujiang.scheduling.domain.request import Ask, BadAsk, Request, Shape
+from dujiang.scheduling.domain.snapshot import (
+    COUNTED,
+    UNLIMITED,
+    Holding,
+    Quota,
+    Snapshot,
+    Snapshots,
+    snapshot_of_rows,
+)
+
+__all__ = [
+    "ADVICE",
+    "BANDS",
+    "CHANGES",
+    "COUNTED",
+    "UNLIMITED",
+    "Ask",
+    "BadAsk",
+    "Band",
+    "Change",
+    "ClusterRow",
+    "DeviceRow",
+    "Flavor",
+    "Fleet",
+    "Holding",
+    "ImpossibleRequest",
+    "Largest",
+    "NodeRow",
+    "Plan",
+    "Quota",
+    "Reason",
+    "Remedy",
+    "Request",
+    "Shape",
+    "Shortage",
+    "Snapshot",
+    "Snapshots",
+    "Start",
+    "TaskClass",
+    "Wait",
+    "WeightOutsideBand",
+    "apply_change",
+    "check_possible",
+    "explain",
+    "fleet_of_pool",
+    "fleet_of_rows",
+    "largest_possible",
+    "plan",
+    "snapshot_of_rows",
+    "weight_of",
+]

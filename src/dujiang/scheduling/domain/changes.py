@@ -1,0 +1,158 @@
+"""The smallest single change that would start a waiting job in the very next plan.
+
+Every change is tried before it is told: against what is free at the end of the round, which is never more than what was
+free at the job's turn. So applying it and planning again starts the job; `apply_change` does exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from dujiang.scheduling.domain.decide import Round, Waiting, plus
+from dujiang.scheduling.domain.ground import most_free, room_for
+from dujiang.scheduling.domain.reasons import Change, Reason, Remedy
+from dujiang.scheduling.domain.request import WHOLE, Ask, Request, Shape
+from dujiang.scheduling.domain.room import Room, find, options
+from dujiang.scheduling.domain.snapshot import COUNTED, UNLIMITED, Snapshot
+
+
+def smallest_change(done: Round, waiting: Waiting, reason: Reason) -> Change | None:
+    """Return the smallest change that starts a job, None when no single one was found. A few placements."""
+    match reason:
+        case Reason.QUOTA_EXCEEDED:
+            return _raise_quota(done, waiting)
+        case Reason.RESERVED:
+            return _limit_time(done, waiting) or _lower_ask(done, waiting)
+        case Reason.RESOURCES | Reason.PRIORITY:
+            return _lower_ask(done, waiting)
+        case _:
+            return None
+
+
+def apply_change(snapshot: Snapshot, now: datetime, job_id: str, change: Change) -> tuple[Snapshot, datetime]:
+    """Return the snapshot and the time after a change; plan them to see what it does."""
+    match change.remedy:
+        case Remedy.WAIT_UNTIL:
+            return snapshot, change.at or now
+        case Remedy.RAISE_QUOTA:
+            project = next(r.project_id for r in snapshot.requests if r.job_id == job_id)
+            raised = replace(snapshot.quotas.get(project, UNLIMITED), **dict(change.amounts))
+            return replace(snapshot, quotas={**snapshot.quotas, project: raised}), now
+        case Remedy.LIMIT_TIME | Remedy.LOWER_ASK:
+            changed = tuple(_with(r, change) if r.job_id == job_id else r for r in snapshot.requests)
+            return replace(snapshot, requests=changed), now
+
+
+def _with(request: Request, change: Change) -> Request:
+    if change.remedy is Remedy.LIMIT_TIME:
+        return replace(request, runs_at_most_s=change.seconds)
+    if change.resource == "ranks":
+        return replace(request, ranks=change.to)
+    return replace(request, ask=_lowered(request.ask, change.resource, change.to))
+
+
+def _lowered(ask: Ask, resource: str, to: int) -> Ask:
+    amounts: dict[str, Any] = {resource: to}
+    return replace(ask, **amounts)
+
+
+def _raise_quota(done: Round, waiting: Waiting) -> Change | None:
+    """Find the quota with which the first job of a project that is over it starts."""
+    request = waiting.request
+    if not _fits(done, waiting, waiting.shape):
+        return None
+    limits = done.snapshot.quotas.get(request.project_id, UNLIMITED).limits()
+    used = done.used(request.project_id)
+    if waiting.kept is not None:
+        used = plus(used, waiting.kept.amounts)
+    needed = plus(used, request.total())
+    amounts = tuple(
+        (name, to)
+        for name, limit, to, wanted in zip(COUNTED, limits, needed, request.total(), strict=True)
+        if limit is not None and wanted and to > limit
+    )
+    return Change(Remedy.RAISE_QUOTA, amounts=amounts)
+
+
+def _limit_time(done: Round, waiting: Waiting) -> Change | None:
+    """Find the time limit with which it is over before the reserved start."""
+    reservation = done.reservation
+    if reservation is None or reservation.at is None:
+        return None
+    seconds = (reservation.at - done.now).total_seconds()
+    if seconds < 1 or find(done.room, waiting.shape, done.grounds.of(waiting.shape).allowed) is None:
+        return None
+    return Change(Remedy.LIMIT_TIME, seconds=float(int(seconds)))
+
+
+def _lower_ask(done: Round, waiting: Waiting) -> Change | None:
+    """Find the one amount that must be lowered by the smallest part."""
+    best: tuple[float, Change] | None = None
+    room = _room_for(done, waiting)
+    for resource, asked, to in _lower_amounts(done, room, waiting.shape):
+        if not 0 < to < asked:
+            continue
+        kept = to / asked
+        if best is not None and kept <= best[0]:
+            continue
+        if resource == "ranks":
+            shape = replace(waiting.shape, ranks=to)
+        else:
+            shape = replace(waiting.shape, ask=_lowered(waiting.shape.ask, resource, to))
+        if _fits(done, waiting, shape):
+            best = kept, Change(Remedy.LOWER_ASK, resource=resource, to=to)
+    return best[1] if best else None
+
+
+def _lower_amounts(done: Round, room: Room, shape: Shape) -> Iterator[tuple[str, int, int]]:
+    """Yield (resource, asked for, the most that may fit) for every amount that could be lowered alone."""
+    allowed, ask = done.grounds.of(shape).allowed, shape.ask
+    places = list(options(room.fleet, shape))
+    if shape.ranks > 1:
+        most = max((room_for(room, shape, cluster, flavor, allowed) for cluster, flavor in places), default=0)
+        yield "ranks", shape.ranks, min(most, shape.ranks - 1)
+        return
+    for resource in ("cpu_milli", "memory_bytes", "disk_bytes"):
+        asked = getattr(ask, resource)
+        if not asked:
+            continue
+        without = replace(shape, ask=_lowered(ask, resource, 0))
+        for cluster, flavor in places:
+            holds = np.zeros_like(allowed)
+            holds[room.fleet.cluster_nodes[cluster]] = room.rooms(without, flavor, cluster, allowed) > 0
+            yield resource, asked, min(most_free(room, resource, ask, cluster, flavor, holds)[0], asked)
+    if not ask.gpu_milli:
+        return
+    host = replace(shape, ask=Ask(cpu_milli=ask.cpu_milli, memory_bytes=ask.memory_bytes, disk_bytes=ask.disk_bytes))
+    for cluster, flavor in places:
+        holds = np.zeros_like(allowed)
+        holds[room.fleet.cluster_nodes[cluster]] = room.rooms(host, None, cluster, allowed) > 0
+        most = most_free(room, "gpu_milli", ask, cluster, flavor, holds)[0]
+        yield "gpu_milli", ask.gpu_milli, most
+        if ask.gpu_milli <= WHOLE:
+            smallest = replace(ask, gpu_milli=1, gpu_memory_bytes=0)
+            share = most_free(room, "gpu_milli", smallest, cluster, flavor, holds)[0]
+            yield "gpu_milli", ask.gpu_milli, min(share, WHOLE - 1)
+        if ask.is_fraction and ask.gpu_memory_bytes:
+            yield (
+                "gpu_memory_bytes",
+                ask.gpu_memory_bytes,
+                most_free(room, "gpu_memory_bytes", ask, cluster, flavor, holds)[0],
+            )
+
+
+def _room_for(done: Round, waiting: Waiting) -> Room:
+    """Return the room that the job may use: what is kept for the head is for the head, and for what is over in time."""
+    is_head = waiting.request.job_id == done.head
+    in_gap = waiting.in_gap or (done.reservation is not None and done.is_over_by(waiting.request, done.reservation.at))
+    return done.room if done.reservation is None or is_head or in_gap else done.reservation.late
+
+
+def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:
+    ground = done.grounds.of(shape)
+    return ground.reason is None and find(_room_for(done, waiting), shape, ground.allowed) is not None

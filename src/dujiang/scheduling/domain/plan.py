@@ -1,0 +1,54 @@
+"""What to start now, and why everything else waits. Pure: the same snapshot and time give the same plan.
+
+Jobs are looked at in the order of the queue. Each is started if its project's quota allows it, and if there is room
+that is not kept for a job before it. The first job that waits for room, and could run once others end, gets a
+reservation (`reserve`); the first job of each project that waits for quota gets what is left of the quota kept
+likewise. So smaller jobs pass larger ones wherever that costs those nothing, and never starve them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from dujiang.scheduling.domain.decide import Round, Start
+from dujiang.scheduling.domain.reasons import Wait
+from dujiang.scheduling.domain.snapshot import Snapshot
+from dujiang.scheduling.domain.telling import tell
+
+CHANGES: Final = 4
+"""For how many different waiting cases a plan looks for the smallest change; `explain` does it for any one job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start, in the order of the queue, and why the rest waits, likewise."""
+
+    starts: tuple[Start, ...]
+    waits: tuple[Wait, ...]
+    version: int
+    """The pool's version of the snapshot: hand it to the ledger, which refuses once the pool has moved."""
+
+
+def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES) -> Plan:
+    """Decide what to start now.
+
+    Args:
+        snapshot: the moment to decide on.
+        now: the time; retries wait for theirs, and time limits count from here.
+        changes: for how many waiting cases to look for the smallest change that would start them.
+
+    Cost: about one vectorised pass over nodes or devices for each start and each different shape that waits; a job of a
+    shape that is known not to fit costs next to nothing.
+    """
+    done = Round(snapshot, now)
+    done.run()
+    return Plan(tuple(done.starts), tell(done, changes=changes), snapshot.version)
+
+
+def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:
+    """Return why one job waits, with the smallest change that would start it; None when it starts or is not there."""
+    done = Round(snapshot, now)
+    done.run()
+    return next(iter(tell(done, changes=1, only=job_id)), None)

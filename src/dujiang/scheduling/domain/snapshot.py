@@ -1,0 +1,128 @@
+"""Everything that `plan` looks at, at one moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+
+from dujiang.engines.contract import RankPlacement
+from dujiang.pool.domain import PoolView
+from dujiang.scheduling.domain.fleet import Fleet, IntArray, fleet_of_pool, free_of_pool
+from dujiang.scheduling.domain.request import WHOLE, Request
+
+Amounts = tuple[int, int, int]
+"""gpu_milli, cpu_milli, memory_bytes: what quotas count."""
+COUNTED: Final = ("gpu_milli", "cpu_milli", "memory_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much a project may hold at one time; None is unlimited."""
+
+    gpu_milli: int | None = None
+    cpu_milli: int | None = None
+    memory_bytes: int | None = None
+
+    def limits(self) -> tuple[int | None, int | None, int | None]:
+        """Return the three limits in the order of `COUNTED`."""
+        return self.gpu_milli, self.cpu_milli, self.memory_bytes
+
+
+UNLIMITED: Final = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a job holds now."""
+
+    job_id: str
+    project_id: str
+    cluster: str
+    ranks: tuple[RankPlacement, ...]
+    started_at: datetime
+    ends_at: datetime | None = None
+    """The latest moment at which it will have given everything back; None when unknown."""
+
+    def total(self) -> Amounts:
+        """Return what quotas count."""
+        gpu = sum(share.gpu_milli for rank in self.ranks for share in rank.devices)
+        return gpu, sum(rank.cpu_milli for rank in self.ranks), sum(rank.memory_bytes for rank in self.ranks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One moment: the fleet, what is free, who holds what, who waits, what each project may hold.
+
+    The order of `holdings` and `requests` does not matter. `node_free` (3, n), `device_milli` (d) and `device_memory`
+    (d) stand in the order of the fleet and are never written to.
+    """
+
+    fleet: Fleet
+    node_free: IntArray
+    device_milli: IntArray
+    device_memory: IntArray
+    holdings: tuple[Holding, ...] = ()
+    requests: tuple[Request, ...] = ()
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    version: int = 0
+    """The pool's version: starts are refused once it has moved."""
+
+    def usage(self) -> dict[str, Amounts]:
+        """Return what each project holds."""
+        used: defaultdict[str, Amounts] = defaultdict(lambda: (0, 0, 0))
+        for holding in self.holdings:
+            a, b = used[holding.project_id], holding.total()
+            used[holding.project_id] = (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+        return dict(used)
+
+
+def snapshot_of_rows(
+    fleet: Fleet, *, holdings: Sequence[Holding] = (), requests: Sequence[Request] = (),
+    quotas: Mapping[str, Quota] | None = None, version: int = 0,
+) -> Snapshot:  # fmt: skip
+    """Return the snapshot in which nothing is in use but the holdings."""
+    node_free = fleet.node_limit.copy()
+    milli = np.full(fleet.device_count, WHOLE, dtype=np.int64)
+    memory = fleet.device_memory.copy()
+    for holding in holdings:
+        for rank in holding.ranks:
+            node = fleet.node_at.get((holding.cluster, rank.node))
+            if node is None:  # gone from the inventory with whatever ran there
+                continue
+            node_free[:, node] -= (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes)
+            for share in rank.devices:
+                device = fleet.device_at.get((node, share.name))
+                if device is not None:
+                    milli[device] -= share.gpu_milli
+                    memory[device] -= share.memory_bytes
+    return Snapshot(fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), version)
+
+
+class Snapshots:
+    """Makes snapshots of the pool's views; keeps the fleet while the inventory stands."""
+
+    def __init__(self) -> None:
+        self._view_columns: object = None
+        self._fleet: Fleet | None = None
+
+    def fleet(self, view: PoolView) -> Fleet:
+        """Return the fleet of a view."""
+        if self._fleet is None or self._view_columns is not view.columns:
+            self._fleet, self._view_columns = fleet_of_pool(view.columns), view.columns
+        return self._fleet
+
+    def take(
+        self, view: PoolView, *, holdings: Sequence[Holding], requests: Sequence[Request],
+        quotas: Mapping[str, Quota] | None = None,
+    ) -> Snapshot:  # fmt: skip
+        """Return the snapshot of this view with these jobs and quotas."""
+        fleet = self.fleet(view)
+        node_free, milli, memory = free_of_pool(fleet, view)
+        return Snapshot(
+            fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version
+        )
