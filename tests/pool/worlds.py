@@ -73,6 +73,8 @@ class World:
         self.db, self.clock = database, clock
         self.ids = Ids(clock, np.random.default_rng(1))
         self.pool = PoolService(self.ids, settings)
+        self.projects: dict[str, str] = {}
+        """Name to identifier, once the world is served."""
 
     async def sync(self, *facts: NodeFacts, simulated: bool = False) -> None:
         """Take over an inventory."""

@@ -30,21 +30,19 @@ from dujiang.pool.schemas import (
 from dujiang.pool.service import LedgerFilter, PoolService
 from dujiang.tenancy.access import Caller, needs
 from dujiang.tenancy.domain import Permission
+from dujiang.tenancy.service import Tenancy
 
 Reader = Annotated[Caller, Depends(needs(Permission.POOL_READ))]
 Operator = Annotated[Caller, Depends(needs(Permission.POOL_OPERATE))]
-FindProject = Callable[[Tx, str], Awaitable[str]]
-"""Returns the identifier of a project given by name or identifier; NotFound when there is none."""
-
 ClusterName = Annotated[str | None, Query(max_length=253, description="Name of the node's cluster.")]
 
 
-def router(pool: PoolService, find_project: FindProject) -> APIRouter:
+def router(pool: PoolService, tenancy: Tenancy) -> APIRouter:
     """Return the pool's routes."""
     routes = APIRouter(prefix="/v1", tags=["pool"])
     _look(routes, pool)
     _operate(routes, pool)
-    _ledger(routes, pool, find_project)
+    _ledger(routes, pool, tenancy)
     return routes
 
 
@@ -131,7 +129,7 @@ def _operate(routes: APIRouter, pool: PoolService) -> None:
         return await _apply(caller, name, cluster, pool.drain, body)
 
 
-def _ledger(routes: APIRouter, pool: PoolService, find_project: FindProject) -> None:
+def _ledger(routes: APIRouter, pool: PoolService, tenancy: Tenancy) -> None:
     @routes.get("/allocations")
     async def list_allocations(
         caller: Reader,
@@ -150,9 +148,7 @@ def _ledger(routes: APIRouter, pool: PoolService, find_project: FindProject) -> 
         async with caller.reading() as tx:
             project_ids: Sequence[str] | None = None if reach is None else sorted(reach)
             if project is not None:
-                project_id = await find_project(tx, project)
-                caller.require(Permission.POOL_READ, project_id)
-                project_ids = [project_id]
+                project_ids = [(await tenancy.project_for(tx, caller.principal, project, Permission.POOL_READ)).id]
             wanted = LedgerFilter(
                 project_ids=project_ids, job_id=job, live=live, since=_aware(since), until=_aware(until),
                 node_id=(await pool.node(tx, _full(node, cluster))).id if node else None,

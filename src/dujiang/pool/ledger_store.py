@@ -6,7 +6,20 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+    update,
+)
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.kit.db import Tx
@@ -94,6 +107,16 @@ async def pages(tx: Tx, query: Select[Any], *, page: int = 20_000) -> AsyncItera
     ).all():
         yield rows
         after = rows[-1][0]
+
+
+def closed_pages(tx: Tx) -> AsyncIterator[Sequence[Any]]:
+    """Yield all closed rows in order of identifier as raw numbers; see `PoolService.closed_pages`."""
+    a = allocations.c
+    query = select(
+        a.id, a.closed_version, type_coerce(a.started_at, BigInteger), type_coerce(a.ended_at, BigInteger),
+        a.gpu_milli, a.device_memory_bytes, a.cpu_milli, a.memory_bytes, a.disk_bytes,
+    )  # fmt: skip
+    return pages(tx, query.where(a.closed_version.is_not(None)))
 
 
 def allocation(row: Any) -> Allocation:

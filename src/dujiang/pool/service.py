@@ -6,9 +6,10 @@ version is refused with `Stale`. Writers queue at the version's row, so what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from dujiang.engines.contract import AttemptKey, Capabilities, Isolation, NodeFacts, RankPlacement
 from dujiang.kit.db import Tx
@@ -296,6 +297,14 @@ class PoolService:
     async def closed_after(self, tx: Tx, version: int, after: str = "", limit: int = 1000) -> list[Allocation]:
         """Return rows in the order in which they were closed, from behind a (closed version, row id) on."""
         return await ledger_store.closed_after(tx, version, after, limit)
+
+    def closed_pages(self, tx: Tx) -> AsyncIterator[Sequence[Any]]:
+        """Yield all closed rows in order of identifier, a page at a time, as raw numbers for checks of all of them.
+
+        Each: identifier, closed version, start and end in microseconds, gpu_milli, device_memory_bytes, cpu_milli,
+        memory_bytes, disk_bytes.
+        """
+        return ledger_store.closed_pages(tx)
 
     # Helpers
 

@@ -133,6 +133,7 @@ _live_host = _live & allocations.c.device_id.is_(None)
 Index("ix_allocations_attempt", allocations.c.job_id, allocations.c.attempt)
 Index("ix_allocations_project", allocations.c.project_id, allocations.c.started_at)
 Index("ix_allocations_live", allocations.c.node_id, sqlite_where=_live, postgresql_where=_live)
+Index("ix_allocations_live_project", allocations.c.project_id, sqlite_where=_live, postgresql_where=_live)
 Index("ix_allocations_closed", allocations.c.closed_version, allocations.c.id)
 Index(
     "uq_allocations_live_device", allocations.c.job_id, allocations.c.attempt, allocations.c.rank,
