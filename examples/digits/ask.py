@@ -32,9 +32,8 @@ def main() -> int:
     seconds = time.perf_counter() - began
     right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
     requests = -(-len(images) // args.batch)
-    print(
-        f"accuracy={right / len(labels):.6f} right={right} of={len(labels)} requests_per_second={requests / seconds:.0f}"
-    )
+    rate = requests / seconds
+    print(f"accuracy={right / len(labels):.6f} right={right} of={len(labels)} requests_per_second={rate:.0f}")
     return 0
 
 

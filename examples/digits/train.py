@@ -1,8 +1,8 @@
 """Train a small neural network on handwritten digits, saving itself after every epoch.
 
 An ordinary script: it knows nothing of the platform that runs it, only where to save (a folder) and how to go on
-from what it saved. Started again with the same folder it continues after the last whole epoch and ends with the same network,
-number for number, as if it had never stopped.
+from what it saved. Started again with the same folder it continues after the last whole epoch and ends with the
+same network, number for number, as if it had never stopped.
 
     python train.py --epochs 5
 """
