@@ -19,41 +19,10 @@ from dujiang.health.signatures import Library, load, load_shipped
 from dujiang.jobs.diagnosis import AttemptFacts
 
 WORDS = [
-    "device",
-    "driver",
-    "memory",
-    "link",
-    "rank",
-    "step",
-    "node",
-    "queue",
-    "buffer",
-    "socket",
-    "ring",
-    "engine",
-    "fabric",
-    "page",
-    "cache",
-    "index",
-    "block",
-    "lock",
-    "token",
-    "model",
-    "shard",
-    "epoch",
-    "layer",
-    "tensor",
-    "kernel",
-    "stream",
-    "reset",
-    "fault",
-    "timeout",
-    "failed",
-    "error",
-    "lost",
-    "refused",
-    "aborted",
-]
+    "device", "driver", "memory", "link", "rank", "step", "node", "queue", "buffer", "socket", "ring", "engine",
+    "fabric", "page", "cache", "index", "block", "lock", "token", "model", "shard", "epoch", "layer", "tensor",
+    "kernel", "stream", "reset", "fault", "timeout", "failed", "error", "lost", "refused", "aborted",
+]  # fmt: skip
 
 
 def main() -> None:
