@@ -64,13 +64,20 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+async def sqlite(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
+    """An empty SQLite database with all tables, for tests in which the kind of database makes no difference."""
+    opened = _sqlite(tmp_path, clock)
+    await opened.create_all()
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
     """An empty database with all tables, thrown away after the test; once on SQLite, once on PostgreSQL."""
     if request.param == "sqlite":
-        opened = Database(
-            f"sqlite+aiosqlite:///{tmp_path / 'test.db'}", clock=clock, journal_key=JOURNAL_KEY, durable=False
-        )
+        opened = _sqlite(tmp_path, clock)
         await opened.create_all()
         yield opened
         await opened.close()
@@ -83,6 +90,11 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path, clock: Manual
     yield opened
     await opened.close()
     await _admin(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _sqlite(folder: Path, clock: ManualClock) -> Database:
+    url = f"sqlite+aiosqlite:///{folder / 'test.db'}"
+    return Database(url, clock=clock, journal_key=JOURNAL_KEY, durable=False)
 
 
 async def _admin(url: str, statement: str) -> None:

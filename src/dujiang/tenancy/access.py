@@ -177,6 +177,8 @@ def needs(permission: Permission) -> Needs:
 
 def permission_of(dependant: Any) -> Permission | None:
     """Return the permission that a route's dependencies ask for; None for a route without a door."""
+    if dependant is None:
+        return None
     for dependency in dependant.dependencies:
         if isinstance(dependency.call, Needs):
             return dependency.call.permission
