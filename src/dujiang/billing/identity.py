@@ -34,7 +34,9 @@ async def _ledger(tx: Tx, pool: PoolService, place: store.Place) -> tuple[RatedR
         ids += [row[0].encode() for row in rated]
         numbers.append(np.array([row[2:] for row in rated], np.int64).reshape(-1, 2 + len(RESOURCES)))
     table = np.concatenate(numbers) if numbers else np.zeros((0, 2 + len(RESOURCES)), np.int64)
-    return RatedRows(np.array(ids, "S40"), table[:, 0], table[:, 1], table[:, 2:]), waiting
+    names = np.array(ids, "S40")
+    order = np.argsort(names, kind="stable")  # a database may sort by other rules than bytes
+    return RatedRows(names[order], table[order, 0], table[order, 1], table[order, 2:]), waiting
 
 
 async def _charges(tx: Tx) -> ChargeRows:

@@ -40,7 +40,7 @@ from dujiang.pool.domain.nodes import (
     UnknownNode,
 )
 from dujiang.pool.domain.sweep import Violation
-from dujiang.pool.domain.sync import Changes, PoolSettings, reconcile, settle
+from dujiang.pool.domain.sync import Changes, PoolSettings, Settled, reconcile, settle, unsettled
 from dujiang.pool.events import (
     CapacityShrunk,
     ClusterReached,
@@ -62,7 +62,7 @@ class PoolService:
     def __init__(self, ids: Ids, settings: PoolSettings | None = None) -> None:
         self._ids, self._settings = ids, settings or PoolSettings()
         self._kept: Inventory | None = None
-        self._settled: dict[str, tuple[str, Mapping[str, NodeFacts]]] = {}
+        self._settled: dict[str, Mapping[str, Settled]] = {}
 
     # Inventory
 
@@ -78,19 +78,20 @@ class PoolService:
         inventory = await self._inventory(tx, pulse)
         known = await self._cluster(tx, cluster_name)
         cluster = _as_seen(known, cluster_name, capabilities, known.id if known else self._ids.new("clu"))
-        used = await ledger_store.read_used(tx)
-        stamp, settled = self._settled.get(cluster_name, ("", {}))
+        settled = self._settled.get(cluster_name, {})
+        looked_at = unsettled(cluster, facts, inventory, settled)
+        used = await ledger_store.read_used(tx, looked_at) if looked_at else Used()
         changes = reconcile(
             cluster, facts, inventory=inventory, used=used, now=tx.now, settings=self._settings, new_id=self._ids.new,
-            settled=settled if stamp == pulse.stamp else {},
+            settled=settled,
         )  # fmt: skip
         await store.save_cluster(tx, replace(cluster, seen_at=tx.now), is_new=known is None)
         if known is None or not known.reachable:
             tx.emit(ClusterReached(subject=cluster.id, name=cluster.name))
         moved = cluster != known
         if changes or moved:
-            pulse = await self._write(tx, pulse, inventory, cluster, changes)
-        self._settled[cluster_name] = (pulse.stamp, changes.settled)
+            await self._write(tx, pulse, inventory, cluster, changes)
+        self._settled[cluster_name] = changes.settled
         return changes.report(moved=moved)
 
     async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str) -> None:
@@ -348,7 +349,7 @@ class PoolService:
         await store.write_pulse(tx, moved)
         return moved
 
-    async def _write(self, tx: Tx, pulse: Pulse, inventory: Inventory, cluster: Cluster, changes: Changes) -> Pulse:
+    async def _write(self, tx: Tx, pulse: Pulse, inventory: Inventory, cluster: Cluster, changes: Changes) -> None:
         await store.insert_nodes(tx, changes.new_nodes)
         await store.update_nodes(tx, changes.nodes)
         await store.insert_devices(tx, changes.new_devices)
@@ -362,7 +363,6 @@ class PoolService:
             inventory, moved.stamp, clusters=[cluster], nodes=[*changes.nodes, *changes.new_nodes],
             devices=[*changes.devices, *changes.new_devices],
         )  # fmt: skip
-        return moved
 
     async def _intend(self, tx: Tx, name_or_id: str, intent: Intent, reason: str) -> tuple[Node, bool]:
         if len(reason) > MAX_REASON:

@@ -56,6 +56,11 @@ class Limit:
     disk_bytes: int = 0
 
 
+Settled = tuple[NodeFacts, Node]
+"""What an engine said of a node, and the node as it followed from it. A pool of 12,500 nodes that did not change is
+passed over in 0.07 s; comparing it anew takes 2 s."""
+
+
 @dataclass(slots=True)
 class Changes:
     """What is to be written."""
@@ -71,8 +76,8 @@ class Changes:
     shrunk: list[Shrunk] = field(default_factory=list)
     newly_shrunk: list[Shrunk] = field(default_factory=list)
     """Those of them whose limit is another than at the look before."""
-    settled: dict[str, NodeFacts] = field(default_factory=dict)
-    """Facts by node name that, seen again unchanged, change nothing while the inventory is the one that follows."""
+    settled: dict[str, Settled] = field(default_factory=dict)
+    """By node name: what, seen again, changes nothing while the node is the one that follows from it."""
 
     def report(self, *, moved: bool) -> SyncReport:
         """Return what a caller wants to know of them."""
@@ -92,7 +97,7 @@ def reconcile(
     now: datetime,
     settings: PoolSettings,
     new_id: Callable[[str], str],
-    settled: Mapping[str, NodeFacts] = MappingProxyType({}),
+    settled: Mapping[str, Settled] = MappingProxyType({}),
 ) -> Changes:
     """Compare an engine's inventory with ours.
 
@@ -100,12 +105,11 @@ def reconcile(
         cluster: as it was until now; its `seen_at` is when absent nodes were last seen.
         facts: all of what the engine lists.
         inventory: what is known.
-        used: what live allocations hold.
+        used: what live allocations hold on the nodes that `unsettled` names.
         now: the time of the look.
         settings: how long absence is borne, overcommit.
         new_id: makes identifiers from a prefix.
-        settled: `Changes.settled` of the look that made this inventory; what is equal is passed over (12,500 nodes
-            of 8 devices: 0.1 s instead of 2 s).
+        settled: `Changes.settled` of the look before; what is equal is passed over.
 
     Raises:
         BadInventory: a name twice, or a capacity below zero.
@@ -114,22 +118,35 @@ def reconcile(
     changes = Changes()
     listed = {fact.name: fact for fact in facts}
     for name in sorted(listed):
-        if settled.get(name) == listed[name]:
-            changes.settled[name] = listed[name]
-            continue
         node_id = inventory.node_ids.get((cluster.id, name))
+        if node_id is not None and _is_settled(settled.get(name), listed[name], inventory.nodes[node_id]):
+            changes.settled[name] = settled[name]
+            continue
         known = inventory.nodes[node_id] if node_id is not None else _joining(cluster, name, new_id("nod"))
         node = _seen(known, listed[name], settings, held=used.held(known.id))
         _note(changes, known, node, is_new=node_id is None)
         _note_shrunk(changes, node.name, "", _node_limit(node), _node_limit(known), used.nodes.get(node.id, (0, 0, 0)))
         _devices(changes, node, listed[name].devices, inventory, used, new_id)
         if node.intent is not Intent.DRAIN and all(each.node != name for each in changes.shrunk[-1:]):
-            changes.settled[name] = listed[name]  # its state does not hang on what is allocated
+            # Its state does not hang on what is allocated.
+            changes.settled[name] = (listed[name], known if node == known else node)
     for (cluster_id, name), node_id in inventory.node_ids.items():
         if cluster_id == cluster.id and name not in listed:
             known = inventory.nodes[node_id]
             _note(changes, known, _absent(known, cluster, now, settings, held=used.held(node_id)), is_new=False)
     return changes
+
+
+def unsettled(
+    cluster: Cluster, facts: Sequence[NodeFacts], inventory: Inventory, settled: Mapping[str, Settled]
+) -> list[str]:
+    """Return the identifiers of the cluster's known nodes that `reconcile` will look at."""
+    listed = {fact.name: fact for fact in facts}
+    return [
+        node_id
+        for (cluster_id, name), node_id in inventory.node_ids.items()
+        if cluster_id == cluster.id and not _is_settled(settled.get(name), listed.get(name), inventory.nodes[node_id])
+    ]
 
 
 def settle(node: Node, *, held: bool, long_gone: bool = False) -> Node:
@@ -145,6 +162,11 @@ def settle(node: Node, *, held: bool, long_gone: bool = False) -> Node:
     if state is not node.state:
         NODE_STATES.check(f"Node {node.name}", node.state, state)
     return replace(node, state=state, reason=_reason(node, state))
+
+
+def _is_settled(settled: Settled | None, fact: NodeFacts | None, node: Node) -> bool:
+    # The very same node, not an equal one: whatever is read from the database or changed is another object.
+    return settled is not None and settled[1] is node and settled[0] == fact
 
 
 def _reason(node: Node, state: NodeState) -> str:
