@@ -42,19 +42,17 @@ class Waiting:
     request: Request
     shape: Shape
     reason: Reason
-    """RESOURCES stands for PRIORITY too: only the telling tells them apart."""
+    """RESOURCES stands for PRIORITY too: what would have fitted at first is told apart when it is told."""
     in_gap: bool = False
     """It could use what is kept for the head: there was no head yet, or it will be over in time."""
     lack: Shortage = NOTHING
     kept: Kept | None = None
     """Quota that was kept for another job of the project."""
-    starts_before: int = 0
-    """How many jobs this round had started by then."""
 
 
 @dataclass(slots=True)
 class Round:
-    """The state of one round; `run` fills it, then it is only read."""
+    """The state of one round: as many passes through the queue as start something. `run` fills it, then it is read."""
 
     snapshot: Snapshot
     now: datetime
@@ -74,6 +72,8 @@ class Round:
     _walls: tuple[Walls, Walls] = field(default_factory=lambda: (Walls(), Walls()))
     """Shapes that do not fit beside the reservation, and shapes that do not fit at all."""
     _fits_room: dict[Shape, tuple[int, bool]] = field(default_factory=dict)
+    _started_beside: bool = False
+    """Something was started in this pass after something else was kept for a job before it."""
 
     def __post_init__(self) -> None:
         """Lay out the rooms."""
@@ -85,11 +85,25 @@ class Round:
         self._holdings = list(s.holdings)
 
     def run(self) -> None:
-        """Go through the queue once."""
-        for request in sorted(self.snapshot.requests, key=Request.order):
-            waiting = self._decide(request)
-            if waiting is not None:
-                self.waiting.append(waiting)
+        """Go through the queue until a pass changes nothing.
+
+        What starts beside a reservation may let the reserved job end up elsewhere, and so make room for others: without
+        another look, the very next plan would start those.
+        """
+        waiting = sorted(self.snapshot.requests, key=Request.order)
+        while waiting:
+            self._begin_pass()
+            for request in waiting:
+                left = self._decide(request)
+                if left is not None:
+                    self.waiting.append(left)
+            if not self._started_beside:
+                break
+            waiting = [left.request for left in self.waiting]
+
+    def _begin_pass(self) -> None:
+        self.waiting, self.head, self.reservation, self._started_beside = [], "", None, False
+        self._kept, self._walls, self._fits_room = {}, (Walls(), self._walls[True]), {}
 
     def is_over_by(self, request: Request, at: datetime | None) -> bool:
         """Say whether a job started now is sure to be over by then."""
@@ -115,6 +129,7 @@ class Round:
             return self._wait(request, shape, in_gap=in_gap)
         self._start(request, placements(self.snapshot.fleet, fit), self.snapshot.fleet.clusters[fit.cluster].name)
         self.room.take(fit)
+        self._started_beside = self._started_beside or reservation is not None or bool(self._kept)
         if reservation is not None and in_gap:
             reservation.late.lower_to(self.room, fit)
         elif reservation is not None:
@@ -142,7 +157,7 @@ class Round:
                 self.head = request.job_id
                 # Its project must not use up the quota that it will need.
                 self._kept.setdefault(request.project_id, Kept(request.job_id, request.total(), None))
-        return Waiting(request, shape, reason, in_gap, starts_before=len(self.starts))
+        return Waiting(request, shape, reason, in_gap)
 
     def _would_fit(self, shape: Shape) -> bool:
         """Say whether it would fit now but for the reservation."""

@@ -23,7 +23,7 @@ CHANGES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start, in the order of the queue, and why the rest waits, likewise."""
+    """What to start, in the order it was decided, and why the rest waits, in the order of the queue."""
 
     starts: tuple[Start, ...]
     waits: tuple[Wait, ...]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
@@ -38,10 +40,15 @@ def tell(done: Round, *, changes: int, only: str | None = None) -> tuple[Wait, .
 class _Teller:
     done: Round
     changes: int
+    _started: list[tuple[float, datetime, str]] = field(init=False)
     _fits_before: dict[Shape, bool] = field(default_factory=dict)
     _walls_before: Walls = field(default_factory=Walls)
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
     _changes: dict[tuple[object, ...], Change | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        started = {start.job_id for start in self.done.starts}
+        self._started = sorted(r.order() for r in self.done.snapshot.requests if r.job_id in started)
 
     def tell(self, waiting: Waiting, position: int, *, is_first_over: bool) -> Wait:
         done, request = self.done, waiting.request
@@ -64,9 +71,12 @@ class _Teller:
     def _for_room(self, waiting: Waiting, wait: Wait) -> Wait:
         done = self.done
         wait = replace(wait, shortage=self._lack(waiting, reserved=False))
-        if waiting.starts_before and self._did_fit(waiting.shape):
-            last = done.starts[waiting.starts_before - 1].job_id
-            wait = replace(wait, reason=Reason.PRIORITY, blocking_job=last)
+        if done.starts and self._did_fit(waiting.shape):
+            ahead = bisect_left(self._started, waiting.request.order())
+            if ahead:
+                wait = replace(wait, reason=Reason.PRIORITY, blocking_job=self._started[ahead - 1][2])
+            else:  # nobody before it started: it was held back for the head, until others filled the gap
+                wait = replace(wait, reason=Reason.RESERVED, blocking_job=done.head)
         if done.reservation is not None and waiting.request.job_id == done.head:
             awaited = wait.blocking_job or done.reservation.awaited
             wait = replace(wait, earliest=done.reservation.at, blocking_job=awaited)
