@@ -283,13 +283,18 @@ class TooManyAttempts(DujiangError):
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
+def is_name(text: str) -> bool:
+    """Say whether a user or project could have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str, what: str) -> str:
     """Return the name of a user or project if it is one.
 
     Raises:
         BadName: not 1 to 63 lower-case letters, digits and hyphens between letters or digits.
     """
-    if _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise BadName(
             f"{name[:70]!r} cannot name a {what}; use 1 to 63 lower-case letters, digits and hyphens, "
             "starting and ending with a letter or digit."

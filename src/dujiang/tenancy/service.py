@@ -40,6 +40,7 @@ from dujiang.tenancy.domain import (
     check_name,
     check_open,
     check_password,
+    is_name,
 )
 from dujiang.tenancy.tokens import TokenMemory
 
@@ -124,14 +125,14 @@ class Tenancy:
         account = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
         async with self._db.reading() as tx:
             check_open(await store.failures(tx, account), tx.now)
-            user = await store.user(tx, name) if "_" not in name else None
+            user = await store.user(tx, name) if is_name(name) else None
             kept = await store.password_hash(tx, user.id) if user else None
         good = await self._passwords.matches(password, kept)
         if good and user is not None and user.disabled_at is None:
             await self._settle(account, user.id, password, kept or "")
             return user
         async with self._db.transaction(actor="anonymous", cause=cause) as tx:
-            before = await store.failures(tx, account)
+            before = await store.lock_failures(tx, account)
             check_open(before, tx.now)  # others failed while this one waited for its turn to hash
             failures = after_failure(before, tx.now)
             await store.keep_failures(tx, account, failures)
@@ -143,7 +144,7 @@ class Tenancy:
     async def _settle(self, account: str, user_id: str, password: str, kept: str) -> None:
         renewed = await self._passwords.hash(password) if self._passwords.is_outdated(kept) else None
         async with self._db.transaction() as tx:
-            check_open(await store.failures(tx, account), tx.now)
+            check_open(await store.failures(tx, account, lock=True), tx.now)
             await store.clear_failures(tx, account)
             if renewed is not None:
                 await store.change_user(tx, user_id, {"password_hash": renewed})

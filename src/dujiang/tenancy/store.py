@@ -168,9 +168,8 @@ async def change_project(tx: Tx, project_id: str, values: Mapping[str, Any]) -> 
 
 async def add_member(tx: Tx, project_id: str, user_id: str, at: datetime) -> bool:
     """Insert a membership; say whether it is new."""
-    dialect: Any = sqlite if tx.connection.dialect.name == "sqlite" else postgresql
     row = {"project_id": project_id, "user_id": user_id, "added_at": at}
-    return bool((await tx.execute(dialect.insert(memberships).values(**row).on_conflict_do_nothing())).rowcount)
+    return bool((await tx.execute(_dialect(tx).insert(memberships).values(**row).on_conflict_do_nothing())).rowcount)
 
 
 async def remove_member(tx: Tx, project_id: str, user_id: str) -> bool:
@@ -270,18 +269,29 @@ async def drop_ended_tokens(tx: Tx, *, before: datetime) -> int:
     return (await tx.execute(delete(tokens).where(ended))).rowcount
 
 
-async def failures(tx: Tx, account: str) -> Failures | None:
-    """Return an account's failed sign-ins."""
-    row = (await tx.execute(select(sign_in_failures).where(sign_in_failures.c.account == account))).first()
+async def failures(tx: Tx, account: str, *, lock: bool = False) -> Failures | None:
+    """Return an account's failed sign-ins; locked, others who count wait for the end of this transaction."""
+    query = select(sign_in_failures).where(sign_in_failures.c.account == account)
+    row = (await tx.execute(query.with_for_update() if lock else query)).first()
     return Failures(row.failed, row.since, row.closed_until) if row else None
 
 
+async def lock_failures(tx: Tx, account: str) -> Failures:
+    """Return an account's failed sign-ins, none at first, locked: guesses in parallel are counted one by one."""
+    row = {"account": account, "failed": 0, "since": tx.now, "closed_until": None}
+    await tx.execute(_dialect(tx).insert(sign_in_failures).values(**row).on_conflict_do_nothing())
+    found = await failures(tx, account, lock=True)
+    assert found is not None
+    return found
+
+
 async def keep_failures(tx: Tx, account: str, value: Failures) -> None:
-    """Insert or update an account's failed sign-ins."""
-    dialect: Any = sqlite if tx.connection.dialect.name == "sqlite" else postgresql
-    values = {"failed": value.count, "since": value.since, "closed_until": value.closed_until}
-    statement = dialect.insert(sign_in_failures).values(account=account, **values)
-    await tx.execute(statement.on_conflict_do_update(index_elements=["account"], set_=values))
+    """Update an account's failed sign-ins."""
+    await tx.execute(
+        update(sign_in_failures)
+        .where(sign_in_failures.c.account == account)
+        .values(failed=value.count, since=value.since, closed_until=value.closed_until)
+    )
 
 
 async def clear_failures(tx: Tx, account: str) -> None:
@@ -297,6 +307,10 @@ async def drop_old_failures(tx: Tx, *, before: datetime) -> None:
 async def principal(tx: Tx, owner: User, token_id: str) -> Principal:
     """Return the user as one who calls, with the memberships."""
     return Principal(owner.id, owner.name, owner.role, await project_ids(tx, owner.id), token_id)
+
+
+def _dialect(tx: Tx) -> Any:
+    return sqlite if tx.connection.dialect.name == "sqlite" else postgresql
 
 
 def _user(row: Any) -> User:
