@@ -26,6 +26,7 @@ from dujiang.scheduling.domain.snapshot import (
     Quota,
     Snapshot,
     Snapshots,
+    holdings_of_ledger,
     snapshot_of_rows,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "explain",
     "fleet_of_pool",
     "fleet_of_rows",
+    "holdings_of_ledger",
     "largest_possible",
     "plan",
     "snapshot_of_rows",

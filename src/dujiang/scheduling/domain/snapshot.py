@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 import numpy as np
 
-from dujiang.engines.contract import RankPlacement
-from dujiang.pool.domain import PoolView
+from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
+from dujiang.pool.domain import Allocation, Inventory, PoolView
 from dujiang.scheduling.domain.fleet import Fleet, IntArray, fleet_of_pool, free_of_pool
 from dujiang.scheduling.domain.request import WHOLE, Request
 
@@ -101,6 +101,46 @@ def snapshot_of_rows(
                     milli[device] -= share.gpu_milli
                     memory[device] -= share.memory_bytes
     return Snapshot(fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), version)
+
+
+def holdings_of_ledger(
+    inventory: Inventory, rows: Iterable[Allocation], ends: Mapping[AttemptKey, datetime] | None = None
+) -> list[Holding]:
+    """Return who holds what by the live rows of the ledger, one holding for each attempt, in order of attempt.
+
+    Args:
+        inventory: for the names of nodes and devices.
+        rows: of the ledger; those that have ended are passed over.
+        ends: when attempts are sure to have given everything back, where that is known.
+    """
+    gathered: dict[AttemptKey, list[Allocation]] = {}
+    for row in rows:
+        if row.ended_at is None:
+            gathered.setdefault(row.share.key, []).append(row)
+    return [_holding(inventory, key, gathered[key], (ends or {}).get(key)) for key in sorted(gathered)]
+
+
+def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], ends_at: datetime | None) -> Holding:
+    ranks: dict[int, RankPlacement] = {}
+    shares: dict[int, list[DeviceShare]] = {}
+    for row in rows:
+        share = row.share
+        if share.device_id is not None:
+            device = inventory.devices[share.device_id]
+            held = DeviceShare(device.name, device.index, share.gpu_milli, share.device_memory_bytes)
+            shares.setdefault(share.rank, []).append(held)
+        if share.device_id is None or share.rank not in ranks:
+            node = inventory.nodes[share.node_id].name
+            ranks[share.rank] = RankPlacement(share.rank, node, share.cpu_milli, share.memory_bytes, share.disk_bytes)
+    first = rows[0].share
+    return Holding(
+        job_id=key.job_id,
+        project_id=first.project_id,
+        cluster=inventory.clusters[first.cluster_id].name,
+        ranks=tuple(replace(ranks[rank], devices=tuple(shares.get(rank, ()))) for rank in sorted(ranks)),
+        started_at=min(row.started_at for row in rows),
+        ends_at=ends_at,
+    )
 
 
 class Snapshots:
