@@ -1,0 +1,196 @@
+"""`dujiang nodes` and `pool`: what there is, what is held, and what operators do with it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dujiang.cli.output import (
+    Column,
+    clean,
+    col,
+    heading,
+    listing,
+    milli,
+    moment,
+    say,
+    size,
+    stated,
+    write_facts,
+    write_json,
+    write_table,
+)
+from dujiang.cli.session import Json, connect
+
+nodes_app = typer.Typer(help="Nodes of the pool.", invoke_without_command=True, no_args_is_help=False)
+Node = Annotated[str, typer.Argument(metavar="NODE", help="Name or id.")]
+Cluster = Annotated[str | None, typer.Option("--cluster", help="Where nodes of several clusters share a name.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the node and in the audit trail.")]
+
+
+def _of(free: Any, total: Any, show: Any) -> str:
+    return f"{show(free)} of {show(total)}" if isinstance(total, int) else "-"
+
+
+def _gpus(node: Any) -> str:
+    devices = node.get("devices") or []
+    if not devices:
+        return "none"
+    free = sum(device.get("free_gpu_milli", 0) for device in devices)
+    models = sorted({str(device.get("model")) for device in devices})
+    return f"{milli(free)} of {len(devices)} ({', '.join(models)})"
+
+
+def _name(node: Any) -> str:
+    return f"{node.get('name')}{' (simulated)' if node.get('simulated') else ''}"
+
+
+_NODES = (
+    Column("NAME", _name),
+    col("CLUSTER"),
+    col("STATE"),
+    Column("FREE GPUS", _gpus),
+    Column("FREE CORES", lambda node: _of(node.get("free_cpu_milli"), node.get("cpu_milli"), milli)),
+    Column("FREE MEMORY", lambda node: _of(node.get("free_memory_bytes"), node.get("memory_bytes"), size)),
+    Column("FREE DISK", lambda node: _of(node.get("free_disk_bytes"), node.get("disk_bytes"), size)),
+    Column("REASON", lambda node: node.get("reason") or None),
+)
+
+
+@nodes_app.callback()
+def list_nodes(
+    context: typer.Context,
+    cluster: Cluster = None,
+    state: Annotated[list[str] | None, typer.Option("--state", "-s", help="READY, CORDONED ...")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; all of them.")] = None,
+    json: Json = False,
+) -> None:
+    """List nodes, with what is free of them."""
+    if context.invoked_subcommand is not None:
+        return
+    states = [each.upper() for each in state or []]
+    with connect() as client:
+        nodes = client.items("/v1/nodes", cluster=cluster, state=states, label=label or None)
+        empty = "There are no such nodes. `dujiang doctor` says what this machine offers."
+        listing(nodes, _NODES, as_json=json, empty=empty)
+
+
+@nodes_app.command("show")
+def show_node(node: Node, cluster: Cluster = None, json: Json = False) -> None:
+    """Show a node with its devices."""
+    from dujiang.client import segment
+
+    with connect() as client:
+        found = client.get(f"/v1/nodes/{segment(node)}", cluster=cluster)
+    if json:
+        write_json(found)
+        return
+    write_facts(
+        [
+            ("node", _name(found)),
+            ("id", found.get("id")),
+            ("cluster", found.get("cluster")),
+            ("state", stated(found)),
+            ("cores", _of(found.get("free_cpu_milli"), found.get("cpu_milli"), milli) + " free"),
+            ("memory", _of(found.get("free_memory_bytes"), found.get("memory_bytes"), size) + " free"),
+            ("disk", _of(found.get("free_disk_bytes"), found.get("disk_bytes"), size) + " free"),
+            ("labels", ", ".join(f"{key}={value}" for key, value in (found.get("labels") or {}).items())),
+            ("seen", moment(found.get("seen_at"))),
+        ]
+    )
+    if found.get("devices"):
+        sys.stdout.write("\n")
+        listing(found["devices"], _DEVICES, as_json=False, empty="")
+
+
+_DEVICES = (
+    Column("DEVICE", lambda device: device.get("index"), right=True),
+    col("NAME"),
+    col("VENDOR"),
+    col("MODEL"),
+    col("STATE"),
+    Column("FREE", lambda device: milli(device.get("free_gpu_milli")), right=True),
+    Column("FREE MEMORY", lambda device: _of(device.get("free_memory_bytes"), device.get("memory_bytes"), size)),
+    Column("A SHARE IS", lambda device: device.get("isolation")),
+)
+
+
+def _act(verb: str, done: str, node: str, cluster: str | None, reason: str, as_json: bool) -> None:
+    from dujiang.client import segment
+
+    with connect() as client:
+        found = client.post(f"/v1/nodes/{segment(node)}/{verb}", {"reason": reason}, cluster=cluster)
+    if as_json:
+        write_json(found)
+    else:
+        say(f"{found['name']} is {done}; its state is {found['state']}.")
+
+
+@nodes_app.command("cordon")
+def cordon(node: Node, reason: Reason = "", cluster: Cluster = None, json: Json = False) -> None:
+    """Let nothing new start on a node; what runs goes on."""
+    _act("cordon", "cordoned", node, cluster, reason, json)
+
+
+@nodes_app.command("uncordon")
+def uncordon(node: Node, reason: Reason = "", cluster: Cluster = None, json: Json = False) -> None:
+    """Open a node again; ends a drain too."""
+    _act("uncordon", "open again", node, cluster, reason, json)
+
+
+@nodes_app.command("drain")
+def drain(node: Node, reason: Reason = "", cluster: Cluster = None, json: Json = False) -> None:
+    """Cordon a node and move away what runs there, saving first."""
+    _act("drain", "being drained", node, cluster, reason, json)
+
+
+def pool(json: Json = False) -> None:
+    """Show what the pool has in all, and what is left of it; --json lists each kind of resource as one row."""
+    with connect() as client:
+        found = client.get("/v1/pool")
+    if json:
+        write_json(_rows(found))
+        return
+    states = ", ".join(f"{count} {state}" for state, count in found.get("node_states", {}).items())
+    heading(f"{found.get('clusters')} cluster{'s' if found.get('clusters') != 1 else ''}, nodes: {states or 'none'}")
+    rows = [
+        [clean(row["resource"]), _shown(row, "total"), _shown(row, "allocated"), _shown(row, "free"), _largest(row)]
+        for row in _rows(found)
+    ]
+    right = [False, True, True, True, True]
+    write_table(["RESOURCE", "TOTAL", "HELD", "FREE", "LARGEST ON ONE NODE"], rows, right=right)
+    if not found.get("devices"):
+        say("There is no GPU; `dujiang doctor` says what was looked for.")
+
+
+def _rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for kind in found.get("devices", []):
+        label = " (simulated)" if kind.get("simulated") else ""
+        name = f"{kind['vendor']} {kind['model']}{label}"
+        largest = {"largest": max(kind.get("largest_free_milli", 0), 1000 * kind.get("most_untouched_on_a_node", 0))}
+        rows.append({"resource": name, "unit": "milli", **kind["gpu_milli"], **largest, "simulated": kind["simulated"]})
+        rows.append(
+            {"resource": f"{name} memory", "unit": "bytes", **kind["device_memory"], "simulated": kind["simulated"]}
+        )
+    for hosts in found.get("hosts", []):
+        label = " (simulated)" if hosts.get("simulated") else ""
+        simulated = {"simulated": hosts.get("simulated")}
+        rows += [
+            {"resource": f"cores{label}", "unit": "milli", **hosts["cpu_milli"],
+             "largest": hosts.get("largest_free_cpu_milli"), **simulated},
+            {"resource": f"memory{label}", "unit": "bytes", **hosts["memory_bytes"],
+             "largest": hosts.get("largest_free_memory_bytes"), **simulated},
+            {"resource": f"disk{label}", "unit": "bytes", **hosts["disk_bytes"], **simulated},
+        ]  # fmt: skip
+    return rows
+
+
+def _shown(row: dict[str, Any], field: str) -> str:
+    return milli(row[field]) if row["unit"] == "milli" else size(row[field])
+
+
+def _largest(row: dict[str, Any]) -> str:
+    return _shown(row, "largest") if isinstance(row.get("largest"), int) else "-"

@@ -1,0 +1,379 @@
+"""`dujiang ps`, `show`, `logs`, `explain`, `cancel`, `queue`, `metrics`: what happens to work."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Annotated, Any
+
+import typer
+
+from dujiang.cli.output import (
+    Column,
+    ago,
+    clean,
+    col,
+    figure,
+    heading,
+    lasted,
+    listing,
+    milli,
+    moment,
+    note,
+    say,
+    size,
+    stated,
+    write_facts,
+    write_json,
+    write_table,
+)
+from dujiang.cli.session import ENDED, Json, Project, connect, find_job
+from dujiang.cli.watching import latest_figures
+
+JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
+_AWAY_FOR_S = 60.0
+
+_COLUMNS = (
+    col("ID"),
+    col("NAME"),
+    Column("PROJECT", lambda job: job.get("project")),
+    col("STATE"),
+    col("REASON"),
+    Column("ASKS FOR", lambda job: asked(job)),
+    Column("NODE", lambda job: (_last(job) or {}).get("node") or None),
+    Column("ATTEMPT", lambda job: (_last(job) or {}).get("number"), right=True),
+    Column("SUBMITTED", lambda job: ago(job.get("created_at"))),
+    Column("RAN", lambda job: lasted(job.get("started_at"), job.get("finished_at")), right=True),
+)
+
+
+def ps(
+    all: Annotated[bool, typer.Option("--all", "-a", help="Ended jobs too.")] = False,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", "-s", help="PENDING, RUNNING ...; may be repeated.")
+    ] = None,
+    project: Project = None,
+    name: Annotated[str | None, typer.Option("--name", help="Jobs of this name.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List jobs, the newest first; without --all those that have not ended."""
+    states = [each.upper() for each in state or []]
+    with connect() as client:
+        everything = all or bool(states) or None
+        jobs = list(
+            client.items("/v1/jobs", most=limit, all=everything, state=states or None, project=project, name=name)
+        )
+    empty = "There is no such job." if all or states or name else (
+        "Nothing runs or waits. `dujiang submit FILE` submits a job; `dujiang ps --all` shows those that have ended."
+    )  # fmt: skip
+    listing(jobs, _COLUMNS, as_json=json, empty=empty)
+
+
+def show(job: JobRef, json: Json = False) -> None:
+    """Show a job with its attempts."""
+    with connect() as client:
+        found = client.get(f"/v1/jobs/{find_job(client, job)}")
+    if json:
+        write_json(found)
+        return
+    write_facts(
+        [
+            ("job", found["id"]),
+            ("name", found.get("name")),
+            ("project", found.get("project")),
+            ("state", stated(found)),
+            ("why", found.get("sentence")),
+            ("class", _weighted(found)),
+            ("asks for", asked(found)),
+            ("submitted", _by(found)),
+            ("started", moment(found.get("started_at")) if found.get("started_at") else None),
+            ("finished", moment(found.get("finished_at")) if found.get("finished_at") else None),
+            ("ran", lasted(found["started_at"], found.get("finished_at")) if found.get("started_at") else None),
+            ("exit code", found.get("exit_code")),
+            ("signal", found.get("signal")),
+            ("address", ", ".join(found.get("endpoints") or [])),
+            ("checkpoint", found.get("checkpoint") if isinstance(found.get("checkpoint"), str) else None),
+        ]
+    )
+    attempts = found.get("attempts") or []
+    if attempts:
+        sys.stdout.write("\n")
+        listing(attempts, _ATTEMPTS, as_json=False, empty="")
+    if found.get("state") in ENDED and found.get("state") != "COMPLETED":
+        note(f"`dujiang explain {found['id']}` says why.")
+
+
+_ATTEMPTS = (
+    Column("ATTEMPT", lambda one: one.get("number"), right=True),
+    col("STATE"),
+    col("REASON"),
+    Column("EXIT", lambda one: one.get("exit_code"), right=True),
+    Column("SIGNAL", lambda one: one.get("signal"), right=True),
+    Column("NODE", lambda one: one.get("node") or None),
+    Column("STARTED", lambda one: moment(one.get("started_at"))),
+    Column("RAN", lambda one: lasted(one.get("started_at"), one.get("finished_at")), right=True),
+)
+
+
+def logs(
+    job: JobRef,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Of this attempt; else the last.")] = None,
+    rank: Annotated[int, typer.Option("--rank", min=0, help="Of this process of a job of several nodes.")] = 0,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Only so many last lines.")] = None,
+) -> None:
+    """Write what a job wrote."""
+    with connect() as client:
+        ident = find_job(client, job)
+        path = f"/v1/jobs/{ident}/logs"
+        written = 0
+        if tail is not None:
+            with client.stream(path, attempt=attempt, rank=rank) as answer:
+                lines: deque[bytes] = deque(maxlen=tail)
+                part = b""
+                for chunk in answer.iter_bytes():
+                    written += len(chunk)
+                    *whole, part = (part + chunk).split(b"\n")
+                    lines.extend(line + b"\n" for line in whole)
+                if part:
+                    lines.append(part)
+            _write(b"".join(lines))
+        if follow:
+            _follow(client, path, attempt, rank, written)
+        elif tail is None:
+            with client.stream(path, attempt=attempt, rank=rank) as answer:
+                for chunk in answer.iter_bytes():
+                    written += len(chunk)
+                    _write(chunk)
+        if not written and sys.stderr.isatty():
+            found = client.get(f"/v1/jobs/{ident}")
+            note(f"It has written nothing; it is {found.get('state')} ({found.get('reason') or 'no reason given'}).")
+
+
+def _follow(client: Any, path: str, attempt: int | None, rank: int, written: int) -> None:
+    """Write on from a byte offset until the server ends the stream; a broken connection is taken up where it broke."""
+    from dujiang.client import Unreachable, persist
+
+    while True:
+        try:
+            with client.stream(path, attempt=attempt, rank=rank, follow=True, offset=written) as answer:
+                for chunk in answer.iter_bytes():
+                    written += len(chunk)
+                    _write(chunk)
+            return
+        except Unreachable as error:
+            if not error.facts.get("started"):
+                persist(lambda: client.get("/healthz"), for_s=_AWAY_FOR_S)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def explain(job: JobRef, json: Json = False) -> None:
+    """Say why a job waits, or why it failed and what to do."""
+    with connect() as client:
+        ident = find_job(client, job)
+        answer = client.get(f"/v1/jobs/{ident}/explain")
+    if json:
+        write_json(answer)
+        return
+    name = answer.get("name") or ident
+    heading(f"{clean(name)}: {answer.get('state', '')} {answer.get('reason') or ''}".rstrip())
+    if answer.get("sentence"):
+        say(answer["sentence"])
+    _explain_waiting(answer.get("waiting") or answer.get("explanation") or {})
+    attempts = answer.get("attempts") or []
+    for one in attempts:
+        _explain_attempt(one)
+    if answer.get("diagnosis") and not attempts:
+        _explain_attempt({"diagnosis": answer["diagnosis"]})
+    if answer.get("advice"):
+        say(f"Next: {answer['advice']}")
+
+
+def _explain_waiting(waiting: dict[str, Any]) -> None:
+    if not isinstance(waiting, dict) or not waiting:
+        return
+    write_facts(
+        [
+            ("waits for", _sentence(waiting.get("blocking") or waiting.get("blocked_by"))),
+            ("position", waiting.get("position")),
+            ("earliest start", moment(waiting["earliest_start"]) if waiting.get("earliest_start") else None),
+            ("would start with", _sentence(waiting.get("smallest_change") or waiting.get("change"))),
+        ],
+        indent=2,
+    )
+    nodes = waiting.get("nodes") or []
+    if nodes and isinstance(nodes[0], dict):
+        rows = [
+            [clean(one.get("node") or one.get("name")), clean(one.get("sentence") or one.get("reason"))]
+            for one in nodes
+        ]
+        write_table(["NODE", "WHY NOT"], rows, right=[False, False])
+
+
+def _explain_attempt(one: dict[str, Any]) -> None:
+    found = one.get("diagnosis") or {}
+    if one.get("number"):
+        head = f"Attempt {one['number']}: {one.get('state', '')} {one.get('reason') or ''}".rstrip()
+        if one.get("finished_at"):
+            head += f", ended {moment(one['finished_at'])}"
+        heading("\n" + head)
+    if not found:
+        return
+    confidence = found.get("confidence")
+    write_facts(
+        [
+            ("cause", found.get("cause")),
+            ("blame", found.get("blame")),
+            ("why", found.get("sentence")),
+            ("evidence", "\n".join(_exhibit(each) for each in (found.get("evidence") or [])[:5])),
+            ("advice", found.get("advice")),
+            ("certainty", f"{confidence:.0%}" if isinstance(confidence, int | float) else None),
+        ],
+        indent=2,
+    )
+
+
+def _exhibit(each: Any) -> str:
+    if not isinstance(each, dict):
+        return clean(each)
+    source = "".join(str(each.get(name) or "") for name in ("source",))
+    where = f", {each['where']}" if each.get("where") else ""
+    return f"[{clean(source)}{clean(where)}] {clean(each.get('line'))}"
+
+
+def _sentence(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return value.get("sentence") or ", ".join(
+            f"{name} {each}" for name, each in value.items() if each not in (None, "")
+        )
+    if isinstance(value, list):
+        return "\n".join(filter(None, (_sentence(each) for each in value)))
+    return None if value is None else str(value)
+
+
+def cancel(
+    jobs: Annotated[
+        list[str], typer.Argument(metavar="JOB...", help="Ids, unique beginnings or ends of ids, or names.")
+    ],
+    json: Json = False,
+) -> None:
+    """Stop jobs: their save signal, grace, then the end. What has ended already stays as it is."""
+    from dujiang.client import Problem
+
+    cancelled: list[dict[str, Any]] = []
+    refusals: list[Problem] = []
+    with connect() as client:
+        idents = [find_job(client, ref, live_only=True) for ref in jobs]
+        for ident in idents:
+            try:
+                cancelled.append(client.post(f"/v1/jobs/{ident}/cancel", {}) or {"id": ident})
+            except Problem as problem:
+                refusals.append(problem)
+                note(f"{ident}: {problem.sentence}")
+    if json:
+        write_json(cancelled)
+    else:
+        for job in cancelled:
+            say(f"{job.get('id')}  {job.get('name', '')}  {job.get('state', '')}  {job.get('reason') or ''}".rstrip())
+    if refusals:
+        from dujiang.cli.exits import of_status
+
+        raise typer.Exit(int(of_status(refusals[0].status)))
+
+
+def queue(project: Project = None, json: Json = False) -> None:
+    """Show what waits, in the order in which it is considered, and why."""
+    with connect() as client:
+        answer = client.get("/v1/queue", project=project, limit=500)
+        rows = answer.get("items", []) if isinstance(answer, dict) else answer
+        cursor = answer.get("next_cursor") if isinstance(answer, dict) else None
+        while cursor:
+            answer = client.get("/v1/queue", project=project, limit=500, cursor=cursor)
+            rows += answer["items"]
+            cursor = answer.get("next_cursor")
+    columns = (
+        Column("POSITION", lambda job: job.get("position"), right=True),
+        Column("ID", lambda job: job.get("id") or job.get("job_id")),
+        col("NAME"),
+        col("PROJECT"),
+        Column("CLASS", _weighted),
+        Column("ASKS FOR", lambda job: asked(job)),
+        col("REASON"),
+        Column("WAITS", lambda job: lasted(job.get("queued_at") or job.get("created_at"), None), right=True),
+        Column("EARLIEST START", lambda job: ago(job.get("earliest_start"))),
+    )
+    listing(rows, columns, as_json=json, empty="Nothing waits. `dujiang ps` shows what runs.")
+
+
+def metrics(
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Id or name; without one, the platform's own.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the newest figures that a job reported; without a job, those of the platform itself."""
+    with connect() as client:
+        if job is None:
+            sys.stdout.write(str(client.get("/metrics")))
+            return
+        answer = client.get(f"/v1/jobs/{find_job(client, job)}/metrics")
+    if json:
+        write_json(answer)
+        return
+    found = latest_figures(answer)
+    if not found:
+        say("It has reported no figures. Lines such as `step=12 loss=0.31` in its output become figures.")
+    write_facts([(name, figure(value)) for name, value in found.items()])
+
+
+def asked(job: Any) -> str:
+    """Return what a job asks for, in a few words: `2 x 1/8 GPU, 4 cores, 16GiB`."""
+    spec = job.get("spec") if isinstance(job.get("spec"), dict) else job
+    wanted = spec.get("resources") or job.get("resources") or {}
+    if not isinstance(wanted, dict) or not wanted:
+        return "-"
+    parts = []
+    gpu = wanted.get("gpu")
+    gpu_milli = wanted.get("gpu_milli") or (gpu.get("gpu_milli") if isinstance(gpu, dict) else None)
+    if isinstance(gpu, dict) and not gpu_milli:
+        model = f" {gpu['model']}" if gpu.get("model") else ""
+        parts.append(f"{gpu.get('count') or gpu.get('fraction')}{model} GPU")
+    elif gpu_milli:
+        parts.append(f"{milli(gpu_milli)} GPU")
+    cpu = milli(wanted["cpu_milli"]) if "cpu_milli" in wanted else wanted.get("cpu")
+    memory = size(wanted["memory_bytes"]) if "memory_bytes" in wanted else wanted.get("memory")
+    parts.append(f"{cpu} core{'' if str(cpu) == '1' else 's'}")
+    if memory:
+        parts.append(str(memory))
+    nodes = spec.get("nodes") or 1
+    return (f"{nodes} x " if nodes > 1 else "") + ", ".join(parts)
+
+
+def _weighted(job: Any) -> str:
+    spec = job.get("spec") if isinstance(job.get("spec"), dict) else job
+    weight = spec.get("weight")
+    if weight is None and isinstance(job.get("weight_milli"), int):
+        weight = job["weight_milli"] / 1000
+    return (
+        f"{spec.get('class') or job.get('job_class') or '-'}{f' {weight:g}' if isinstance(weight, int | float) else ''}"
+    )
+
+
+def _by(job: dict[str, Any]) -> str:
+    who = job.get("submitted_by") or job.get("user") or job.get("created_by")
+    return moment(job.get("created_at")) + (f" by {who}" if who else "")
+
+
+def _last(job: Any) -> dict[str, Any] | None:
+    attempts = job.get("attempts")
+    if attempts:
+        return dict(attempts[-1])
+    return dict(job["attempt"]) if isinstance(job.get("attempt"), dict) else None

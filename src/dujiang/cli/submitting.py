@@ -1,0 +1,162 @@
+"""`dujiang submit`: files to specifications, specifications to jobs.
+
+Everything is checked here first, so that nothing is submitted when one of several files is wrong, and so that problems
+show the line they are on. The server checks again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dujiang.cli.exits import Exit
+from dujiang.cli.output import clean, note, write_json
+from dujiang.cli.session import Json, Project, Stop, connect
+
+if TYPE_CHECKING:
+    from dujiang.jobs.spec import JobSpec, SpecInvalid
+
+_AGAIN_FOR_S = 15.0
+
+
+def submit(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML or JSON; - is standard input.")],
+    project: Project = None,
+    name: Annotated[str | None, typer.Option("--name", help="Call the job this.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and exit as the job did.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only read the files and write the jobs as understood.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Submitting again with the same key gives the same jobs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Submit jobs from specification files."""
+    specs = read_files(files)
+    if name is not None:
+        specs = [_renamed(spec, name) for spec in specs]
+    if project is not None:
+        specs = [replace(spec, project=project) for spec in specs]
+    if check:
+        write_json([spec.document() for spec in specs])
+        return
+    with connect() as client:
+        jobs = _send(client, specs, idempotency_key or secrets.token_urlsafe(24))
+        if wait:
+            from dujiang.cli.watching import watch
+
+            code = watch(client, [str(job["id"]) for job in jobs], quiet=json)
+            if json:
+                write_json([client.get(f"/v1/jobs/{job['id']}") for job in jobs])
+            raise typer.Exit(code)
+        if json:
+            write_json(jobs)
+            return
+        for job in jobs:
+            sys.stdout.write(f"{job['id']}  {clean(job.get('name'))}  {job.get('state', '')}\n")
+    if sys.stdout.isatty():
+        note(f"Follow it with `dujiang logs -f {jobs[0]['id']}`; `dujiang explain` says why it waits or failed.")
+
+
+def read_files(files: Sequence[str]) -> list[JobSpec]:
+    """Return the jobs of files in order, with the submitter's folders and secrets filled in.
+
+    Raises:
+        Stop: a file cannot be read or is wrong; every problem of every file has been written on standard error.
+    """
+    from dujiang.jobs.spec import SpecInvalid
+
+    specs: list[JobSpec] = []
+    wrong = 0
+    for file in files:
+        source = _read(file)
+        try:
+            specs += _understand(file, source)
+        except SpecInvalid as error:
+            wrong += int(error.facts["problem_count"])
+            _show_problems(file, source, error)
+    if wrong:
+        raise Stop(f"Nothing was submitted: {wrong} problem{'s' if wrong > 1 else ''}.", Exit.USAGE)
+    return specs
+
+
+def _read(file: str) -> bytes:
+    from dujiang.jobs.spec.yaml import MAX_BYTES
+
+    if file == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    try:
+        with Path(file).open("rb") as handle:
+            return handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Stop(f"{file} cannot be read: {error.strerror or error}.", Exit.USAGE) from error
+
+
+def _understand(file: str, source: bytes) -> list[JobSpec]:
+    from dujiang.jobs.spec import mended_name, parse, resolve_secrets
+
+    folder = Path.cwd() if file == "-" else Path(file).absolute().parent
+    stem = "job" if file == "-" else mended_name(Path(file).stem) or "job"
+    return [
+        _placed(resolve_secrets(spec, os.environ, lambda path: _secret_text(folder, path)), folder)
+        for spec in parse(source, default_name=stem)
+    ]
+
+
+def _secret_text(folder: Path, path: str) -> str:
+    with (folder / Path(path).expanduser()).open(encoding="utf-8") as handle:
+        return handle.read(32_769)
+
+
+def _placed(spec: JobSpec, folder: Path) -> JobSpec:
+    """A working folder written relative is meant from the file's own folder."""
+    if spec.workdir is None:
+        return spec
+    return replace(spec, workdir=os.path.normpath(folder / Path(spec.workdir).expanduser()))
+
+
+def _renamed(spec: JobSpec, name: str) -> JobSpec:
+    from dujiang.jobs.spec import read
+
+    return replace(spec, name=read({"run": "true", "name": name}).name)
+
+
+def _show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
+    from dujiang.jobs.spec import excerpt
+
+    text = source.decode("utf-8", "replace")
+    shown = "standard input" if file == "-" else file
+    sys.stdout.flush()
+    for problem in error.problems:
+        place = f":{problem.line}:{problem.column}" if problem.line is not None else ""
+        path = f" {problem.path}:" if problem.path else ""
+        sys.stderr.write(clean(f"{shown}{place}:{path} {problem.message}") + "\n")
+        for line in excerpt(problem, text):
+            sys.stderr.write(f"{line}\n")
+        if problem.instead:
+            sys.stderr.write(clean(f"        {problem.instead}") + "\n")
+    left = int(error.facts["problem_count"]) - len(error.problems)
+    if left > 0:
+        sys.stderr.write(f"{shown}: and {left} more\n")
+
+
+def _send(client: Any, specs: Sequence[JobSpec], key: str) -> list[dict[str, Any]]:
+    """Submit all or none; a connection that breaks is tried again with the same key, so nothing is submitted twice."""
+    from dujiang.client import persist
+
+    documents = [spec.document(reveal_secrets=True) for spec in specs]
+    if len(documents) == 1:
+        body = {"spec": documents[0]}
+        return [persist(lambda: client.post("/v1/jobs", body, key=key), for_s=_AGAIN_FOR_S, only_if_started=True)]
+    batch = {"specs": documents}
+    answer = persist(lambda: client.post("/v1/jobs/batch", batch, key=key), for_s=_AGAIN_FOR_S, only_if_started=True)
+    items: list[dict[str, Any]] = answer["items"]
+    return items

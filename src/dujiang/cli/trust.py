@@ -1,0 +1,115 @@
+"""`dujiang audit` and `verify`: who did what, and the proof that the records hold together."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+
+from dujiang.cli.exits import Exit
+from dujiang.cli.output import Column, clean, heading, listing, moment, note, say, write_json, write_table
+from dujiang.cli.session import Json, Project, connect
+
+audit_app = typer.Typer(help="The audit trail.", invoke_without_command=True, no_args_is_help=False)
+
+_RECORDS = (
+    Column("SEQ", lambda record: record.get("seq"), right=True),
+    Column("AT", lambda record: moment(record.get("at"))),
+    Column("WHO", lambda record: record.get("actor_name") or record.get("actor")),
+    Column("WHAT", lambda record: record.get("type")),
+    Column("OF", lambda record: record.get("subject")),
+    Column("DETAILS", lambda record: _brief(record.get("payload"))),
+)
+
+
+@audit_app.callback()
+def list_audit(
+    context: typer.Context,
+    actor: Annotated[str | None, typer.Option("--actor", help="user:ID or another actor.")] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="Id of what was acted on.")] = None,
+    type: Annotated[list[str] | None, typer.Option("--type", help="Of record; may be repeated.")] = None,
+    project: Project = None,
+    since: Annotated[str | None, typer.Option("--since", help="2026-01-31T12:00:00Z")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="2026-01-31T12:00:00Z")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")] = 100,
+    json: Json = False,
+) -> None:
+    """List who did what, the newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    query = {
+        "actor": actor,
+        "subject": subject,
+        "type": type or None,
+        "project": project,
+        "since": since,
+        "until": until,
+    }
+    with connect() as client:
+        rows = client.items("/v1/audit", most=limit, **query)
+        listing(rows, _RECORDS, as_json=json, empty="There is no such record.")
+
+
+@audit_app.command("verify")
+def verify_audit(
+    seq: Annotated[int | None, typer.Option("--seq", help="Number that an earlier check gave.")] = None,
+    hash: Annotated[str | None, typer.Option("--hash", help="Hash that an earlier check gave.")] = None,
+    json: Json = False,
+) -> None:
+    """Walk the chain of hashes and say where a record was changed, removed or inserted; exits 7 if one was."""
+    with connect() as client:
+        proof = client.get("/v1/audit/verify", seq=seq, hash=hash)
+    if json:
+        write_json(proof)
+    elif proof["holds"]:
+        say(f"The chain of {proof['records']} records is whole.")
+        note(f"Keep this elsewhere for the next check: --seq {proof['seq']} --hash {proof['hash']}")
+    else:
+        for each in proof["breaks"]:
+            say(f"Record {each['seq']}: {each['why']}")
+    if not proof["holds"]:
+        raise typer.Exit(int(Exit.NOT_PROVEN))
+
+
+def verify(json: Json = False) -> None:
+    """Prove now that ledger, jobs, audit trail, charges and processes agree; exits 7 and names the row if not."""
+    with connect() as client:
+        proof = client.get("/v1/verify")
+    if json:
+        write_json(proof)
+    else:
+        _write_proof(proof)
+    if not proof.get("holds", proof.get("ok")):
+        raise typer.Exit(int(Exit.NOT_PROVEN))
+
+
+def _write_proof(proof: dict[str, Any]) -> None:
+    checks = proof.get("checks") or proof.get("items") or []
+    rows = []
+    for check in checks:
+        holds = check.get("holds", check.get("ok"))
+        counted = check.get("count", check.get("rows", check.get("checked")))
+        rows.append(
+            ["ok" if holds else "BROKEN", clean(check.get("name")), clean(counted), clean(check.get("sentence") or "")]
+        )
+    write_table(["", "WHAT", "LOOKED AT", ""], rows, right=[False, False, True, False])
+    for check in checks:
+        if not check.get("holds", check.get("ok")):
+            heading(f"\n{clean(check.get('name'))} does not hold:")
+            for breach in (check.get("breaches") or check.get("offences") or check.get("violations") or [])[:20]:
+                say(f"  {_brief(breach)}")
+    holds = proof.get("holds", proof.get("ok"))
+    say("\nEverything holds." if holds else "\nNot everything holds.")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        sentence = value.get("sentence") or value.get("why")
+        named = value.get("row") or value.get("id") or value.get("subject")
+        if sentence:
+            return clean(f"{named}: {sentence}" if named and str(named) not in str(sentence) else sentence)
+        told = [(name, each) for name, each in value.items() if each not in (None, "", [], {})]
+        text = " ".join(f"{name}={each if isinstance(each, str) else json_module.dumps(each)}" for name, each in told)
+        return clean(text if len(text) <= 120 else text[:117] + "...")
+    return clean(value)
