@@ -195,7 +195,7 @@ async def _stream(
     source = _as_generator(events)
     step: asyncio.Future[ServerEvent] | None = None
     try:
-        while stop is None or not stop.done():
+        while closing is None or not closing.is_set():
             step = step or asyncio.ensure_future(anext(source))
             waits = [step] if stop is None else [step, stop]
             await asyncio.wait(waits, timeout=keepalive_s, return_when=asyncio.FIRST_COMPLETED)
@@ -205,7 +205,7 @@ async def _stream(
                     yield done.result().encode()
                 except StopAsyncIteration:
                     return
-            elif stop is None or not stop.done():
+            elif closing is None or not closing.is_set():
                 yield b": keep-alive\n\n"
     finally:
         for task in (step, stop):
