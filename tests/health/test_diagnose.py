@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_a_bare_kill_is_no_proof_of_memory(diagnoser: Diagnoser, how: dict[str, 
     verdict = diagnoser(facts(*said, **how))  # type: ignore[arg-type]
     assert (verdict.cause, verdict.blame, verdict.retryable) == ("KilledFromOutside", Blame.INFRASTRUCTURE, True)
     assert "memory" not in verdict.sentence or "nothing proves" in verdict.sentence
+
+
+def test_with_a_limit_group_it_is_known_that_memory_was_not_the_reason(diagnoser: Diagnoser) -> None:
+    seen = facts(signal=9, evidence=(("supervisor", "rank 0 died of signal 9 (SIGKILL)"),))
+    told = diagnoser(replace(seen, observation=replace(seen.observation, limits_by="cgroup-v2")))
+    assert "counted no kill for memory" in told.sentence
+    assert told.confidence > diagnoser(seen).confidence
+    assert [one.line for one in told.evidence] == ["rank 0 died of signal 9 (SIGKILL)"]
+
+
+def test_the_supervisors_words_about_the_exit_do_not_hide_the_root(diagnoser: Diagnoser) -> None:
+    line = "rank 0 exited with 139, which a shell says when its command died of signal 11 (SIGSEGV)"
+    seen = facts("double free or corruption (!prev)", code=139, evidence=(("supervisor", line),))
+    assert diagnoser(seen).evidence[0].line == "double free or corruption (!prev)"
+
+
+def test_forks_refused_by_the_limit_group_are_named(diagnoser: Diagnoser) -> None:
+    seen = facts(
+        "odd",
+        evidence=(("supervisor", "rank 0 exited with 1"), ("limit-group", "rank 0: 3 forks refused at 8 processes")),
+    )
+    assert (diagnoser(seen).cause, diagnoser(seen).evidence[0].source) == ("ResourceLimit", "limit-group")
 
 
 def test_a_kill_that_the_kernel_explains_is_memory(diagnoser: Diagnoser) -> None:

@@ -21,6 +21,7 @@ from dujiang.kit.units import format_bytes, format_duration
 
 MOST_RIVALS = 5
 MOST_EVIDENCE = 4
+_EVIDENCE_ORDER = {"limit-group": 0, "kernel": 1, "supervisor": 2}
 _SHELL_SIGNAL = 128
 """A shell leaves with 128 + n when its command died of signal n."""
 _SENT_BY_OTHERS = frozenset({1, 2, 3, 9, 15})
@@ -156,7 +157,7 @@ def _killed(facts: AttemptFacts, number: int) -> Diagnosis:
     about = f"It was killed by {_name(number)}, which the platform did not send; "
     if number != signals.SIGKILL:
         return replace(verdict, sentence=f"{about}something outside the program did.")
-    if any(one.source == "limit-group" for one in facts.observation.evidence):
+    if facts.observation.limits_by.startswith("cgroup"):
         return replace(verdict, sentence=f"{about}its limit group counted no kill for memory.", confidence=0.85)
     return replace(verdict, sentence=f"{about}nothing proves that memory ran out.")
 
@@ -220,8 +221,11 @@ def _rivals(findings: Sequence[Finding], cause: Cause, why: Callable[[Finding], 
 
 
 def _engine_evidence(facts: AttemptFacts) -> tuple[Exhibit, ...]:
-    """Return what the engine saw; the exit status in our own words where it gave no line."""
-    given = tuple(Exhibit(one.source, one.line) for one in facts.observation.evidence if one.line)
+    """Return what the engine saw, measured facts first; the exit status in our own words where it gave none."""
+    seen = sorted(facts.observation.evidence, key=lambda one: _EVIDENCE_ORDER.get(one.source, len(_EVIDENCE_ORDER)))
+    given = tuple(Exhibit(one.source, one.line) for one in seen if one.line)
+    if any(one.source == "supervisor" for one in given):
+        return given
     if facts.observation.signal is not None:
         status = f"died of signal {facts.observation.signal} ({_name(facts.observation.signal)})"
     elif facts.observation.exit_code is not None:

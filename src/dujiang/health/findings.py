@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from dujiang.engines.contract import End
 from dujiang.health.causes import ABOUT, Cause
 from dujiang.health.scanner import LONGEST_LINE, Hit, Scanner, Text
 from dujiang.health.signatures import Role
@@ -65,7 +66,14 @@ class Finding:
 
 def gather(facts: AttemptFacts, scanner: Scanner) -> list[Finding]:
     """Return every finding in what the engine, the kernel and the program said, the most trusted first."""
-    said = [(one.source, line) for one in facts.observation.evidence for line in one.line.splitlines()]
+    # A supervisor says how processes ended, which is known from the exit already; only why it could not launch is news.
+    launched = facts.observation.end is not End.LAUNCH_FAILED
+    said = [
+        (one.source, line)
+        for one in facts.observation.evidence
+        for line in one.line.splitlines()
+        if not (launched and one.source == "supervisor")
+    ]
     findings = [
         _from_hit(hit, 0, Exhibit(*said[hit.number]), _tier(hit))
         for hit in scanner.scan(Text(tuple(line[:LONGEST_LINE] for _, line in said)))
