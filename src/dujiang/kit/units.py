@@ -1,7 +1,7 @@
 """Quantities as people write them: `0.25`, `250m`, `16GiB`, `2h30m`; inside, integers.
 
-Shares and cores become thousandths, sizes bytes, durations microseconds. Printing gives a form that parses back to
-the same integer.
+Shares and cores become thousandths, sizes bytes, durations microseconds. Printing a share gives a form that parses back
+to the same integer; sizes and durations that are not round are printed to a few figures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def format_bytes(size: int) -> str:
     for unit, factor in reversed(_BINARY.items()):
         if abs(size) >= factor:
             amount = Decimal(size) / factor
-            return f"{amount:.0f}{unit}B" if amount == amount.to_integral_value() else f"{amount:.3g}{unit}B"
+            whole = amount == amount.to_integral_value() or abs(amount) >= 1000  # else .3g would write 1.02e+03
+            return f"{amount:.0f}{unit}B" if whole else f"{amount:.3g}{unit}B"
     return f"{size}B"
 
 
