@@ -153,6 +153,23 @@ def test_prefixed_tracebacks_of_several_ranks_in_one_output(diagnoser: Diagnoser
     assert "u/train.py line 5" in verdict.evidence[0].where
 
 
+def test_a_traceback_with_a_time_before_each_line(diagnoser: Diagnoser) -> None:
+    lines = [f"2026-01-01T00:00:0{n}.5Z {line}" for n, line in enumerate((*TRACE, "LookupError: no such label"))]
+    verdict = diagnoser(facts(*lines))
+    assert verdict.evidence[0].line == lines[-1]
+    assert "u/train.py line 12 in main" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"), [(-11, "SegmentationFault"), (-7, "BusError"), (-9, "KilledFromOutside"), (-6, "Aborted")]
+)
+def test_a_launcher_that_only_says_how_its_worker_died(diagnoser: Diagnoser, number: int, cause: str) -> None:
+    line = (
+        f"ERROR:torch.distributed.elastic.multiprocessing.api:failed (exitcode: {number}) local_rank: 0 (pid: 1) of x"
+    )
+    assert diagnoser(facts(line)).cause == cause
+
+
 def test_the_first_root_in_time_wins_over_what_follows(diagnoser: Diagnoser) -> None:
     verdict = diagnoser(
         facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +22,11 @@ def test_same_as_trying_every_pattern_on_every_line(text: str) -> None:
     cut = Text.of(text)
     expected = {
         (number, signature.id)
-        for number, line in enumerate(cut.lines)
+        for number, (_, line) in enumerate(cut.plain())
         for signature in LIBRARY.signatures
-        if "\x1b" not in line and signature.pattern.search(line)
+        if signature.pattern.search(line)
     }
-    found = {(hit.number, hit.signature.id) for hit in SCANNER.scan(cut) if "\x1b" not in cut.lines[hit.number]}
+    found = {(hit.number, hit.signature.id) for hit in SCANNER.scan(cut)}
     counts: dict[str, int] = {}
     for _, name in expected:
         counts[name] = counts.get(name, 0) + 1
@@ -46,9 +47,31 @@ def test_input_is_bounded() -> None:
     assert sum(map(len, Text.of("ab cd\n" * 1_000_000).lines)) <= MOST_BYTES
 
 
+def test_one_endless_line_is_cut_and_not_lost() -> None:
+    (hit,) = SCANNER.scan(Text.of("x " * MOST_BYTES + "No space left on device" + " y" * 100)) or [None]
+    assert hit is None  # beyond what is kept of one line
+    (hit,) = SCANNER.scan(Text.of("x " * MOST_BYTES + "No space left on device" + " y" * (MOST_BYTES // 2 - 100)))
+    assert hit.signature.id == "disk-full"
+
+
 def test_colour_does_not_hide_a_message() -> None:
     (hit,) = SCANNER.scan(Text.of("\x1b[31mOSError:\x1b[0m [Errno 28] No space \x1b[1mleft on device\x1b[0m"))
     assert hit.signature.id == "disk-full"
+
+
+@pytest.mark.parametrize(
+    ("line", "plain"),
+    [
+        ("[rank0]: KeyError: 1", ("[rank0]: ", "KeyError: 1")),
+        ("2025-03-10T13:52:10.316Z   File", ("", "  File")),
+        ("[1,0]<stderr>:Traceback", ("[1,0]<stderr>:", "Traceback")),
+        ("2025-03-10 13:52:10,316 (Trainer pid=7, ip=10.0.0.1) 3: x", ("(Trainer pid=7, ip=10.0.0.1) 3: ", "x")),
+        ("sh: 3: x", ("", "sh: 3: x")),
+        ("12:30 x", ("", "12:30 x")),
+    ],
+)
+def test_what_launchers_put_before_a_line_is_taken_off(line: str, plain: tuple[str, str]) -> None:
+    assert Text.of(line).plain() == [plain]
 
 
 def test_a_library_without_rows_finds_nothing() -> None:

@@ -9,6 +9,7 @@ end it: a finding followed by more training steps is only a rival.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,6 +23,8 @@ from dujiang.jobs.diagnosis import AttemptFacts, Blame, Exhibit, Rival
 
 SURVIVED_STEPS = 5
 """So many lines of progress after a finding say that it did not end the program."""
+MOST_RANKS = 64
+"""Ranks whose output is read, the one that ended the attempt first."""
 _FIRST = -(10**6)
 """Orders an uncaught exception with its frame before a signature that knows no more of that line than its class."""
 _PROGRESS = re.compile(
@@ -100,12 +103,12 @@ def last_line(facts: AttemptFacts) -> Exhibit | None:
 
 def _ranks(facts: AttemptFacts) -> list[int]:
     first = facts.observation.rank
-    return sorted(facts.output, key=lambda rank: (rank != first, rank))
+    return sorted(facts.output, key=lambda rank: (rank != first, rank))[:MOST_RANKS]
 
 
 def _from_output(lines: Sequence[str], rank: int, place: int, scanner: Scanner, *, alone: bool) -> list[Finding]:
     hits = scanner.scan(Text(tuple(lines)))
-    tracebacks = {one.number: one for one in find_tracebacks(lines)}
+    tracebacks = {one.number: one for one in find_tracebacks(Text(tuple(lines)).plain())}
     progress = [number for number, line in enumerate(lines) if _PROGRESS.search(line)]
     findings = []
     for hit in hits:
@@ -119,23 +122,23 @@ def _from_output(lines: Sequence[str], rank: int, place: int, scanner: Scanner, 
             tier = Tier.EITHER
         if tier is Tier.EITHER and trace is not None:
             tier = Tier.EXCEPTION  # the program died of it, so it is more than something said in passing
-        if sum(number > hit.number for number in progress) >= SURVIVED_STEPS:
+        if len(progress) - bisect_right(progress, hit.number) >= SURVIVED_STEPS:
             tier = Tier.SURVIVED
         findings.append(_from_hit(hit, place, Exhibit("output", line, where), tier))
     known = {hit.number for hit in hits if hit.signature.cause is not Cause.USER_CODE_ERROR}
     for number, trace in tracebacks.items():
         if number not in known:
-            tier = Tier.SURVIVED if sum(one > number for one in progress) >= SURVIVED_STEPS else Tier.EXCEPTION
+            tier = Tier.SURVIVED if len(progress) - bisect_right(progress, number) >= SURVIVED_STEPS else Tier.EXCEPTION
             where = _where(rank, number, alone=alone) + (f"; {trace.frame}" if trace.frame else "")
-            findings.append(_from_exception(trace, (place, number, _FIRST), tier, where))
+            findings.append(_from_exception(trace, lines[number], (place, number, _FIRST), tier, where))
     return findings
 
 
-def _from_exception(trace: Traceback, order: tuple[int, int, int], tier: Tier, where: str) -> Finding:
+def _from_exception(trace: Traceback, line: str, order: tuple[int, int, int], tier: Tier, where: str) -> Finding:
     about = ABOUT[Cause.USER_CODE_ERROR]
     at = f" at {trace.frame}" if trace.frame else ""
     return Finding(
-        tier, order, Cause.USER_CODE_ERROR, about.blame, "uncaught-exception", Exhibit("output", trace.line, where),
+        tier, order, Cause.USER_CODE_ERROR, about.blame, "uncaught-exception", Exhibit("output", line, where),
         f"The program stopped with an uncaught {trace.name.rpartition('.')[2]}{at}.", about.advice, about.scope,
         "general", None, frozenset(),
     )  # fmt: skip

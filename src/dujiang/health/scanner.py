@@ -27,6 +27,13 @@ MOST_TRIES = 32
 _GRAM = 4
 _BITS = 20
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_TIME = re.compile(
+    r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?:? "  # put there by a log shipper
+)
+_TAG = re.compile(
+    r"\[(?:rank|default)\d{1,5}\]: ?|\[\d{1,3},\d{1,5}\]<std(?:out|err)>: ?|\d{1,5}: "  # torchrun, mpirun, srun -l
+    r"|\((?:\w{1,60} )?pid=\d{1,10}(?:, ip=[\d.]{7,15})?\) "  # Ray
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +52,33 @@ class Text:
 
     lines: tuple[str, ...]
 
+    def plain(self) -> list[tuple[str, str]]:
+        """Return each line as (tag of the process it came from, what is left), without colour and shipper's time."""
+        return [_plain(line) for line in self.lines]
+
     @classmethod
     def of(cls, text: str) -> Text:
         """Return the last lines of a text; a first line that was cut in two by the limit is dropped."""
         if len(text) > MOST_BYTES:
-            _, _, text = text[-MOST_BYTES:].partition("\n")
+            text = text[-MOST_BYTES:]
+            text = text.partition("\n")[2] or text
         # A progress bar rewrites its line with \r: what it showed last is the line, and each piece is one of its own.
         return cls(tuple(line[:LONGEST_LINE] for line in re.split(r"\r\n|\n|\r", text)))
+
+
+def _plain(line: str) -> tuple[str, str]:
+    if "\x1b" in line:
+        line = _ESCAPES.sub("", line)
+    tag = ""
+    for _ in range(3):
+        if match := _TIME.match(line):
+            line = line[match.end() :]
+        elif match := _TAG.match(line):
+            tag += match[0]
+            line = line[match.end() :]
+        else:
+            break
+    return tag, line
 
 
 class Scanner:
@@ -73,7 +100,7 @@ class Scanner:
         """Return every match, by line and then by the library's order."""
         if not len(self._keys):
             return []
-        cleaned = [_ESCAPES.sub("", line) if "\x1b" in line else line for line in text.lines]
+        cleaned = [line for _, line in text.plain()]
         raw = [line.encode("utf-8", "replace") for line in cleaned]
         joined = b"\n".join(raw).lower()
         ends = np.cumsum(np.fromiter((len(line) + 1 for line in raw), dtype=np.int64, count=len(raw)))

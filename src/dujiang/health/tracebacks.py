@@ -1,7 +1,7 @@
 """Reading Python tracebacks out of mixed output: which exception ended it, and where in the user's own code.
 
-Handles what real output does to them: a prefix before every line (`[rank0]: `, a timestamp and logger name), chained
-exceptions, and a traceback cut off by the end of what was kept.
+Handles what real output does to them: a prefix before every line, lines of other ranks in between, chained exceptions,
+and a traceback cut off by the end of what was kept. Known prefixes (`scanner.Text.plain`) are taken off before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _EXCEPTION = re.compile(r"^(?P<name>[A-Za-z_][\w.]{1,120})(?::\s?(?P<message>.*)
 _LIBRARY = re.compile(r"(?:site-packages|dist-packages|/lib(?:64)?/python\d|^<frozen |/importlib/|\\lib\\)")
 _NEAR = 8
 """Lines after the header in which the prefix must come again, other ranks' lines in between."""
+_MOST = 100
+"""Tracebacks that are read, half of them the first and half the last."""
 _LONGEST = 400
 """Lines of one traceback that are looked at."""
 
@@ -26,8 +28,6 @@ class Traceback:
 
     number: int
     """Line of its exception, from 0."""
-    line: str
-    """That line, exactly."""
     name: str
     """The exception's class, with its module where it was printed."""
     message: str
@@ -37,24 +37,29 @@ class Traceback:
     """Line of its header."""
 
 
-def find_tracebacks(lines: Sequence[str]) -> list[Traceback]:
-    """Return every complete traceback, in order."""
+def find_tracebacks(lines: Sequence[tuple[str, str]]) -> list[Traceback]:
+    """Return every complete traceback of (tag, line) pairs, in order; lines of other tags may lie in between."""
+    starts = [number for number, (_, line) in enumerate(lines) if HEADER in line]
+    if len(starts) > _MOST:
+        starts = starts[: _MOST // 2] + starts[-_MOST // 2 :]
     found = []
-    for start, line in enumerate(lines):
-        at = line.find(HEADER)
-        if at >= 0 and (one := _read(lines, start, line[:at])) is not None:
+    for start in starts:
+        tag, line = lines[start]
+        one = _read(lines, start, tag, line[: line.find(HEADER)])
+        if one is not None:
             found.append(one)
     return found
 
 
-def _read(lines: Sequence[str], start: int, prefix: str) -> Traceback | None:
-    # A logger writes its prefix before the header only; a launcher (torchrun) before each line of the rank.
-    each = bool(prefix.strip()) and any(line.startswith(prefix) for line in lines[start + 1 : start + 1 + _NEAR])
+def _read(lines: Sequence[tuple[str, str]], start: int, tag: str, prefix: str) -> Traceback | None:
+    near = lines[start + 1 : start + 1 + _NEAR]
+    # A logger writes its prefix before the header only, some launchers before each line.
+    each = bool(prefix.strip()) and any(line.startswith(prefix) for _, line in near)
     frames: list[tuple[str, str]] = []
     for number in range(start + 1, min(len(lines), start + 1 + _LONGEST)):
-        raw = lines[number]
-        if each and not raw.startswith(prefix):
-            continue  # another rank's line in between
+        whose, raw = lines[number]
+        if whose != tag or (each and not raw.startswith(prefix)):
+            continue  # another process' line in between
         text = raw[len(prefix) :] if each else raw
         frame = _FRAME.match(text)
         if frame:
@@ -67,7 +72,7 @@ def _read(lines: Sequence[str], start: int, prefix: str) -> Traceback | None:
         elif match := _EXCEPTION.match(text.strip()):
             own = [words for file, words in frames if not _LIBRARY.search(file)]
             innermost = own[-1] if own else frames[-1][1] if frames else ""
-            return Traceback(number, raw, match["name"], match["message"] or "", innermost, start)
+            return Traceback(number, match["name"], match["message"] or "", innermost, start)
         else:
             return None
     return None
