@@ -31,6 +31,12 @@ def test_why_it_waits() -> None:
     assert "What you can do\n  It starts now with 4 gpu." in told.text
 
 
+def test_a_stored_wait_is_read_with_what_it_has() -> None:
+    row = {"reason": "Resources", "detail": "d", "position": 2, "earliest": "2026-01-01T12:00:00+00:00", "other": 1}
+    assert WaitView.from_json(row) == WaitView("Resources", "d", position=2, earliest=NOW)
+    assert WaitView.from_json({"blocking": None}) == WaitView("", "")
+
+
 def test_a_job_that_nobody_looked_at_yet() -> None:
     told = explain(JobView("job_1", "", "PENDING"), NOW)
     assert (told.topic, told.advice) == (Topic.WAITS, ())

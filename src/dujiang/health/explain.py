@@ -6,10 +6,11 @@ and does next. Pure; where the job comes from is for `api`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from dujiang.jobs.diagnosis import Blame, Diagnosis, Exhibit
 from dujiang.kit.units import format_duration
@@ -43,6 +44,15 @@ class WaitView:
     """The smallest change that would start it."""
     advice: str = ""
     earliest: datetime | None = None
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> WaitView:
+        """Return the view of what `jobs` stores about a waiting job; members it does not give are left empty."""
+        known = {name: row[name] for name in cls.__dataclass_fields__ if row.get(name) is not None}
+        earliest = known.get("earliest")
+        if isinstance(earliest, str):
+            known["earliest"] = datetime.fromisoformat(earliest)
+        return cls(**{"reason": "", "detail": "", **known})
 
 
 @dataclass(frozen=True, slots=True)
