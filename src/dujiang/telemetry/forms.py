@@ -46,11 +46,12 @@ _MEASURED = re.compile(
     r"|samples_per_s\w{0,8}|steps_per_s\w{0,8}|throughput|mfu|tflops)(?:@?\d{1,3})?$",
     re.I,
 )
-_WORTH = re.compile(
-    r"loss|acc|au[cr]|f1|prec|rec|ma[ep]|ms[e]|nll|elbo|bpc|pp?l|bleu|rouge|iou|dice|reward|norm|lr|rate|psnr|ssim|fid|wer"
-    r"|cer|tokens|samples|steps?|throughput|mfu|flops|epoch|iter",
-    re.I,
-)
+_WORTH = (
+    "loss", "acc", "step", "epoch", "iter", "batch", "lr", "rate", "auc", "auroc", "f1", "precision", "recall", "mae",
+    "mse", "mape", "nll", "elbo", "bpc", "ppl", "perplexity", "bleu", "rouge", "iou", "dice", "reward", "norm", "psnr",
+    "ssim", "fid", "wer", "cer", "tokens", "samples", "throughput", "mfu", "flops",
+)  # fmt: skip
+"""A line with none of these cannot count; looking for them is ten times as fast as the patterns."""
 _NO_METRIC = re.compile(
     r"(?:^|[_.])(?:pid|ppid|port|rank|local_rank|world_size|seed|eta|gpu|cuda|node|nodes|nnodes|device|line|code|exit_?code"
     r"|id|job_?id|v_num|num_workers|workers|version|attempt|global_?step|steps?|iter(?:ation)?s?|epochs?|batch|total_?steps"
@@ -82,7 +83,8 @@ def read_line(line: str, epoch: int | None = None) -> Reading:
         epoch: the last one that an earlier line named, for progress bars that only count batches.
     """
     line = line[:LONGEST_LINE]
-    if not _WORTH.search(line):
+    lowered = line.lower()
+    if not any(word in lowered for word in _WORTH):
         return NOTHING
     named = _named(line)
     own_epoch = named.get("epoch", (None, None))[0]
