@@ -81,6 +81,10 @@ def test_steps_are_counted_where_none_is_named() -> None:
     ]  # fmt: skip
 
 
+def test_a_summary_without_a_step_does_not_replace_a_step_before_it() -> None:
+    assert [point.step for point in _whole(b"epoch=6 loss=1\nepoch=7 loss=2\nfinal loss=3\n")] == [6, 7, 8]
+
+
 def test_names_are_bounded() -> None:
     reader = LineReader()
     lines = b"".join(b"step=1 loss_%d=1\n" % number for number in range(MOST_NAMES + 50))

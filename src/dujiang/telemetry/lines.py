@@ -32,22 +32,22 @@ class LineState:
     skipping: bool = False
     """Inside a line that is too long to be looked at."""
     epoch: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    """How often a name came without a step: its next step."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """The step at which each name came last; where a line names no step, the one after it is taken."""
     dropped: int = 0
     """Points of names beyond `MOST_NAMES`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         return {
-            "offset": self.offset, "skipping": self.skipping, "epoch": self.epoch, "counts": self.counts,
+            "offset": self.offset, "skipping": self.skipping, "epoch": self.epoch, "steps": self.steps,
             "dropped": self.dropped,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> LineState:
         """Return the state of a stored row."""
-        return cls(row["offset"], row["skipping"], row["epoch"], dict(row["counts"]), row["dropped"])
+        return cls(row["offset"], row["skipping"], row["epoch"], dict(row["steps"]), row["dropped"])
 
 
 class LineReader:
@@ -102,11 +102,12 @@ class LineReader:
             self.state.epoch = reading.epoch
         for raw, value in reading.values:
             name = clean_name(raw)
-            if name is None or (reading.step is not None and not good_step(reading.step)):
+            if name is None:
                 continue
-            if name not in self.state.counts and len(self.state.counts) >= MOST_NAMES:
+            if name not in self.state.steps and len(self.state.steps) >= MOST_NAMES:
                 self.state.dropped += 1
                 continue
-            number = self.state.counts.get(name, 0) + 1
-            self.state.counts[name] = number
-            points.append(Point(name, number if reading.step is None else reading.step, value))
+            step = self.state.steps.get(name, 0) + 1 if reading.step is None else reading.step
+            if good_step(step):
+                self.state.steps[name] = step
+                points.append(Point(name, step, value))
