@@ -25,10 +25,8 @@ from dujiang.cli.output import (
     stated,
     write_facts,
     write_json,
-    write_table,
 )
 from dujiang.cli.session import ENDED, Json, Project, connect, find_job
-from dujiang.cli.watching import latest_figures
 
 JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
 _AWAY_FOR_S = 60.0
@@ -178,85 +176,13 @@ def _write(data: bytes) -> None:
 def explain(job: JobRef, json: Json = False) -> None:
     """Say why a job waits, or why it failed and what to do."""
     with connect() as client:
-        ident = find_job(client, job)
-        answer = client.get(f"/v1/jobs/{ident}/explain")
+        answer = client.get(f"/v1/jobs/{find_job(client, job)}/explain")
     if json:
         write_json(answer)
         return
-    name = answer.get("name") or ident
-    heading(f"{clean(name)}: {answer.get('state', '')} {answer.get('reason') or ''}".rstrip())
-    if answer.get("sentence"):
-        say(answer["sentence"])
-    _explain_waiting(answer.get("waiting") or answer.get("explanation") or {})
-    attempts = answer.get("attempts") or []
-    for one in attempts:
-        _explain_attempt(one)
-    if answer.get("diagnosis") and not attempts:
-        _explain_attempt({"diagnosis": answer["diagnosis"]})
-    if answer.get("advice"):
-        say(f"Next: {answer['advice']}")
-
-
-def _explain_waiting(waiting: dict[str, Any]) -> None:
-    if not isinstance(waiting, dict) or not waiting:
-        return
-    write_facts(
-        [
-            ("waits for", _sentence(waiting.get("blocking") or waiting.get("blocked_by"))),
-            ("position", waiting.get("position")),
-            ("earliest start", moment(waiting["earliest_start"]) if waiting.get("earliest_start") else None),
-            ("would start with", _sentence(waiting.get("smallest_change") or waiting.get("change"))),
-        ],
-        indent=2,
-    )
-    nodes = waiting.get("nodes") or []
-    if nodes and isinstance(nodes[0], dict):
-        rows = [
-            [clean(one.get("node") or one.get("name")), clean(one.get("sentence") or one.get("reason"))]
-            for one in nodes
-        ]
-        write_table(["NODE", "WHY NOT"], rows, right=[False, False])
-
-
-def _explain_attempt(one: dict[str, Any]) -> None:
-    found = one.get("diagnosis") or {}
-    if one.get("number"):
-        head = f"Attempt {one['number']}: {one.get('state', '')} {one.get('reason') or ''}".rstrip()
-        if one.get("finished_at"):
-            head += f", ended {moment(one['finished_at'])}"
-        heading("\n" + head)
-    if not found:
-        return
-    confidence = found.get("confidence")
-    write_facts(
-        [
-            ("cause", found.get("cause")),
-            ("blame", found.get("blame")),
-            ("why", found.get("sentence")),
-            ("evidence", "\n".join(_exhibit(each) for each in (found.get("evidence") or [])[:5])),
-            ("advice", found.get("advice")),
-            ("certainty", f"{confidence:.0%}" if isinstance(confidence, int | float) else None),
-        ],
-        indent=2,
-    )
-
-
-def _exhibit(each: Any) -> str:
-    if not isinstance(each, dict):
-        return clean(each)
-    source = "".join(str(each.get(name) or "") for name in ("source",))
-    where = f", {each['where']}" if each.get("where") else ""
-    return f"[{clean(source)}{clean(where)}] {clean(each.get('line'))}"
-
-
-def _sentence(value: Any) -> str | None:
-    if isinstance(value, dict):
-        return value.get("sentence") or ", ".join(
-            f"{name} {each}" for name, each in value.items() if each not in (None, "")
-        )
-    if isinstance(value, list):
-        return "\n".join(filter(None, (_sentence(each) for each in value)))
-    return None if value is None else str(value)
+    headline, _, rest = clean(answer["text"]).partition("\n")
+    heading(headline)
+    sys.stdout.write(rest.rstrip("\n") + "\n" if rest else "")
 
 
 def cancel(
@@ -325,13 +251,18 @@ def metrics(
             sys.stdout.write(str(client.get("/metrics")))
             return
         answer = client.get(f"/v1/jobs/{find_job(client, job)}/metrics")
-    if json:
-        write_json(answer)
-        return
-    found = latest_figures(answer)
-    if not found:
-        say("It has reported no figures. Lines such as `step=12 loss=0.31` in its output become figures.")
-    write_facts([(name, figure(value)) for name, value in found.items()])
+    empty = "It has reported no figures. Lines such as `step=12 loss=0.31` in its output become figures."
+    listing(answer["metrics"], _METRICS, as_json=json, empty=empty)
+
+
+_METRICS = (
+    col("NAME"),
+    Column("VALUE", lambda one: one["special"] if one.get("special") else figure(one.get("value")), right=True),
+    col("STEP", right=True),
+    col("ATTEMPT", right=True),
+    Column("AT", lambda one: moment(one.get("at"))),
+    col("POINTS", right=True),
+)
 
 
 def asked(job: Any) -> str:

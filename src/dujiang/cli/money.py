@@ -113,29 +113,25 @@ def set_price(
 
 
 _QUOTAS = (
-    Column("PROJECT", lambda quota: quota.get("project") or quota.get("project_id")),
-    Column("GPUS", lambda quota: _quota(quota, "gpu_milli", milli), right=True),
-    Column("CORES", lambda quota: _quota(quota, "cpu_milli", milli), right=True),
-    Column("MEMORY", lambda quota: _quota(quota, "memory_bytes", size), right=True),
-    Column("WEIGHT", lambda quota: quota.get("weight"), right=True),
+    col("PROJECT"),
+    Column("GPUS", lambda quota: _held(quota, "gpu_milli", milli), right=True),
+    Column("CORES", lambda quota: _held(quota, "cpu_milli", milli), right=True),
+    Column("MEMORY", lambda quota: _held(quota, "memory_bytes", size), right=True),
 )
 
 
-def _quota(quota: Any, field: str, show: Any) -> str:
-    limit = quota.get(field, (quota.get("limits") or {}).get(field))
-    used = (quota.get("used") or {}).get(field)
-    if limit is None:
-        return "no limit" if used is None else f"{show(used)} of no limit"
-    return show(limit) if used is None else f"{show(used)} of {show(limit)}"
+def _held(quota: Any, field: str, show: Any) -> str:
+    limit = "no limit" if quota.get(field) is None else show(quota[field])
+    return f"{show(quota.get(f'used_{field}'))} of {limit}"
 
 
 @quotas_app.callback()
-def list_quotas(context: typer.Context, project: Project = None, json: Json = False) -> None:
-    """List how much each project may have at one time."""
+def list_quotas(context: typer.Context, json: Json = False) -> None:
+    """List what each project holds, and how much it may hold at one time."""
     if context.invoked_subcommand is None:
         with connect() as client:
-            empty = "No project has a quota: each may have what is free. `dujiang quotas set PROJECT` sets one."
-            listing(client.items("/v1/quotas", project=project), _QUOTAS, as_json=json, empty=empty)
+            empty = "You are in no project; `dujiang projects` lists them."
+            listing(client.items("/v1/quotas"), _QUOTAS, as_json=json, empty=empty)
 
 
 @quotas_app.command("set")
@@ -146,17 +142,19 @@ def set_quota(
     memory: Annotated[str | None, typer.Option("--memory", help="64GiB ..., or none.")] = None,
     json: Json = False,
 ) -> None:
-    """Set how much a project may have at one time; what is left out stays."""
+    """Set how much a project may hold at one time; what is left out stays, `none` lifts the limit."""
     from dujiang.client import segment
     from dujiang.kit.units import parse_bytes, parse_milli
 
-    body: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for field, text, parse in (("gpu_milli", gpu, parse_milli), ("cpu_milli", cpu, parse_milli),
                                ("memory_bytes", memory, parse_bytes)):  # fmt: skip
         if text is not None:
-            body[field] = None if text == "none" else parse(text)
+            changes[field] = None if text == "none" else parse(text)
     with connect() as client:
-        made = client.put(f"/v1/quotas/{segment(project)}", body)
+        before = [one for one in client.items("/v1/quotas") if project in (one["project"], one["project_id"])]
+        kept = {field: before[0][field] for field in ("gpu_milli", "cpu_milli", "memory_bytes")} if before else {}
+        made = client.put(f"/v1/quotas/{segment(project)}", kept | changes)
     if json:
         write_json(made)
     else:

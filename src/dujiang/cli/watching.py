@@ -66,27 +66,10 @@ def _getter(client: Any, ident: str) -> Callable[[], dict[str, Any]]:
 def _figures(client: Any, ident: str) -> str:
     """Return the newest figures that a job reported, in one line."""
     try:
-        answer = client.get(f"/v1/jobs/{ident}/metrics", latest=True)
+        found = client.get(f"/v1/jobs/{ident}/metrics")["metrics"]
     except Problem:
         return ""
-    return " ".join(f"{clean(name)}={figure(value)}" for name, value in latest_figures(answer).items())
-
-
-def latest_figures(answer: Any) -> dict[str, Any]:
-    """Return the newest value of each metric of the API's answer, of whichever of its forms."""
-    if not isinstance(answer, dict):
-        return {}
-    if isinstance(answer.get("latest"), dict):
-        return {name: one.get("value") if isinstance(one, dict) else one for name, one in answer["latest"].items()}
-    newest: dict[str, Any] = {}
-    for item in answer.get("items") or answer.get("series") or []:
-        points = item.get("points")
-        if points:
-            last = points[-1]
-            newest[str(item.get("name"))] = last.get("value") if isinstance(last, dict) else last[-1]
-        elif "value" in item:
-            newest[str(item.get("name"))] = item["value"]
-    return newest
+    return " ".join(f"{clean(one['name'])}={one.get('special') or figure(one.get('value'))}" for one in found)
 
 
 class _Screen:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from dujiang.kit import journal
+from dujiang.kit import journal, sqlite
 from dujiang.kit.clock import Clock
 from dujiang.kit.errors import Conflict, DujiangError, Invalid, StorageFull, Unavailable
 from dujiang.kit.tables import metadata
@@ -170,10 +170,11 @@ class Database:
     def _create_engine(self) -> AsyncEngine:
         if not self.is_sqlite:
             return create_async_engine(self.url, pool_size=10, max_overflow=10, pool_timeout=10, pool_pre_ping=True)
-        options: dict[str, Any] = {"poolclass": StaticPool} if self._shared else {"pool_size": 8, "pool_timeout": 10}
-        engine = create_async_engine(
-            self.url, connect_args={"timeout": self._busy_s, "isolation_level": None}, **options
-        )
+        # Every transaction ends by our own commit or rollback, so the pool need not roll back once more.
+        options: dict[str, Any] = {"pool_reset_on_return": None}
+        options |= {"poolclass": StaticPool} if self._shared else {"pool_size": 8, "pool_timeout": 10}
+        connecting = {"timeout": self._busy_s, "isolation_level": None, "async_creator_fn": sqlite.connect}
+        engine = create_async_engine(self.url, connect_args=connecting, **options)
         event.listen(engine.sync_engine, "connect", self._on_connect)
         return engine
 
