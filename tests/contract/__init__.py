@@ -1,0 +1,1 @@
+"""What every engine promises, and each engine held to it."""

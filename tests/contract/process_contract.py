@@ -1,0 +1,150 @@
+"""What engines that run real processes promise on top: environment, folders, ports, lineage, nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from dujiang.engines.contract import Checkpointing, End, Input
+from tests.contract.harness import Harness
+
+PRINT_ENVIRONMENT = "python3 -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+
+
+class ProcessContract:
+    """Holds for every engine behind which processes are real and files are within reach."""
+
+    async def environment(self, harness: Harness, *, rank: int = 0, **fields: object) -> dict[str, str]:
+        launch = harness.launch_text(PRINT_ENVIRONMENT, **fields)
+        await harness.engine.submit(launch)
+        seen = await harness.ended(launch.key)
+        assert seen.exit_code == 0, seen
+        printed: dict[str, str] = json.loads(await harness.printed(launch.key, rank=rank))
+        return printed
+
+    async def test_a_job_knows_who_and_where_it_is(self, harness: Harness, tmp_path: Path) -> None:
+        checkpoint = Checkpointing(path=str(tmp_path / "checkpoints"), resume_from=str(tmp_path / "epoch-3.npz"))
+        found = await self.environment(harness, number=2, ranks=2, rank=1, checkpoint=checkpoint, ports=2)
+        expected = {
+            "DUJIANG_JOB_ID": "job_a",
+            "DUJIANG_ATTEMPT": "2",
+            "DUJIANG_JOB_NAME": "a-job",
+            "DUJIANG_PROJECT": "a-project",
+            "DUJIANG_CHECKPOINT_DIR": str(tmp_path / "checkpoints"),
+            "DUJIANG_RESUME_FROM": str(tmp_path / "epoch-3.npz"),
+            "DUJIANG_CPU_MILLI": "500",
+            "DUJIANG_MEMORY_BYTES": str(128 << 20),
+            "DUJIANG_GPU_MILLI": "0",
+            "DUJIANG_LIMITS": (await harness.engine.capabilities()).limits_by,
+            "CUDA_VISIBLE_DEVICES": "",
+            "WORLD_SIZE": "2",
+            "RANK": "1",
+            "NODE_RANK": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+        }
+        assert {name: found.get(name) for name in expected} == expected
+        assert len({found["MASTER_PORT"], found["PORT"], found["PORT1"]}) == 3
+        assert os.path.isdir(found["DUJIANG_OUTPUT_DIR"])
+        assert os.path.isdir(found["DUJIANG_CHECKPOINT_DIR"])
+
+    async def test_the_users_variables_and_secrets_arrive_and_cannot_pretend(self, harness: Harness) -> None:
+        env = {"GREETING": "你好 $HOME", "OMP_NUM_THREADS": "7", "DUJIANG_JOB_ID": "job_other", "RANK": "9"}
+        found = await self.environment(harness, env=env, secrets={"TOKEN": "s3cret"})
+        assert (found["GREETING"], found["TOKEN"], found["OMP_NUM_THREADS"]) == ("你好 $HOME", "s3cret", "7")
+        assert (found["DUJIANG_JOB_ID"], found["RANK"]) == ("job_a", "0")
+
+    async def test_the_platforms_own_variables_stay_its_own(self, harness: Harness) -> None:
+        os.environ["DUJIANG_PLATFORM_SECRET"] = "for the platform only"
+        try:
+            await harness.restart()
+            assert "DUJIANG_PLATFORM_SECRET" not in await self.environment(harness)
+        finally:
+            del os.environ["DUJIANG_PLATFORM_SECRET"]
+
+    async def test_attempts_of_one_job_share_its_folder(self, harness: Harness) -> None:
+        for number, text in ((1, "echo 41 > left-here"), (2, "exit $(cat left-here)")):
+            launch = harness.launch_text(text, number=number)
+            await harness.engine.submit(launch)
+            seen = await harness.ended(launch.key)
+        assert seen.exit_code == 41
+        assert (Path(seen.workdir) / "left-here").exists()
+
+    async def test_the_output_folder_is_found_by_the_platform(self, harness: Harness) -> None:
+        launch = harness.launch_text("echo model > $DUJIANG_OUTPUT_DIR/model.txt")
+        await harness.engine.submit(launch)
+        seen = await harness.ended(launch.key)
+        await harness.engine.forget(launch.key)
+        assert (Path(seen.output_dir) / "model.txt").read_text() == "model\n"
+
+    async def test_the_setup_runs_once_before_every_rank(self, harness: Harness) -> None:
+        launch = harness.launch_text("cat made", ranks=2, setup="echo once >> made")
+        await harness.engine.submit(launch)
+        assert (await harness.ended(launch.key)).exit_code == 0
+        assert [await harness.printed(launch.key, rank=rank) for rank in (0, 1)] == [b"once\n", b"once\n"]
+
+    async def test_what_the_program_left_running_is_gone(self, harness: Harness, tmp_path: Path) -> None:
+        """The child is in a session of its own, has closed its files, wiped its environment and lost its parent."""
+        leave = "import os, sys; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); "
+        leave += "open(sys.argv[1], 'w').write(str(os.getpid())); os.closerange(0, 64); "
+        leave += "os.execve('/bin/sleep', ['sleep', '1000'], {})"
+        note = tmp_path / "pid"
+        text = f'python3 -c "{leave}" {note}; until [ -s {note} ]; do sleep 0.01; done; exit 4'
+        launch = harness.launch_text(text)
+        await harness.engine.submit(launch)
+        seen = await harness.ended(launch.key)
+        assert (seen.end, seen.exit_code) == (End.EXITED, 4)
+        assert not Path(f"/proc/{note.read_text()}").exists()
+        assert any("left behind" in evidence.line for evidence in seen.evidence)
+
+    async def test_a_missing_folder_is_a_failed_launch(self, harness: Harness) -> None:
+        launch = harness.launch_text("true", workdir="/no/such/folder")
+        await harness.engine.submit(launch)
+        seen = await harness.ended(launch.key)
+        assert (seen.end, seen.exit_code, seen.signal) == (End.LAUNCH_FAILED, None, None)
+        assert any("/no/such/folder" in evidence.line for evidence in seen.evidence)
+
+    async def test_ports_are_free_and_differ_between_attempts(self, harness: Harness) -> None:
+        taken: list[int] = []
+        for nth in range(4):
+            launch = harness.launch_text("echo ready; exec sleep 1000", job=f"job_{nth}", ports=3)
+            await harness.engine.submit(launch)
+            await harness.ready(launch.key)
+            taken += (await harness.engine.observe([launch.key]))[launch.key].ports
+        assert len(set(taken)) == 12
+
+    async def test_inputs_are_hashed_after_the_setup(self, harness: Harness, tmp_path: Path) -> None:
+        (tmp_path / "tree" / "below").mkdir(parents=True)
+        (tmp_path / "tree" / "below" / "b").write_bytes(b"bb")
+        (tmp_path / "tree" / "a").write_bytes(b"a")
+        wanted = (
+            Input("made", "$DUJIANG_OUTPUT_DIR/made.txt"),
+            Input("tree", str(tmp_path / "tree")),
+            Input("gone", "no-such-file"),
+        )
+        launch = harness.launch_text("true", setup="printf 123 > $DUJIANG_OUTPUT_DIR/made.txt", inputs=wanted)
+        await harness.engine.submit(launch)
+        inputs = (await harness.ended(launch.key)).facts["inputs"]
+        a, b = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"bb").hexdigest()
+        tree = hashlib.sha256(f"a\0{a}\nbelow/b\0{b}\n".encode()).hexdigest()
+        assert inputs["made"]["digest"] == hashlib.sha256(b"123").hexdigest()
+        assert (inputs["made"]["bytes"], inputs["made"]["method"]) == (3, "sha256")
+        assert (inputs["tree"]["digest"], inputs["tree"]["method"]) == (tree, "sha256-tree")
+        assert "no-such-file" in inputs["gone"]["error"]
+
+    async def test_interpreter_and_packages_are_written_down(self, harness: Harness) -> None:
+        launch = harness.launch_text("true", record_environment=True)
+        await harness.engine.submit(launch)
+        found = (await harness.ended(launch.key)).facts["environment"]
+        assert found["python"].startswith("3.")
+        assert isinstance(found["packages"], dict)
+
+    async def test_what_it_used_is_told(self, harness: Harness) -> None:
+        launch = harness.launch_text("python3 -c 'x = b\"1\" * 40_000_000; sum(range(3_000_000))'")
+        await harness.engine.submit(launch)
+        facts = (await harness.ended(launch.key)).facts
+        assert facts["peak_memory_bytes"] >= 40_000_000
+        assert facts["cpu_seconds"] > 0.01

@@ -1,0 +1,1 @@
+"""Tests of the engines, beyond what all of them promise."""

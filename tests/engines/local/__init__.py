@@ -1,0 +1,1 @@
+"""Tests of the local engine, beyond what every engine promises."""
