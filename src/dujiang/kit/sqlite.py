@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import aiosqlite
@@ -26,10 +27,15 @@ class LoopConnection(aiosqlite.Connection):
     scans = False
     """Set for a reader of many rows: then everything runs on the thread."""
     _since_yield = 0
+    _in_order = False  # a cancelled call may still be on the thread: what follows must not overtake it
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.scans or not self._running or self._connection is None or not _is_short(fn, args):
-            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        if self.scans or self._in_order or not self._running or self._connection is None or not _is_short(fn, args):
+            try:
+                return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+            except asyncio.CancelledError:
+                self._in_order = True
+                raise
         self._since_yield += 1
         if self._since_yield >= _BETWEEN_YIELDS:
             self._since_yield = 0
@@ -37,12 +43,26 @@ class LoopConnection(aiosqlite.Connection):
         return fn(*args, **kwargs)
 
 
+class _Closing(sqlite3.Connection):
+    """Gives its lock back when it is closed.
+
+    Python closes with `sqlite3_close_v2`, which keeps the connection, its open transaction and the write lock for as
+    long as any statement of it lives; the traceback of a cancelled call keeps one alive until the garbage is collected.
+    """
+
+    def close(self) -> None:
+        """Roll back what is open, then close."""
+        with suppress(sqlite3.Error):  # closed before
+            self.rollback()
+        super().close()
+
+
 def connect(path: str, *, timeout: float, isolation_level: None, **options: Any) -> LoopConnection:
     """Return a connection to be awaited; used as SQLAlchemy's `async_creator_fn`."""
 
     def open_it() -> sqlite3.Connection:
         options["check_same_thread"] = False
-        return sqlite3.connect(path, timeout=timeout, isolation_level=isolation_level, **options)
+        return sqlite3.connect(path, timeout=timeout, isolation_level=isolation_level, factory=_Closing, **options)
 
     connection = LoopConnection(open_it, 64)
     connection._thread.daemon = True  # as SQLAlchemy does: a connection left open must not keep the process
@@ -52,5 +72,5 @@ def connect(path: str, *, timeout: float, isolation_level: None, **options: Any)
 def _is_short(fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     name = fn.__name__
     if name == "execute":
-        return not args[0].startswith(_WAITING)
+        return not args[0].lstrip().startswith(_WAITING)
     return name in _SHORT or (name == "close" and isinstance(getattr(fn, "__self__", None), sqlite3.Cursor))
