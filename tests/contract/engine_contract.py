@@ -151,7 +151,7 @@ class EngineContract:
         assert (seen.end, seen.exit_code) == (End.EXITED, 6)
 
     async def test_a_failed_setup_starts_nothing(self, harness: Harness) -> None:
-        key = await harness.submit(Exits(), setup=harness.text(Exits(9)))
+        key = await harness.submit(Exits(), setup=harness.body(Exits(9)))
         seen = await harness.ended(key)
         assert (seen.end, seen.exit_code) == (End.SETUP_FAILED, 9)
         assert harness.runs(key) == 0
@@ -181,6 +181,24 @@ class EngineContract:
         assert await harness.printed(key) == b"0123456789\n"
         assert await harness.printed(key, offset=7) == b"789\n"
         assert await harness.printed(key, offset=1000) == b""
+
+    async def test_a_negative_offset_counts_from_the_end(self, harness: Harness) -> None:
+        key = await harness.submit(Exits(0, "0123456789"))
+        await harness.ended(key)
+        assert await harness.printed(key, offset=-4) == b"789\n"
+        assert await harness.printed(key, offset=-1000) == b"0123456789\n"
+        assert [(chunk.offset, chunk.data) async for chunk in harness.engine.logs(key, offset=-4)] == [(7, b"789\n")]
+
+    async def test_following_from_near_the_end_goes_on_with_what_comes(self, harness: Harness) -> None:
+        key = await harness.submit(Saves(signal.SIGUSR2))
+        await harness.ready(key)
+        chunks = []
+        async for chunk in harness.engine.logs(key, offset=-3, follow=True):
+            if not chunks:
+                assert (chunk.offset, chunk.data) == (3, b"dy\n")
+                await harness.engine.signal(key, signal.SIGUSR2)
+            chunks.append(chunk.data)
+        assert b"".join(chunks) == b"dy\nsaved\n"
 
     async def test_following_ends_with_the_attempt(self, harness: Harness) -> None:
         key = await harness.submit(Waits())

@@ -1,4 +1,4 @@
-"""What the contract's tests need of each engine: programs in its own language, a restart, and waiting without sleeping."""
+"""What the contract's tests need of each engine: programs in its own language, a restart, waiting without sleeping."""
 
 from __future__ import annotations
 
@@ -73,8 +73,12 @@ class Harness(ABC):
     """Where ranks are placed."""
 
     @abstractmethod
+    def body(self, program: Program) -> str:
+        """Return a program in this engine's language: a `setup` text as it is."""
+
     def text(self, program: Program) -> str:
-        """Return a program as this engine's `run` or `setup` text."""
+        """Return a program as a `run` text; where `runs` counts what programs leave behind, it leaves that too."""
+        return self.body(program)
 
     @abstractmethod
     def release(self) -> None:

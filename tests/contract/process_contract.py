@@ -48,8 +48,7 @@ class ProcessContract:
         }
         assert {name: found.get(name) for name in expected} == expected
         assert len({found["MASTER_PORT"], found["PORT"], found["PORT1"]}) == 3
-        assert os.path.isdir(found["DUJIANG_OUTPUT_DIR"])
-        assert os.path.isdir(found["DUJIANG_CHECKPOINT_DIR"])
+        assert _are_folders(found["DUJIANG_OUTPUT_DIR"], found["DUJIANG_CHECKPOINT_DIR"])
 
     async def test_the_users_variables_and_secrets_arrive_and_cannot_pretend(self, harness: Harness) -> None:
         env = {"GREETING": "你好 $HOME", "OMP_NUM_THREADS": "7", "DUJIANG_JOB_ID": "job_other", "RANK": "9"}
@@ -97,7 +96,7 @@ class ProcessContract:
         await harness.engine.submit(launch)
         seen = await harness.ended(launch.key)
         assert (seen.end, seen.exit_code) == (End.EXITED, 4)
-        assert not Path(f"/proc/{note.read_text()}").exists()
+        assert not _is_process(note.read_text())
         assert any("left behind" in evidence.line for evidence in seen.evidence)
 
     async def test_a_missing_folder_is_a_failed_launch(self, harness: Harness) -> None:
@@ -148,3 +147,11 @@ class ProcessContract:
         facts = (await harness.ended(launch.key)).facts
         assert facts["peak_memory_bytes"] >= 40_000_000
         assert facts["cpu_seconds"] > 0.01
+
+
+def _are_folders(*paths: str) -> bool:
+    return all(os.path.isdir(path) for path in paths)
+
+
+def _is_process(number: str) -> bool:
+    return os.path.exists(f"/proc/{number}")

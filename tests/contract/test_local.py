@@ -31,9 +31,9 @@ class LocalHarness(Harness):
 
     def text(self, program: Program) -> str:
         begin = f'echo began >> "{self.folder}/began-$DUJIANG_JOB_ID-$DUJIANG_ATTEMPT-$RANK"\n'
-        return begin + self._body(program)
+        return begin + self.body(program)
 
-    def _body(self, program: Program) -> str:
+    def body(self, program: Program) -> str:
         match program:
             case Exits(code, text):
                 return (f"echo '{text}'\n" if text else "") + f"exit {code}"
@@ -48,7 +48,7 @@ class LocalHarness(Harness):
             case Grows():
                 return f"exec {sys.executable} -c 'x = bytearray(400 << 20)'"
             case ByRank(programs):
-                cases = "".join(f"{rank})\n{self._body(each)}\n;;\n" for rank, each in enumerate(programs))
+                cases = "".join(f"{rank})\n{self.body(each)}\n;;\n" for rank, each in enumerate(programs))
                 return f"case $RANK in\n{cases}esac"
 
     def release(self) -> None:

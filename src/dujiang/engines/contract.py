@@ -322,7 +322,11 @@ class Engine(Protocol):
         ...
 
     def logs(self, key: AttemptKey, *, rank: int = 0, offset: int = 0, follow: bool = False) -> AsyncIterator[LogChunk]:
-        """Yield the output from a byte offset; with follow, until the attempt has ended. A gone key yields nothing."""
+        """Yield the output from a byte offset; with follow, until the attempt has ended. A gone key yields nothing.
+
+        A negative offset counts from the end of what is there now: -65536 gives the last 64 KiB, or all that
+        is there when it is less.
+        """
         ...
 
     async def cordon(self, node: str, reason: str) -> None:

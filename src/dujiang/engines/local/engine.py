@@ -305,7 +305,8 @@ class LocalEngine:
     ) -> AsyncIterator[LogChunk]:
         """Yield a rank's output in chunks of at most 64 KiB."""
         path = self._home.output(str(key), rank)
-        at, until = max(0, offset), None if follow else _size(path)
+        there = _size(path)
+        at, until = max(0, there + offset if offset < 0 else offset), None if follow else there
         while True:
             over = not self._is_watched(str(key))  # asked first: what is written before the end is still read below
             while data := _read_at(path, at, _CHUNK_BYTES if until is None else min(_CHUNK_BYTES, until - at)):
