@@ -1,0 +1,46 @@
+"""The types and decisions of jobs: what a job and an attempt are, what the loops do next, and what follows an end."""
+
+from dujiang.jobs.domain.asking import ask_of, launch_of, request_of
+from dujiang.jobs.domain.ending import Verdict, judge
+from dujiang.jobs.domain.job import (
+    ATTEMPT_STATES,
+    JOB_STATES,
+    TERMINAL,
+    Attempt,
+    Job,
+    JobEndedAlready,
+    JobState,
+    NoSuchAttempt,
+    NoSuchJob,
+    SimulatedOnly,
+    Waiting,
+)
+from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
+
+__all__ = [
+    "ATTEMPT_STATES",
+    "JOB_STATES",
+    "TERMINAL",
+    "Attempt",
+    "Began",
+    "Ended",
+    "Job",
+    "JobEndedAlready",
+    "JobState",
+    "Lost",
+    "Never",
+    "NoSuchAttempt",
+    "NoSuchJob",
+    "SimulatedOnly",
+    "Step",
+    "Stop",
+    "Submit",
+    "Verdict",
+    "View",
+    "Waiting",
+    "ask_of",
+    "judge",
+    "launch_of",
+    "plan",
+    "request_of",
+]

@@ -1,0 +1,83 @@
+"""From what a user wrote to what the scheduler is asked for and what the engine is told to run."""
+
+from __future__ import annotations
+
+from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Launch
+from dujiang.jobs.domain.job import Attempt, Job
+from dujiang.jobs.spec import JobSpec
+from dujiang.scheduling.domain import Ask, Request, TaskClass
+
+PROJECT_LABEL = "project_id"
+
+
+def ask_of(spec: JobSpec) -> Ask:
+    """Return what each rank of a job gets.
+
+    Raises:
+        BadAsk: an amount that nothing could give.
+    """
+    wanted, gpu = spec.resources, spec.resources.gpu
+    return Ask(
+        gpu_milli=wanted.gpu_milli,
+        gpu_memory_bytes=(gpu.memory_bytes or 0) if gpu else 0,
+        vendor=(gpu.vendor or "") if gpu else "",
+        model=(gpu.model or "") if gpu else "",
+        cpu_milli=wanted.cpu_milli,
+        memory_bytes=wanted.memory_bytes,
+        disk_bytes=wanted.disk_bytes,
+    )
+
+
+def request_of(job: Job) -> Request:
+    """Return the job as the scheduler sees it.
+
+    Raises:
+        BadAsk, WeightOutsideBand: the specification asks for what cannot be.
+    """
+    spec = job.spec
+    runs_at_most_s = None if spec.time_limit_s is None else spec.time_limit_s + spec.grace_s
+    return Request(
+        job_id=job.id,
+        project_id=job.project_id,
+        ask=ask_of(spec),
+        submitted_at=job.created_at,
+        ranks=spec.nodes,
+        task_class=TaskClass(spec.job_class.value),
+        weight=spec.weight_milli / 1000,
+        not_before=job.not_before,
+        runs_at_most_s=runs_at_most_s,
+        avoid=job.avoid,
+    )
+
+
+def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: str) -> Launch:
+    """Return what the engine needs to run an attempt.
+
+    Args:
+        job: whose attempt it is.
+        attempt: with its place.
+        secrets: values by name.
+        project: name of the project, for people.
+    """
+    spec, point = job.spec, job.spec.checkpoint
+    checkpoint = None
+    if point is not None:
+        checkpoint = Checkpointing(job.checkpoint_dir, point.signal_number, attempt.resume_from)
+    return Launch(
+        key=AttemptKey(job.id, attempt.number),
+        name=job.name,
+        project=project,
+        run=spec.run,
+        ranks=attempt.ranks,
+        setup=spec.setup,
+        env={**spec.param_env, **spec.env},
+        secrets=secrets,
+        workdir=spec.workdir,
+        checkpoint=checkpoint,
+        time_limit_s=spec.time_limit_s,
+        grace_s=spec.grace_s,
+        ports=spec.ports,
+        inputs=tuple(Input(data.name, data.path) for data in spec.inputs),
+        record_environment=spec.outputs.model is not None,
+        labels={PROJECT_LABEL: job.project_id, **job.labels},
+    )

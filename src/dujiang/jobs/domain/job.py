@@ -1,0 +1,212 @@
+"""A job, its attempts, and the states both go through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from dujiang.engines.contract import AttemptKey, RankPlacement
+from dujiang.jobs.diagnosis import Diagnosis
+from dujiang.jobs.spec import JobSpec
+from dujiang.kit.errors import Conflict, NotFound
+from dujiang.kit.state import Machine
+
+
+class JobState(StrEnum):
+    """Where a job or one of its attempts stands, in Slurm's words."""
+
+    PENDING = "PENDING"
+    """A job: waits for its place, or for the first process of an attempt that has one. An attempt: the latter."""
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    PREEMPTED = "PREEMPTED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+
+
+_S = JobState
+TERMINAL = frozenset(JobState) - {_S.PENDING, _S.RUNNING}
+
+ATTEMPT_STATES = Machine(
+    "attempt",
+    {
+        # Not started at all: refused by the engine, cancelled or moved away before, or lost with its node.
+        _S.PENDING: frozenset({_S.RUNNING, _S.FAILED, _S.CANCELLED, _S.NODE_FAIL, _S.PREEMPTED}),
+        _S.RUNNING: TERMINAL,
+        **{state: frozenset[JobState]() for state in sorted(TERMINAL)},
+    },
+    start=_S.PENDING,
+)
+JOB_STATES = Machine(
+    "job",
+    {
+        **ATTEMPT_STATES.transitions,
+        _S.RUNNING: TERMINAL | {_S.PENDING},  # a retry waits again
+    },
+    start=_S.PENDING,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a job was not started when the scheduler last looked."""
+
+    reason: str
+    detail: str
+    at: datetime
+    blocking: str = ""
+    """The job or project in the way."""
+    earliest: datetime | None = None
+    suggestion: str = ""
+    """The smallest change that would start it; empty when none was looked for."""
+    advice: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "reason": self.reason, "detail": self.detail, "at": self.at.isoformat(), "blocking": self.blocking,
+            "earliest": self.earliest and self.earliest.isoformat(), "suggestion": self.suggestion,
+            "advice": self.advice,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Waiting:
+        """Return what `to_json` gave."""
+        earliest = row.get("earliest")
+        return cls(
+            row["reason"], row["detail"], datetime.fromisoformat(row["at"]), row.get("blocking", ""),
+            datetime.fromisoformat(earliest) if earliest else None, row.get("suggestion", ""), row.get("advice", ""),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What someone wants to have run."""
+
+    id: str
+    project_id: str
+    name: str
+    spec: JobSpec
+    """Secrets are left out: each stands as a reference to a variable of its own name."""
+    state: JobState
+    reason: str
+    """Why it is in its state, PascalCase."""
+    sentence: str
+    """The same for people; empty where the reason says it all."""
+    submitted_by: str
+    """User id."""
+    created_at: datetime
+    queued_at: datetime
+    """Since when it waits, or waited last."""
+    started_at: datetime | None = None
+    """Of its first attempt."""
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    attempt: int = 0
+    """Number of the latest attempt, 0 before the first."""
+    retries: int = 0
+    """Attempts that followed a failure; those that followed a preemption do not count."""
+    waits: bool = True
+    """It is PENDING and has no place."""
+    not_before: datetime | None = None
+    """A retry waits until then."""
+    cancel_at: datetime | None = None
+    """When someone asked to stop it."""
+    cancel_reason: str = ""
+    checkpoint_dir: str = ""
+    resume_from: str | None = None
+    """The last good checkpoint that its attempts left."""
+    avoid: tuple[tuple[str, str], ...] = ()
+    """(cluster, node) pairs that failed it."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    waiting: Waiting | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether nothing more happens to it."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job."""
+
+    job_id: str
+    number: int
+    """1 for the first."""
+    project_id: str
+    state: JobState
+    reason: str
+    cluster: str
+    ranks: tuple[RankPlacement, ...]
+    created_at: datetime
+    """When it got its place."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    host: str = ""
+    ports: tuple[int, ...] = ()
+    output_dir: str = ""
+    workdir: str = ""
+    limits_by: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine found out: `inputs`, `environment`, `peak_memory_bytes`, `cpu_seconds` ..."""
+    diagnosis: Diagnosis | None = None
+    resume_from: str | None = None
+    """The checkpoint that it was told to go on from."""
+    stop_reason: str = ""
+    """Why the platform asked the engine to stop it: `Cancelled`, `NodeDrained` ...; empty when it did not."""
+    figures_complete: bool = False
+    """Everything that it reported has been read."""
+
+    @property
+    def key(self) -> AttemptKey:
+        """Return its identity at the engine."""
+        return AttemptKey(self.job_id, self.number)
+
+    @property
+    def node(self) -> str:
+        """Return the first rank's node."""
+        return self.ranks[0].node if self.ranks else ""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the addresses of its ports."""
+        return tuple(f"http://{self.host or '127.0.0.1'}:{port}" for port in self.ports)
+
+
+class NoSuchJob(NotFound):
+    """No job of that identifier, or none that the caller may know of."""
+
+    code: ClassVar[str] = "no_such_job"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__("There is no such job; `dujiang ps --all` lists those you can see.", job=job_id[:64])
+
+
+class NoSuchAttempt(NotFound):
+    """The job has no attempt of that number, or the attempt no such rank."""
+
+    code: ClassVar[str] = "no_such_attempt"
+
+
+class JobEndedAlready(Conflict):
+    """The job has ended: there is nothing left to stop."""
+
+    code: ClassVar[str] = "job_ended"
+    title: ClassVar[str] = "The job has ended"
+
+
+class SimulatedOnly(Conflict):
+    """What was asked for needs something real, and the pool has only simulated clusters."""
+
+    code: ClassVar[str] = "simulated_only"
+    title: ClassVar[str] = "Only simulated clusters"

@@ -1,0 +1,427 @@
+"""The tables of jobs and attempts and their statements: rows in, values out.
+
+What changes a row reads it again in the same transaction, locked (`lock_jobs`, `lock_attempts`; jobs before attempts,
+each in order), so a decision is made on what is there and not on what was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
+
+from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
+from dujiang.jobs.diagnosis import Diagnosis
+from dujiang.jobs.domain.job import TERMINAL, Attempt, Job, JobState, Waiting
+from dujiang.jobs.spec import JobSpec, read
+from dujiang.kit.db import Tx
+from dujiang.kit.tables import Json, UtcMicros, metadata
+
+_CHUNK = 5000
+_LIVE = sorted(frozenset(JobState) - TERMINAL)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project_id", String(40), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("weight_milli", Integer, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("sentence", Text, nullable=False),
+    Column("submitted_by", String(64), nullable=False),
+    Column("created_at", UtcMicros, nullable=False),
+    Column("queued_at", UtcMicros, nullable=False),
+    Column("started_at", UtcMicros, nullable=True),
+    Column("finished_at", UtcMicros, nullable=True),
+    Column("exit_code", Integer, nullable=True),
+    Column("signal", Integer, nullable=True),
+    Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("waits", Boolean, nullable=False),
+    Column("not_before", UtcMicros, nullable=True),
+    Column("cancel_at", UtcMicros, nullable=True),
+    Column("cancel_reason", String(64), nullable=False),
+    Column("checkpoint_dir", Text, nullable=False),
+    Column("resume_from", Text, nullable=True),
+    Column("avoid", Json, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("waiting", Json, nullable=True),
+    Index("ix_jobs_state", "state", "id"),
+    Index("ix_jobs_project", "project_id", "id"),
+    Index("ix_jobs_name", "name", "id"),
+)
+Index("ix_jobs_waiting", jobs.c.waits, jobs.c.id, sqlite_where=jobs.c.waits.is_(true()), postgresql_where=jobs.c.waits)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", String(40), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("project_id", String(40), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("cluster", String(128), nullable=False),
+    Column("ranks", Json, nullable=False),
+    Column("created_at", UtcMicros, nullable=False),
+    Column("started_at", UtcMicros, nullable=True),
+    Column("finished_at", UtcMicros, nullable=True),
+    Column("exit_code", Integer, nullable=True),
+    Column("signal", Integer, nullable=True),
+    Column("host", String(255), nullable=False),
+    Column("ports", Json, nullable=False),
+    Column("output_dir", Text, nullable=False),
+    Column("workdir", Text, nullable=False),
+    Column("limits_by", String(64), nullable=False),
+    Column("facts", Json, nullable=False),
+    Column("diagnosis", Json, nullable=True),
+    Column("resume_from", Text, nullable=True),
+    Column("stop_reason", String(64), nullable=False),
+    Column("figures_complete", Boolean, nullable=False),
+    Index("ix_attempts_state", "state"),
+    Index("ix_attempts_figures", "figures_complete", "job_id"),
+)
+job_secrets = Table(
+    "job_secrets",
+    metadata,
+    Column("job_id", String(40), primary_key=True),
+    Column("secrets", Json, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs; None of a member means any."""
+
+    project_ids: Sequence[str] | None = None
+    states: Sequence[JobState] | None = None
+    name: str | None = None
+    live: bool | None = None
+    """Those that have not ended, or those that have."""
+
+
+# -- jobs ----------------------------------------------------------------------------------------------------------
+
+
+async def insert_jobs(tx: Tx, made: Sequence[Job], secrets: Mapping[str, Mapping[str, str]]) -> None:
+    """Write new jobs, and the secrets of those that have some."""
+    await tx.execute(insert(jobs), [_job_row(job) for job in made])
+    rows = [{"job_id": job.id, "secrets": dict(secrets[job.id])} for job in made if secrets.get(job.id)]
+    if rows:
+        await tx.execute(insert(job_secrets), rows)
+
+
+async def read_job(tx: Tx, job_id: str) -> Job | None:
+    """Return a job."""
+    row = (await tx.execute(select(jobs).where(jobs.c.id == job_id))).first()
+    return _job(row) if row is not None else None
+
+
+async def lock_jobs(tx: Tx, job_ids: Iterable[str]) -> dict[str, Job]:
+    """Return these jobs as they are now, theirs for this transaction; unknown ones are left out."""
+    return {job.id: job async for job in _by_ids(tx, job_ids, lock=True)}
+
+
+async def read_jobs(tx: Tx, job_ids: Iterable[str]) -> dict[str, Job]:
+    """Return these jobs; unknown ones are left out."""
+    return {job.id: job async for job in _by_ids(tx, job_ids, lock=False)}
+
+
+async def _by_ids(tx: Tx, job_ids: Iterable[str], *, lock: bool) -> Any:
+    for chunk in _chunks(sorted(set(job_ids))):
+        query = select(jobs).where(jobs.c.id.in_(chunk)).order_by(jobs.c.id)
+        for row in await tx.execute(query.with_for_update() if lock else query):
+            yield _job(row)
+
+
+async def find_jobs(tx: Tx, wanted: JobFilter, *, before: str | None, limit: int) -> list[Job]:
+    """Return jobs, the newest first, from behind an identifier on."""
+    query = select(jobs).where(*_conditions(wanted)).order_by(jobs.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(jobs.c.id < before)
+    return [_job(row) for row in await tx.execute(query)]
+
+
+async def count_by_state(tx: Tx) -> dict[str, int]:
+    """Return how many jobs there are in each state that is not an end."""
+    query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(_LIVE)).group_by(jobs.c.state)
+    return {state: count for state, count in await tx.execute(query)}
+
+
+async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
+    """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place."""
+    query = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(jobs.c.waits.is_(true()))
+    return [tuple(row) for row in await tx.execute(query)]
+
+
+async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list[Job]:
+    """Return the jobs that wait for a place, in the order in which they are considered."""
+    query = select(jobs).where(jobs.c.waits.is_(true()))
+    if project_ids is not None:
+        query = query.where(jobs.c.project_id.in_(project_ids))
+    order = (jobs.c.weight_milli.desc(), jobs.c.created_at, jobs.c.id)
+    return [_job(row) for row in await tx.execute(query.order_by(*order))]
+
+
+async def position_of(tx: Tx, job: Job) -> int:
+    """Return where a waiting job stands, 1 is the first."""
+    c = jobs.c
+    ahead = or_(
+        c.weight_milli > job.spec.weight_milli,
+        (c.weight_milli == job.spec.weight_milli) & (tuple_(c.created_at, c.id) < tuple_(job.created_at, job.id)),
+    )
+    query = select(func.count()).where(c.waits.is_(true()), ahead)
+    return int((await tx.execute(query)).scalar_one()) + 1
+
+
+async def update_jobs(tx: Tx, changed: Sequence[Job]) -> None:
+    """Write back what can change of these jobs, each locked before."""
+    if changed:
+        await tx.execute(_UPDATE_JOB, [{"of_id": job.id} | _changing(job) for job in changed])
+
+
+async def update_waiting(tx: Tx, told: Mapping[str, Waiting]) -> None:
+    """Note why jobs wait; those that no longer do are passed over."""
+    if told:
+        rows = [
+            {"of_id": job_id, "reason_": one.reason, "sentence_": one.detail, "waiting_": one.to_json()}
+            for job_id, one in sorted(told.items())
+        ]
+        await tx.execute(_UPDATE_WAITING, rows)
+
+
+async def secrets_of(tx: Tx, job_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the secrets of jobs that have some."""
+    found: dict[str, dict[str, str]] = {}
+    for chunk in _chunks(sorted(set(job_ids))):
+        for row in await tx.execute(select(job_secrets).where(job_secrets.c.job_id.in_(chunk))):
+            found[row.job_id] = row.secrets
+    return found
+
+
+async def drop_secrets(tx: Tx, job_ids: Sequence[str]) -> None:
+    """Remove the secrets of jobs that have ended."""
+    for chunk in _chunks(job_ids):
+        await tx.execute(delete(job_secrets).where(job_secrets.c.job_id.in_(chunk)))
+
+
+# -- attempts ------------------------------------------------------------------------------------------------------
+
+
+async def insert_attempts(tx: Tx, made: Sequence[Attempt]) -> None:
+    """Write new attempts."""
+    await tx.execute(insert(attempts), [_attempt_row(attempt) for attempt in made])
+
+
+async def live_attempts(tx: Tx) -> list[Attempt]:
+    """Return the attempts that have not ended, in order."""
+    query = select(attempts).where(attempts.c.state.in_(_LIVE)).order_by(attempts.c.job_id, attempts.c.number)
+    return [_attempt(row) for row in await tx.execute(query)]
+
+
+async def cancelled_among(tx: Tx, job_ids: Iterable[str]) -> dict[str, str]:
+    """Return the reason for each of these jobs that someone asked to stop."""
+    found: dict[str, str] = {}
+    for chunk in _chunks(sorted(set(job_ids))):
+        query = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(chunk), jobs.c.cancel_at.is_not(None))
+        found.update({row.id: row.cancel_reason for row in await tx.execute(query)})
+    return found
+
+
+async def lock_attempts(tx: Tx, keys: Iterable[AttemptKey]) -> dict[AttemptKey, Attempt]:
+    """Return these attempts as they are now, theirs for this transaction; lock their jobs first."""
+    wanted = set(keys)
+    found: dict[AttemptKey, Attempt] = {}
+    for chunk in _chunks(sorted({key.job_id for key in wanted})):
+        query = select(attempts).where(attempts.c.job_id.in_(chunk)).order_by(attempts.c.job_id, attempts.c.number)
+        for row in await tx.execute(query.with_for_update()):
+            if AttemptKey(row.job_id, row.number) in wanted:
+                found[AttemptKey(row.job_id, row.number)] = _attempt(row)
+    return found
+
+
+async def attempts_of(tx: Tx, job_ids: Iterable[str]) -> dict[str, list[Attempt]]:
+    """Return the attempts of these jobs in order of number; jobs without any are left out."""
+    found: dict[str, list[Attempt]] = {}
+    for chunk in _chunks(sorted(set(job_ids))):
+        query = select(attempts).where(attempts.c.job_id.in_(chunk)).order_by(attempts.c.job_id, attempts.c.number)
+        for row in await tx.execute(query):
+            found.setdefault(row.job_id, []).append(_attempt(row))
+    return found
+
+
+async def update_attempts(tx: Tx, changed: Sequence[Attempt]) -> None:
+    """Write back what can change of these attempts, each locked before."""
+    if changed:
+        rows = [{"of_job": one.job_id, "of_number": one.number} | _moving(one) for one in changed]
+        await tx.execute(_UPDATE_ATTEMPT, rows)
+
+
+async def unread_attempts(tx: Tx, limit: int) -> list[Attempt]:
+    """Return attempts whose figures have not been read to the end, the oldest first."""
+    query = select(attempts).where(attempts.c.figures_complete.is_(False), attempts.c.started_at.is_not(None))
+    query = query.order_by(attempts.c.job_id, attempts.c.number).limit(limit)
+    return [_attempt(row) for row in await tx.execute(query)]
+
+
+async def mark_read(tx: Tx, keys: Sequence[AttemptKey]) -> None:
+    """Note that everything these attempts reported has been read."""
+    if keys:
+        await tx.execute(_MARK_READ, [{"of_job": key.job_id, "of_number": key.number} for key in keys])
+
+
+async def states_of_attempts(tx: Tx, keys: Iterable[AttemptKey]) -> dict[AttemptKey, JobState]:
+    """Return the states of these attempts; unknown ones are left out."""
+    wanted = set(keys)
+    found: dict[AttemptKey, JobState] = {}
+    for chunk in _chunks(sorted({key.job_id for key in wanted})):
+        query = select(attempts.c.job_id, attempts.c.number, attempts.c.state).where(attempts.c.job_id.in_(chunk))
+        for row in await tx.execute(query):
+            key = AttemptKey(row.job_id, row.number)
+            if key in wanted:
+                found[key] = JobState(row.state)
+    return found
+
+
+async def facts_of_all(tx: Tx) -> list[Any]:
+    """Return (id, state, attempt, waits, finished) of every job, in order, for checks of all of them."""
+    c = jobs.c
+    return list(await tx.execute(select(c.id, c.state, c.attempt, c.waits, c.finished_at).order_by(c.id)))
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+_CHANGING = (
+    "state", "reason", "sentence", "queued_at", "started_at", "finished_at", "exit_code", "signal", "attempt",
+    "retries", "waits", "not_before", "cancel_at", "cancel_reason", "resume_from", "avoid", "waiting",
+)  # fmt: skip
+_MOVING = (
+    "state", "reason", "started_at", "finished_at", "exit_code", "signal", "host", "ports", "output_dir", "workdir",
+    "limits_by", "facts", "diagnosis", "stop_reason", "figures_complete",
+)  # fmt: skip
+
+
+def _set(table: Table, names: Iterable[str]) -> dict[str, Any]:
+    return {name: bindparam(f"{name}_", type_=table.c[name].type) for name in names}
+
+
+_UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("of_id")).values(_set(jobs, _CHANGING))
+_UPDATE_WAITING = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_id"), jobs.c.waits.is_(true()))
+    .values(_set(jobs, ("reason", "sentence", "waiting")))
+)
+_THIS = (attempts.c.job_id == bindparam("of_job"), attempts.c.number == bindparam("of_number"))
+_UPDATE_ATTEMPT = update(attempts).where(*_THIS).values(_set(attempts, _MOVING))
+_MARK_READ = update(attempts).where(*_THIS).values(figures_complete=True)
+
+
+def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
+    c = jobs.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.project_ids is not None:
+        conditions.append(c.project_id.in_(wanted.project_ids))
+    if wanted.states is not None:
+        conditions.append(c.state.in_(wanted.states))
+    if wanted.name is not None:
+        conditions.append(c.name == wanted.name)
+    if wanted.live is not None:
+        conditions.append(c.state.in_(_LIVE) if wanted.live else c.state.not_in(_LIVE))
+    return conditions
+
+
+def _changing(job: Job) -> dict[str, Any]:
+    values = {f"{name}_": getattr(job, name) for name in _CHANGING}
+    return values | {
+        "state_": str(job.state), "avoid_": [list(place) for place in job.avoid],
+        "waiting_": job.waiting.to_json() if job.waiting else None,
+    }  # fmt: skip
+
+
+def _job_row(job: Job) -> dict[str, Any]:
+    row = {name.removesuffix("_"): value for name, value in _changing(job).items()}
+    return row | {
+        "id": job.id, "project_id": job.project_id, "name": job.name, "kind": str(job.spec.kind),
+        "weight_milli": job.spec.weight_milli, "spec": orjson.dumps(job.spec.document()).decode(), "submitted_by": job.submitted_by,
+        "created_at": job.created_at, "checkpoint_dir": job.checkpoint_dir, "labels": dict(job.labels),
+    }  # fmt: skip
+
+
+@lru_cache(4096)
+def _spec(document: str) -> JobSpec:
+    """Return the specification of a stored document; reading one costs more than a query."""
+    return read(orjson.loads(document))
+
+
+def _job(row: Any) -> Job:
+    return Job(
+        id=row.id, project_id=row.project_id, name=row.name, spec=_spec(row.spec),
+        state=JobState(row.state), reason=row.reason, sentence=row.sentence, submitted_by=row.submitted_by,
+        created_at=row.created_at, queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
+        exit_code=row.exit_code, signal=row.signal, attempt=row.attempt, retries=row.retries, waits=row.waits,
+        not_before=row.not_before, cancel_at=row.cancel_at, cancel_reason=row.cancel_reason,
+        checkpoint_dir=row.checkpoint_dir, resume_from=row.resume_from,
+        avoid=tuple((cluster, node) for cluster, node in row.avoid), labels=row.labels,
+        waiting=Waiting.from_json(row.waiting) if row.waiting else None,
+    )  # fmt: skip
+
+
+def _moving(attempt: Attempt) -> dict[str, Any]:
+    values = {f"{name}_": getattr(attempt, name) for name in _MOVING}
+    return values | {
+        "state_": str(attempt.state), "ports_": list(attempt.ports), "facts_": dict(attempt.facts),
+        "diagnosis_": attempt.diagnosis.to_json() if attempt.diagnosis else None,
+    }  # fmt: skip
+
+
+def _attempt_row(attempt: Attempt) -> dict[str, Any]:
+    row = {name.removesuffix("_"): value for name, value in _moving(attempt).items()}
+    return row | {
+        "job_id": attempt.job_id, "number": attempt.number, "project_id": attempt.project_id,
+        "cluster": attempt.cluster, "ranks": [asdict(rank) for rank in attempt.ranks],
+        "created_at": attempt.created_at, "resume_from": attempt.resume_from,
+    }  # fmt: skip
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        job_id=row.job_id, number=row.number, project_id=row.project_id, state=JobState(row.state), reason=row.reason,
+        cluster=row.cluster, ranks=tuple(_rank(rank) for rank in row.ranks), created_at=row.created_at,
+        started_at=row.started_at, finished_at=row.finished_at, exit_code=row.exit_code, signal=row.signal,
+        host=row.host, ports=tuple(row.ports), output_dir=row.output_dir, workdir=row.workdir,
+        limits_by=row.limits_by, facts=row.facts,
+        diagnosis=Diagnosis.from_json(row.diagnosis) if row.diagnosis else None, resume_from=row.resume_from,
+        stop_reason=row.stop_reason, figures_complete=row.figures_complete,
+    )  # fmt: skip
+
+
+def _rank(row: Mapping[str, Any]) -> RankPlacement:
+    return RankPlacement(**{**row, "devices": tuple(DeviceShare(**share) for share in row["devices"])})
+
+
+def _chunks(values: Sequence[str]) -> list[Sequence[str]]:
+    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
