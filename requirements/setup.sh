@@ -42,14 +42,15 @@ esac
 if ! { recent .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1; }; then
     python=$(choose)
     if [ -z "$python" ]; then
-        found=$(python3 --version 2>&1) || found="no python3 on the path"
-        fail "Dujiang needs Python 3.11 or newer, and there is: ${PYTHON:+$PYTHON, }$found." \
+        found=$("${PYTHON:-python3}" --version 2>&1) || found="that does not run here"
+        fail "Dujiang needs Python 3.11 or newer; ${PYTHON:-python3}: $found." \
             "Install one (Debian, Ubuntu: apt install python3 python3-venv; Fedora: dnf install python3.12; macOS: brew install python@3.13)," \
             "or name one: make setup PYTHON=/path/to/python3.12"
     fi
     if ! able "$python"; then
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-        if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        home=$("$python" -c 'import sys; print(sys.base_prefix)')
+        if [ "$home" = /usr ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then  # the system's own
             echo "setup: $python cannot make environments yet; installing python$version-venv"
             export DEBIAN_FRONTEND=noninteractive
             { apt-get update -qq && apt-get install -qq -y --no-install-recommends "python$version-venv"; } >/dev/null ||
