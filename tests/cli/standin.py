@@ -1,4 +1,4 @@
-"""A small HTTP server on the loopback that answers as the platform's API does, for what the command line makes of it."""
+"""A small HTTP server on the loopback that answers as the platform's API does, for tests of the command line."""
 
 from __future__ import annotations
 

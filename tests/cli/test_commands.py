@@ -145,20 +145,15 @@ def test_audit_verify_exits_seven_when_the_chain_breaks(server: StandIn, run: Ru
 
 
 def test_a_bill_adds_up_on_the_screen(server: StandIn, run: Run) -> None:
-    line = {"sku_id": "cpu", "consumed_quantity": "1.5000000000", "consumed_unit": "core-hour", "list_unit_price": "0.0300",
-            "billed_cost": "0.05", "unpriced": False, "simulated": False}  # fmt: skip
+    line = {"sku_id": "cpu", "consumed_quantity": "1.5000000000", "consumed_unit": "core-hour",
+            "list_unit_price": "0.0300", "billed_cost": "0.05", "unpriced": False, "simulated": False}  # fmt: skip
     bill = {"project": "vision", "project_id": "prj_1", "billing_period": "2026-01", "billing_currency": "CNY",
             "billed_cost": "0.05", "provisional": True, "lines": [line]}  # fmt: skip
     server.on("GET /v1/bills", {"items": [bill], "next_cursor": None})
     out = run("bill")[1]
     assert "vision, 2026-01 so far" in out
-    assert [part for part in out.split("\n") if part.startswith("cpu")][0].split() == [
-        "cpu",
-        "1.5",
-        "core-hour",
-        "0.03",
-        "0.05",
-    ]
+    row = next(part for part in out.split("\n") if part.startswith("cpu"))
+    assert row.split() == ["cpu", "1.5", "core-hour", "0.03", "0.05"]
     assert "0.05 CNY" in out
 
 

@@ -9,7 +9,7 @@ import typer
 
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import Column, clean, heading, listing, moment, note, say, write_json, write_table
-from dujiang.cli.session import Json, Project, connect
+from dujiang.cli.session import Json, Project, Stop, connect
 
 audit_app = typer.Typer(help="The audit trail.", invoke_without_command=True, no_args_is_help=False)
 
@@ -76,6 +76,8 @@ def verify(json: Json = False) -> None:
     """Prove now that ledger, jobs, audit trail, charges and processes agree; exits 7 and names the row if not."""
     with connect() as client:
         proof = client.get("/v1/verify")
+    if not isinstance(proof, dict) or ("holds" not in proof and "ok" not in proof):
+        raise Stop("The server's answer is no proof, so nothing is known. Is the server of another release?")
     if json:
         write_json(proof)
     else:

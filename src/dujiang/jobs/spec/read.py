@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from dujiang.jobs.spec.fields import ELSEWHERE, job_fields
+from dujiang.jobs.spec.elsewhere import ELSEWHERE
+from dujiang.jobs.spec.fields import job_fields
 from dujiang.jobs.spec.model import (
     DEFAULT_GRACE_S,
     WEIGHT_BANDS,

@@ -1,0 +1,45 @@
+"""What other schedulers and launchers call a field, and what to write here instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("command", "commands", "cmd", "script", "entrypoint", "exec"), "Write run."),
+    **dict.fromkeys(("args", "arguments"), "Write the whole command line as run."),
+    **dict.fromkeys(("gpu", "gpus", "accelerators"), "Write it under resources: resources: {gpu: ...}."),
+    **dict.fromkeys(("cpu", "cpus", "cores"), "Write it under resources: resources: {cpu: ...}."),
+    **dict.fromkeys(("memory", "mem", "ram"), "Write it under resources: resources: {memory: ...}."),
+    **dict.fromkeys(("disk", "storage"), "Write it under resources: resources: {disk: ...}."),
+    **dict.fromkeys(
+        ("priority", "nice", "importance", "priority_class", "priorityclassname", "qos"),
+        "What goes first is said by class (core, normal, low) and, within its band, by weight.",
+    ),
+    **dict.fromkeys(
+        ("queue", "partition", "account", "namespace", "tenant"), "Write project; each project has its queue."
+    ),
+    **dict.fromkeys(("num_nodes", "replicas", "workers", "world_size", "parallelism", "ntasks"), "Write nodes."),
+    **dict.fromkeys(("timeout", "walltime", "time", "max_duration", "activedeadlineseconds"), "Write time_limit."),
+    **dict.fromkeys(
+        ("retries", "restart", "restart_policy", "backoff_limit", "backofflimit", "max_restarts"),
+        "Write retry: {limit: ..., on: [...]}.",
+    ),
+    **dict.fromkeys(("environment", "envs", "variables"), "Write env."),
+    **dict.fromkeys(("working_dir", "workingdir", "cwd", "chdir", "directory"), "Write workdir."),
+    **dict.fromkeys(("hyperparameters", "hparams", "hyper_parameters", "config"), "Write params."),
+    **dict.fromkeys(("type",), "Write kind: task or service."),
+    **dict.fromkeys(("on", "limit"), "Write it under retry: retry: {limit: ..., on: [...]}."),
+    **dict.fromkeys(
+        ("image", "container", "docker"), "This release runs commands in the environment of the node; make it in setup."
+    ),
+    **dict.fromkeys(
+        ("depends_on", "dependencies", "after", "array"),
+        "This release has no dependencies and no arrays; submit one after the other with --wait.",
+    ),
+    **dict.fromkeys(("data", "datasets", "dataset", "file_mounts"), "Write inputs: [{name: ..., path: ...}]."),
+    **dict.fromkeys(("model", "models", "artifacts"), "Write outputs: {model: {name: ..., path: ...}}."),
+    **dict.fromkeys(("grace_period", "termination_grace_period", "stop_timeout"), "Write grace."),
+    **dict.fromkeys(("port",), "Write ports, how many the job needs; their numbers are in PORT, PORT1 ..."),
+    **dict.fromkeys(("id", "state", "status"), "The platform gives this; leave it out."),
+    **dict.fromkeys(("tags", "annotations", "metadata"), "Write labels."),
+}
