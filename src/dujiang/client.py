@@ -133,7 +133,7 @@ class Client:
                 transport=transport,
                 trust_env=not _is_local(connection.url),  # a proxy must not be asked for this machine itself
             )
-        except (httpx.InvalidURL, UnicodeError) as error:
+        except (httpx.InvalidURL, ValueError) as error:
             raise Unreachable(f'"{connection.url}" is no address of a server: {error}.') from error
 
     def __enter__(self) -> Client:
