@@ -21,7 +21,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dujiang.kit import log
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
-from dujiang.kit.errors import DujiangError
 from dujiang.kit.tables import UtcMicros, metadata
 
 RENEWED: Final = 1 / 6
@@ -127,10 +126,8 @@ class Lease:
             try:
                 kept = await within(self._clock, self.remaining_s, self.renew())
             except Exception as error:  # the database may be back before the lease runs out
-                reason = error.sentence if isinstance(error, DujiangError) else repr(error)
-                _log.warning(
-                    "lease not renewed", lease=self._name, reason=reason, remaining_s=round(self.remaining_s, 3)
-                )
+                left_s = round(self.remaining_s, 3)
+                log.failure(_log, "lease not renewed", error, lease=self._name, remaining_s=left_s)
                 kept, wait_s = True, every_s / 4
             if not kept or self.remaining_s <= 0:
                 self._term = 0

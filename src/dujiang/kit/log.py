@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from dujiang.kit.errors import DujiangError
+
 
 def configure(*, level: str = "info", file: Path | None = None, stream: TextIO | None = None) -> None:
     """Send this process's logs to a file (appended) or a stream (default: standard error); other libraries' too."""
@@ -39,3 +41,19 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
     return logger
+
+
+def failure(logger: structlog.stdlib.BoundLogger, what: str, error: BaseException, **facts: Any) -> None:
+    """Log one line about an error: a warning for what passes by itself, a traceback only for what nobody foresaw."""
+    if isinstance(error, DujiangError):
+        level = logger.warning if error.retryable else logger.error
+        level(what, reason=error.sentence, **facts)
+    else:
+        logger.error(what, reason=reason(error), exc_info=error, **facts)
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    if isinstance(error, DujiangError):
+        return error.sentence
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -147,7 +147,7 @@ class Runner:
         try:
             return await self._lease.take()
         except Exception as error:  # the database may be back the next time
-            _tell("lease not taken", error, lease=LEASE)
+            log.failure(_log, "lease not taken", error, lease=LEASE)
             return False
 
     async def _give_up(self) -> None:
@@ -158,7 +158,7 @@ class Runner:
         try:
             await within(self._clock, self._finish_s, release())
         except Exception as error:  # it runs out by itself
-            _tell("lease not given up", error, lease=LEASE)
+            log.failure(_log, "lease not given up", error, lease=LEASE)
 
     async def _lead(self, closing: asyncio.Event) -> None:
         """Run the loops until `closing`, or until the lease is lost: then whatever is in progress is cancelled."""
@@ -209,8 +209,10 @@ class Runner:
             if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             retryable = isinstance(raised, DujiangError) and raised.retryable
-            outcome, error = "retryable" if retryable else "failed", _reason(raised)
-            _tell("tick failed", raised, loop=loop.name, again_in_s=loop.backoff_s(self._failures(loop) + 1))
+            outcome, error = "retryable" if retryable else "failed", log.reason(raised)
+            log.failure(
+                _log, "tick failed", raised, loop=loop.name, again_in_s=loop.backoff_s(self._failures(loop) + 1)
+            )
         taken_s = self._clock.monotonic_s() - started_s
         self._count(loop, outcome, taken_s, report)
         before = self._status[loop.name]
@@ -237,18 +239,3 @@ async def _either(*futures: asyncio.Future[Any]) -> None:
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await cancel([futures[-1]])
-
-
-def _tell(what: str, error: BaseException, **facts: Any) -> None:
-    """Log one line: a warning for what passes by itself, a traceback only for what nobody foresaw."""
-    if isinstance(error, DujiangError):
-        level = _log.warning if error.retryable else _log.error
-        level(what, reason=_reason(error), **facts)
-    else:
-        _log.error(what, reason=_reason(error), exc_info=error, **facts)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, DujiangError):
-        return error.sentence
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
