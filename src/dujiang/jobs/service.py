@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import TERMINAL, Attempt, Job, JobEndedAlready, JobState, NoSuchAttempt, NoSuchJob
+from dujiang.jobs.domain import Attempt, Job, JobEndedAlready, JobState, NoSuchAttempt, NoSuchJob, ended_event
 from dujiang.jobs.domain.asking import request_of
-from dujiang.jobs.events import JobCancelAsked, JobEnded, JobSubmitted
+from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.settings import JobSettings
 from dujiang.jobs.spec import JobSpec
 from dujiang.jobs.store import JobFilter
@@ -195,15 +195,6 @@ class JobService:
             tx.afterwards(wake)
 
 
-def ended_event(job: Job) -> JobEnded:
-    """Return the event of a job that has ended."""
-    assert job.state in TERMINAL, "only an end is told as one"
-    return JobEnded(
-        subject=job.id, project_id=job.project_id, attempt=job.attempt, state=str(job.state), reason=job.reason,
-        exit_code=job.exit_code, signal=job.signal,
-    )  # fmt: skip
-
-
 def _submitted(job: Job) -> JobSubmitted:
     return JobSubmitted(
         subject=job.id, project_id=job.project_id, name=job.name, kind_=str(job.spec.kind),
@@ -211,4 +202,4 @@ def _submitted(job: Job) -> JobSubmitted:
     )  # fmt: skip
 
 
-__all__ = ["CANCELLED", "JobFilter", "JobService", "ended_event"]
+__all__ = ["CANCELLED", "JobFilter", "JobService"]

@@ -168,8 +168,8 @@ async def find_jobs(tx: Tx, wanted: JobFilter, *, before: str | None, limit: int
 
 async def count_by_state(tx: Tx) -> dict[str, int]:
     """Return how many jobs there are in each state that is not an end."""
-    query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(_LIVE)).group_by(jobs.c.state)
-    return {state: count for state, count in await tx.execute(query)}
+    query = select(jobs.c.state, func.count().label("jobs")).where(jobs.c.state.in_(_LIVE)).group_by(jobs.c.state)
+    return {row.state: int(row.jobs) for row in await tx.execute(query)}
 
 
 async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
@@ -366,7 +366,8 @@ def _job_row(job: Job) -> dict[str, Any]:
     row = {name.removesuffix("_"): value for name, value in _changing(job).items()}
     return row | {
         "id": job.id, "project_id": job.project_id, "name": job.name, "kind": str(job.spec.kind),
-        "weight_milli": job.spec.weight_milli, "spec": orjson.dumps(job.spec.document()).decode(), "submitted_by": job.submitted_by,
+        "weight_milli": job.spec.weight_milli, "spec": orjson.dumps(job.spec.document()).decode(),
+        "submitted_by": job.submitted_by,
         "created_at": job.created_at, "checkpoint_dir": job.checkpoint_dir, "labels": dict(job.labels),
     }  # fmt: skip
 

@@ -141,6 +141,11 @@ class Caller:
             await idempotency.keep(tx, owner=owner, key=key, answer=idempotency.Answer(status_code, body.decode()))
         return _json(body, status_code)
 
+    @property
+    def closing(self) -> asyncio.Event:
+        """Return what is set when the process shuts down, for answers that have no end of their own."""
+        return self._door.closing
+
     def stream(self, events: AsyncIterable[ServerEvent], *, keepalive_s: float = 15.0) -> Response:
         """Answer with server-sent events that end when the client goes or the process shuts down."""
         return sse(events, closing=self._door.closing, keepalive_s=keepalive_s)

@@ -1,7 +1,7 @@
 """The types and decisions of jobs: what a job and an attempt are, what the loops do next, and what follows an end."""
 
 from dujiang.jobs.domain.asking import ask_of, launch_of, request_of
-from dujiang.jobs.domain.ending import Verdict, judge
+from dujiang.jobs.domain.ending import Verdict, begin, conclude, ended_event, judge
 from dujiang.jobs.domain.job import (
     ATTEMPT_STATES,
     JOB_STATES,
@@ -39,6 +39,9 @@ __all__ = [
     "View",
     "Waiting",
     "ask_of",
+    "begin",
+    "conclude",
+    "ended_event",
     "judge",
     "launch_of",
     "plan",

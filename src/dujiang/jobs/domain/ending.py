@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from dujiang.engines.contract import End, Observation
 from dujiang.jobs.diagnosis import Blame, Diagnosis
-from dujiang.jobs.domain.job import Attempt, Job, JobState
+from dujiang.jobs.domain.job import ATTEMPT_STATES, JOB_STATES, Attempt, Job, JobState
+from dujiang.jobs.events import JobEnded, JobRetried, JobStarted
 from dujiang.jobs.spec import Cause
 
 FIRST_PAUSE_S: Final = 0.0
@@ -58,9 +59,8 @@ def judge(job: Job, attempt: Attempt, seen: Observation, found: Diagnosis, *, no
     state = _state(attempt, seen)
     if state is JobState.COMPLETED:
         return Verdict(state, None, retry=False, avoid=job.avoid)
-    if job.cancel_at is not None:
-        # Whatever ended it, someone asked for its end: it is not run again.
-        return Verdict(state, None, retry=False, avoid=job.avoid)
+    if job.cancel_at is not None:  # whatever ended it, someone had asked for its end
+        return Verdict(JobState.CANCELLED, None, retry=False, avoid=job.avoid)
     cause = _cause(state, found)
     avoid = _avoided(job, attempt, found)
     if cause is Cause.PREEMPTION:
@@ -70,6 +70,79 @@ def judge(job: Job, attempt: Attempt, seen: Observation, found: Diagnosis, *, no
     again = not hopeless and job.spec.retry.allows(cause, job.retries)
     pause = timedelta(seconds=pause_s(job.retries))
     return Verdict(state, cause, retry=again, not_before=now + pause if again else None, avoid=avoid)
+
+
+def conclude(
+    job: Job, attempt: Attempt, seen: Observation, found: Diagnosis, *, now: datetime, checkpoint: str | None
+) -> tuple[Job, Attempt, JobEnded | JobRetried]:
+    """Return the job and its attempt after an end, and the event that tells it.
+
+    Args:
+        job: as it stands; begun, when its attempt has.
+        attempt: the one that ended.
+        seen: how.
+        found: why.
+        now: the time.
+        checkpoint: the last good one there is; None keeps what the job knows.
+    """
+    verdict = judge(job, attempt, seen, found, now=now)
+    ATTEMPT_STATES.check(f"attempt {attempt.key}", attempt.state, verdict.state)
+    finished_at = max(min(seen.finished_at or now, now), attempt.started_at or attempt.created_at)
+    reason = job.cancel_reason if verdict.state is JobState.CANCELLED and job.cancel_reason else found.cause
+    after = replace(
+        attempt, state=verdict.state, reason=reason, finished_at=finished_at, exit_code=seen.exit_code,
+        signal=seen.signal, diagnosis=found, facts={**attempt.facts, **seen.facts},
+        output_dir=seen.output_dir or attempt.output_dir, workdir=seen.workdir or attempt.workdir,
+        figures_complete=attempt.started_at is None,
+    )  # fmt: skip
+    resume_from = checkpoint or job.resume_from
+    if verdict.retry:
+        if job.state is not JobState.PENDING:  # one that never began waits on
+            JOB_STATES.check(job.id, job.state, JobState.PENDING)
+        waits = replace(
+            job, state=JobState.PENDING, reason="Retrying", sentence=f"Attempt {attempt.number}: {found.sentence}",
+            waits=True, queued_at=now, not_before=verdict.not_before, retries=job.retries + verdict.counts,
+            resume_from=resume_from, avoid=verdict.avoid, waiting=None,
+        )  # fmt: skip
+        told = JobRetried(
+            subject=job.id, project_id=job.project_id, attempt=attempt.number, state=str(verdict.state), reason=reason,
+            exit_code=seen.exit_code, signal=seen.signal, resume_from=resume_from,
+        )  # fmt: skip
+        return waits, after, told
+    JOB_STATES.check(job.id, job.state, verdict.state)
+    ended = replace(
+        job, state=verdict.state, reason=reason, sentence=found.sentence, waits=False, finished_at=finished_at,
+        exit_code=seen.exit_code, signal=seen.signal, not_before=None, resume_from=resume_from, avoid=verdict.avoid,
+        waiting=None,
+    )  # fmt: skip
+    return ended, after, ended_event(ended)
+
+
+def ended_event(job: Job) -> JobEnded:
+    """Return the event of a job that has ended."""
+    assert job.has_ended, "only an end is told as one"
+    return JobEnded(
+        subject=job.id, project_id=job.project_id, attempt=job.attempt, state=str(job.state), reason=job.reason,
+        exit_code=job.exit_code, signal=job.signal,
+    )  # fmt: skip
+
+
+def begin(job: Job, attempt: Attempt, seen: Observation, *, now: datetime) -> tuple[Job, Attempt, JobStarted]:
+    """Return the job and its attempt once its first process was seen, and the event that tells it."""
+    ATTEMPT_STATES.check(f"attempt {attempt.key}", attempt.state, JobState.RUNNING)
+    JOB_STATES.check(job.id, job.state, JobState.RUNNING)
+    started_at = max(min(seen.started_at or now, now), attempt.created_at)
+    runs = replace(
+        attempt, state=JobState.RUNNING, reason="Started", started_at=started_at, host=seen.host, ports=seen.ports,
+        output_dir=seen.output_dir, workdir=seen.workdir, limits_by=seen.limits_by,
+    )  # fmt: skip
+    if job.cancel_at is None:
+        job = replace(job, reason="Started", sentence="")
+    job = replace(job, state=JobState.RUNNING, started_at=job.started_at or started_at)
+    told = JobStarted(
+        subject=job.id, project_id=job.project_id, attempt=attempt.number, cluster=attempt.cluster, node=attempt.node
+    )
+    return job, runs, told
 
 
 def pause_s(retries: int) -> float:

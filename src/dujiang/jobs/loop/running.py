@@ -1,0 +1,352 @@
+"""Makes true what was written down: attempts that have a place run, end, and give their place back.
+
+Observe, plan (`domain.stepping`), apply. What is applied is decided anew on the rows as they are, locked, so it is safe
+to kill at any instruction and to run twice. Engine calls stand outside transactions and are safe to repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from dujiang.engines.contract import (
+    AttemptKey,
+    End,
+    Engine,
+    EngineRefused,
+    EngineUnavailable,
+    Evidence,
+    Observation,
+    Phase,
+)
+from dujiang.jobs import store
+from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
+from dujiang.jobs.domain import (
+    TERMINAL,
+    Attempt,
+    Began,
+    Ended,
+    Job,
+    Lost,
+    Never,
+    Step,
+    Stop,
+    Submit,
+    View,
+    begin,
+    conclude,
+    launch_of,
+    plan,
+)
+from dujiang.jobs.events import AttemptStopAsked
+from dujiang.jobs.settings import JobSettings
+from dujiang.kit import log
+from dujiang.kit.clock import Clock
+from dujiang.kit.db import Database, Tx
+from dujiang.kit.loop import TickReport
+from dujiang.pool.service import PoolService
+from dujiang.tenancy.service import Tenancy
+
+T = TypeVar("T")
+R = TypeVar("R")
+DRAINED: Final = "NodeDrained"
+_logger = log.get(__name__)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What the loop remembers between ticks; forgotten at a restart, which costs only time."""
+
+    unseen_since_s: dict[AttemptKey, float] = field(default_factory=dict)
+    submitted_s: dict[AttemptKey, float] = field(default_factory=dict)
+    stopped_s: dict[AttemptKey, float] = field(default_factory=dict)
+
+    def keep(self, live: Iterable[AttemptKey]) -> None:
+        """Forget what is over."""
+        wanted = set(live)
+        for known in (self.unseen_since_s, self.submitted_s, self.stopped_s):
+            for key in known.keys() - wanted:
+                del known[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """An end to write down."""
+
+    seen: Observation
+    found: Diagnosis
+    checkpoint: str | None
+
+
+class AttemptLoop:
+    """Reconciles attempts with what their engines show."""
+
+    def __init__(
+        self, *, db: Database, pool: PoolService, tenancy: Tenancy, clusters: Mapping[str, Engine], diagnose: Diagnose,
+        clock: Clock, settings: JobSettings, lost_after_s: Mapping[str, float] | None = None,
+        find_checkpoint: Callable[[str], str | None] = lambda _folder: None, wake: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Take what it works with.
+
+        Args:
+            db: the database.
+            pool: gives places back.
+            tenancy: names projects.
+            clusters: engines by the name of their cluster.
+            diagnose: says why attempts ended.
+            clock: the time.
+            settings: of jobs.
+            lost_after_s: by cluster, where it is other than the setting.
+            find_checkpoint: returns the last good checkpoint in a folder; may block, runs in a thread.
+            wake: called when places were given back.
+        """
+        self._db, self._pool, self._tenancy, self._clusters = db, pool, tenancy, clusters
+        self._diagnose, self._clock, self._settings = diagnose, clock, settings
+        self._lost_after_s, self._find_checkpoint, self._wake = lost_after_s or {}, find_checkpoint, wake
+        self._memory = _Memory()
+
+    async def tick(self) -> TickReport:
+        """Look at every attempt that has not ended, and do what is next."""
+        async with self._db.reading() as tx:
+            live = await store.live_attempts(tx)
+            if not live:
+                return TickReport()
+            cancelled = await store.cancelled_among(tx, {attempt.job_id for attempt in live})
+            evicted = frozenset(await self._pool.to_evict(tx))
+        self._memory.keep(attempt.key for attempt in live)
+        seen, answered = await self._observe(live)
+        views = [self._view(one, cancelled, evicted, seen) for one in live if one.cluster in answered]
+        steps = plan(views, seen)
+        attempts = {attempt.key: attempt for attempt in live}
+        done = await self._write(steps, attempts)
+        done += await self._act(steps, attempts)
+        return TickReport({name: count for name, count in sorted(done.items()) if count})
+
+    # -- look ------------------------------------------------------------------------------------------------------
+
+    async def _observe(self, live: Sequence[Attempt]) -> tuple[dict[AttemptKey, Observation], frozenset[str]]:
+        """Return what the engines show, and the clusters whose engine answered."""
+        by_cluster: dict[str, list[AttemptKey]] = {}
+        for attempt in live:
+            by_cluster.setdefault(attempt.cluster, []).append(attempt.key)
+        seen: dict[AttemptKey, Observation] = {}
+        answered = set[str]()
+        for cluster, keys in sorted(by_cluster.items()):
+            engine = self._clusters.get(cluster)
+            if engine is None:
+                _logger.warning(
+                    "a cluster with running attempts is not configured", cluster=cluster, attempts=len(keys)
+                )
+                continue
+            try:
+                seen |= await engine.observe(keys)
+            except EngineUnavailable as error:
+                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+                continue
+            answered.add(cluster)
+        return seen, frozenset(answered)
+
+    def _view(
+        self, attempt: Attempt, cancelled: Mapping[str, str], evicted: frozenset[AttemptKey],
+        seen: Mapping[AttemptKey, Observation],
+    ) -> View:  # fmt: skip
+        key, now_s, memory = attempt.key, self._clock.monotonic_s(), self._memory
+        if key in seen:
+            memory.unseen_since_s.pop(key, None)
+        unseen_s = 0.0 if key in seen else now_s - memory.unseen_since_s.setdefault(key, now_s)
+        stop = cancelled.get(attempt.job_id) or attempt.stop_reason or (DRAINED if key in evicted else "")
+        again_s = self._settings.ask_again_s
+        return View(
+            attempt,
+            stop=stop,
+            unseen_s=unseen_s,
+            lost_after_s=self._lost_after_s.get(attempt.cluster, self._settings.lost_after_s),
+            may_submit=now_s - memory.submitted_s.get(key, -again_s) >= again_s,
+            stop_asked=now_s - memory.stopped_s.get(key, -again_s) < again_s,
+        )
+
+    # -- write -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, steps: Sequence[Step], attempts: Mapping[AttemptKey, Attempt]) -> Counter[str]:
+        """Write down what was seen: starts, ends, and why the platform is about to stop something."""
+        began = {step.key: step.seen for step in steps if isinstance(step, Began)}
+        over = {step.key: self._seen_end(step) for step in steps if isinstance(step, Ended | Lost | Never)}
+        ends = dict(
+            zip(over, await _each(over.items(), lambda one: self._explain(attempts[one[0]], one[1])), strict=True)
+        )
+        stops = {
+            step.key: step.why
+            for step in steps
+            if isinstance(step, Stop) and step.why == DRAINED and not attempts[step.key].stop_reason
+        }
+        return await self._save(began, ends, stops) if began or ends or stops else Counter()
+
+    async def _save(
+        self, began: Mapping[AttemptKey, Observation], ends: Mapping[AttemptKey, _End], stops: Mapping[AttemptKey, str]
+    ) -> Counter[str]:
+        keys = {*began, *ends, *stops}
+        done: Counter[str] = Counter()
+        async with self._db.transaction(cause="attempts") as tx:
+            jobs = await store.lock_jobs(tx, {key.job_id for key in keys})
+            attempts = await store.lock_attempts(tx, keys)
+            current = {
+                key
+                for key, one in attempts.items()
+                if one.state not in TERMINAL and jobs[key.job_id].attempt == key.number
+            }
+            for key in sorted(current):
+                if key in began and attempts[key].started_at is None:
+                    jobs[key.job_id], attempts[key], told = begin(
+                        jobs[key.job_id], attempts[key], began[key], now=tx.now
+                    )
+                    tx.emit(told)
+                    done["begin"] += 1
+                if key in stops and not attempts[key].stop_reason:
+                    attempts[key] = replace(attempts[key], stop_reason=stops[key])
+                    tx.emit(_stop_asked(attempts[key]))
+                if key in ends:
+                    jobs[key.job_id], attempts[key] = self._conclude(tx, jobs[key.job_id], attempts[key], ends[key])
+                    done["end"] += 1
+            changed = [jobs[job_id] for job_id in sorted({key.job_id for key in current})]
+            await store.update_jobs(tx, changed)
+            await store.update_attempts(tx, [attempts[key] for key in sorted(current)])
+            await store.drop_secrets(tx, [job.id for job in changed if job.has_ended])
+            over = [key for key in sorted(current) if key in ends]
+            if over:
+                await self._pool.release_many(tx, [(key, attempts[key].finished_at) for key in over])
+                tx.afterwards(self._wake)
+        return done
+
+    def _conclude(self, tx: Tx, job: Job, attempt: Attempt, end: _End) -> tuple[Job, Attempt]:
+        job, attempt, told = conclude(job, attempt, end.seen, end.found, now=tx.now, checkpoint=end.checkpoint)
+        tx.emit(told)
+        return job, attempt
+
+    def _seen_end(self, step: Ended | Lost | Never) -> Observation:
+        now = self._clock.now()
+        match step:
+            case Ended():
+                return step.seen
+            case Lost():
+                why = Evidence("engine", "the engine answers and no longer shows it", now)
+                return Observation(step.key, Phase.ENDED, finished_at=now, end=End.LOST, evidence=(why,))
+            case Never():
+                why = Evidence("engine", "it was to stop before its first process, and the engine has none of it", now)
+                return Observation(step.key, Phase.ENDED, finished_at=now, end=End.STOPPED, evidence=(why,))
+
+    async def _explain(self, attempt: Attempt, seen: Observation) -> _End:
+        """Find out why an attempt ended, and from where another could go on."""
+        async with self._db.reading() as tx:
+            job = (await store.read_jobs(tx, [attempt.job_id]))[attempt.job_id]
+        stop = job.cancel_reason if job.cancel_at is not None else attempt.stop_reason
+        is_success = seen.end is End.EXITED and seen.exit_code == 0
+        checkpoint = None
+        if job.checkpoint_dir and not is_success:
+            checkpoint = await asyncio.to_thread(self._find_checkpoint, job.checkpoint_dir)
+        wanted = job.spec.resources
+        facts = AttemptFacts(
+            seen,
+            output={} if is_success else await self._ends_of_output(attempt, seen),
+            stop_reason="Cancelled" if stop and job.cancel_at is not None else stop,
+            time_limit_s=job.spec.time_limit_s,
+            memory_bytes=wanted.memory_bytes or None,
+            gpu_memory_bytes=wanted.gpu.memory_bytes if wanted.gpu else None,
+        )
+        return _End(seen, self._diagnose(facts), checkpoint)
+
+    async def _ends_of_output(self, attempt: Attempt, seen: Observation) -> dict[int, str]:
+        """Return the end of what ranks printed; the one that ended the attempt first, others up to a bound."""
+        engine, most = self._clusters[attempt.cluster], self._settings.diagnosed_output_bytes
+        first = [seen.rank] if seen.rank is not None else []
+        others = [rank.rank for rank in attempt.ranks if rank.rank not in first]
+        output: dict[int, str] = {}
+        for rank in [*first, *others][: self._settings.diagnosed_ranks]:
+            kept = bytearray()
+            try:
+                async for chunk in engine.logs(attempt.key, rank=rank, offset=-most):
+                    kept += chunk.data
+            except EngineUnavailable:
+                break
+            output[rank] = bytes(kept[-most:]).decode("utf-8", "replace")
+        return output
+
+    # -- act -------------------------------------------------------------------------------------------------------
+
+    async def _act(self, steps: Sequence[Step], attempts: Mapping[AttemptKey, Attempt]) -> Counter[str]:
+        """Tell the engines: start, stop, forget."""
+        done: Counter[str] = Counter()
+        submits = [step.key for step in steps if isinstance(step, Submit)]
+        stops = [step for step in steps if isinstance(step, Stop)]
+        over = [step.key for step in steps if isinstance(step, Ended)]
+        if submits:
+            done += await self._submit(submits, attempts)
+        done["stop"] = await self._told(stops, lambda one: self._stop(attempts[one.key], one))
+        done["forget"] = await self._told(over, lambda key: self._clusters[attempts[key].cluster].forget(key))
+        return done
+
+    async def _submit(self, keys: Sequence[AttemptKey], attempts: Mapping[AttemptKey, Attempt]) -> Counter[str]:
+        async with self._db.reading() as tx:
+            jobs = await store.read_jobs(tx, {key.job_id for key in keys})
+            secrets = await store.secrets_of(tx, jobs)
+            ids = {job.project_id for job in jobs.values()}
+            known = await self._tenancy.projects(tx, ids=ids, archived=True, limit=len(ids))
+            current = await store.states_of_attempts(tx, keys)
+        names = {project.id: project.name for project in known}
+        refused: dict[AttemptKey, _End] = {}
+
+        async def submit(key: AttemptKey) -> None:
+            attempt, job = attempts[key], jobs[key.job_id]
+            launch = launch_of(job, attempt, secrets.get(job.id, {}), project=names.get(job.project_id, job.project_id))
+            self._memory.submitted_s[key] = self._clock.monotonic_s()
+            try:
+                await self._clusters[attempt.cluster].submit(launch)
+            except EngineRefused as error:
+                why = Evidence("engine", error.sentence, self._clock.now())
+                seen = Observation(
+                    key, Phase.ENDED, finished_at=self._clock.now(), end=End.LAUNCH_FAILED, evidence=(why,)
+                )
+                refused[key] = await self._explain(attempt, seen)
+
+        # Cancelled or moved away since it was looked at: not even started.
+        fit = [key for key in keys if current.get(key) not in TERMINAL and jobs[key.job_id].cancel_at is None]
+        done = Counter({"submit": await self._told(fit, submit)})
+        if refused:
+            done += await self._save({}, refused, {})
+        return done
+
+    async def _stop(self, attempt: Attempt, step: Stop) -> None:
+        self._memory.stopped_s[step.key] = self._clock.monotonic_s()
+        await self._clusters[attempt.cluster].cancel(step.key, grace_s=step.grace_s)
+
+    async def _told(self, what: Sequence[T], call: Callable[[T], Awaitable[None]]) -> int:
+        """Make one call for each, some at once; an engine that does not answer is asked again by a later tick."""
+
+        async def one(each: T) -> bool:
+            try:
+                await call(each)
+            except EngineUnavailable as error:
+                _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
+                return False
+            return True
+
+        return sum(await _each(what, one, at_once=self._settings.at_once))
+
+
+async def _each(what: Iterable[T], call: Callable[[T], Awaitable[R]], *, at_once: int = 16) -> list[R]:
+    """Return what calls give, so many at a time, in order."""
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(each: T) -> R:
+        async with turn:
+            return await call(each)
+
+    return list(await asyncio.gather(*(one(each) for each in what)))
+
+
+def _stop_asked(attempt: Attempt) -> AttemptStopAsked:
+    return AttemptStopAsked(
+        subject=attempt.job_id, project_id=attempt.project_id, attempt=attempt.number, reason=attempt.stop_reason
+    )

@@ -1,0 +1,72 @@
+"""Clears up at the engines: drops the records of ended attempts, and stops what runs and is nobody's.
+
+An attempt is written down before an engine hears of it, so one that an engine runs and the platform does not know, or
+knows to have ended, is an orphan: of a lost answer, or of a database that was set back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable, Phase
+from dujiang.jobs import store
+from dujiang.jobs.domain import TERMINAL
+from dujiang.kit import log
+from dujiang.kit.db import Database
+from dujiang.kit.loop import TickReport
+
+_logger = log.get(__name__)
+
+
+class SweepLoop:
+    """Compares what engines know with what the platform knows."""
+
+    def __init__(self, *, db: Database, clusters: Mapping[str, Engine]) -> None:
+        self._db, self._clusters = db, clusters
+
+    async def tick(self) -> TickReport:
+        """Forget what has ended, stop what is nobody's."""
+        done: Counter[str] = Counter()
+        for cluster, engine in sorted(self._clusters.items()):
+            try:
+                done += await self._sweep(cluster, engine)
+            except EngineUnavailable as error:
+                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+        return TickReport({name: count for name, count in sorted(done.items()) if count})
+
+    async def _sweep(self, cluster: str, engine: Engine) -> Counter[str]:
+        done: Counter[str] = Counter()
+        keys = list(await engine.attempts())  # before the rows are read: what comes to be meanwhile has its row
+        if not keys:
+            return done
+        async with self._db.reading() as tx:
+            states = await store.states_of_attempts(tx, keys)
+        over = [key for key in keys if states.get(key) in TERMINAL or key not in states]
+        seen = await engine.observe(over) if over else {}
+        for key in over:
+            if key in seen and seen[key].phase is not Phase.ENDED:
+                _logger.warning("an attempt runs that is nobody's; it is stopped", cluster=cluster, attempt=str(key))
+                await engine.cancel(key, grace_s=0.0)
+                done["orphan"] += 1
+            else:
+                await engine.forget(key)
+                done["forget"] += 1
+        return done
+
+
+async def orphans(db: Database, clusters: Mapping[str, Engine]) -> list[tuple[str, AttemptKey]]:
+    """Return what runs at engines that answer and is nobody's, for the proof; looks twice, as an end may be under way.
+
+    Raises:
+        EngineUnavailable: one does not answer.
+    """
+    found: list[tuple[str, AttemptKey]] = []
+    for cluster, engine in sorted(clusters.items()):
+        keys = list(await engine.attempts())
+        seen = await engine.observe(keys)
+        running = [key for key in keys if key in seen and seen[key].phase is not Phase.ENDED]
+        async with db.reading() as tx:
+            states = await store.states_of_attempts(tx, running)
+        found += [(cluster, key) for key in running if key not in states or states[key] in TERMINAL]
+    return found

@@ -1,0 +1,172 @@
+"""What the routes of jobs take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dujiang.jobs.domain import Attempt, Job, JobState
+from dujiang.kit.http import Model
+
+MOST_AT_ONCE = 5000
+
+
+class SubmitIn(Model):
+    """A job to run."""
+
+    spec: dict[str, Any]
+    """As published in `docs/job.schema.json`; secrets as values."""
+
+
+class BatchIn(Model):
+    """Jobs to run, all or none."""
+
+    specs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_AT_ONCE)]
+
+
+class CancelIn(Model):
+    """Nothing need be said."""
+
+
+class DiagnosisOut(Model):
+    """Why an attempt ended, in short; `/explain` has all of it."""
+
+    cause: str
+    blame: str
+    sentence: str
+    advice: str
+    confidence: float
+
+
+class AttemptOut(Model):
+    """One run of a job."""
+
+    number: int
+    state: JobState
+    reason: str
+    cluster: str
+    node: str
+    """Of the first rank."""
+    nodes: list[str]
+    """Of each rank."""
+    exit_code: int | None
+    signal: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    endpoints: list[str]
+    limits_by: str
+    resume_from: str | None
+    diagnosis: DiagnosisOut | None
+
+
+class WaitingOut(Model):
+    """Why a job has no place yet."""
+
+    reason: str
+    detail: str
+    at: datetime
+    blocking: str
+    earliest: datetime | None
+    suggestion: str
+    advice: str
+
+
+class JobOut(Model):
+    """A job with its attempts."""
+
+    id: str
+    name: str
+    project: str
+    project_id: str
+    kind: str
+    state: JobState
+    reason: str
+    sentence: str
+    submitted_by: str
+    """Name of the user."""
+    created_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    exit_code: int | None
+    signal: int | None
+    retries: int
+    cancel_at: datetime | None
+    checkpoint: str | None
+    """The last good checkpoint known."""
+    endpoints: list[str]
+    """Where a running job listens."""
+    labels: dict[str, str]
+    spec: dict[str, Any]
+    waiting: WaitingOut | None
+    attempts: list[AttemptOut]
+
+
+class BatchOut(Model):
+    """The jobs of a batch, in order."""
+
+    items: list[JobOut]
+
+
+class QueuedOut(Model):
+    """A job that waits."""
+
+    position: int
+    """Among all that wait, 1 is considered first."""
+    id: str
+    name: str
+    project: str
+    project_id: str
+    reason: str
+    detail: str
+    earliest_start: datetime | None
+    created_at: datetime
+    queued_at: datetime
+    spec: dict[str, Any]
+
+
+def job_json(job: Job, attempts: Sequence[Attempt], *, projects: Mapping[str, str], users: Mapping[str, str]) -> Any:
+    """Return a job as JSON values, in the form of `JobOut`; long listings skip the model, which costs more than it."""
+    last = attempts[-1] if attempts else None
+    return {
+        "id": job.id, "name": job.name, "project": projects.get(job.project_id, job.project_id),
+        "project_id": job.project_id, "kind": job.spec.kind, "state": job.state, "reason": job.reason,
+        "sentence": job.sentence, "submitted_by": users.get(job.submitted_by, job.submitted_by),
+        "created_at": job.created_at, "queued_at": job.queued_at, "started_at": job.started_at,
+        "finished_at": job.finished_at, "exit_code": job.exit_code, "signal": job.signal, "retries": job.retries,
+        "cancel_at": job.cancel_at, "checkpoint": job.resume_from,
+        "endpoints": list(last.endpoints) if last and last.state is JobState.RUNNING else [],
+        "labels": dict(job.labels), "spec": job.spec.document(),
+        "waiting": job.waiting.to_json() if job.waiting else None,
+        "attempts": [_attempt_json(attempt) for attempt in attempts],
+    }  # fmt: skip
+
+
+def queued_json(position: int, job: Job, *, projects: Mapping[str, str]) -> Any:
+    """Return a waiting job as JSON values, in the form of `QueuedOut`."""
+    return {
+        "position": position, "id": job.id, "name": job.name,
+        "project": projects.get(job.project_id, job.project_id), "project_id": job.project_id, "reason": job.reason,
+        "detail": job.waiting.detail if job.waiting else job.sentence,
+        "earliest_start": job.waiting.earliest if job.waiting else job.not_before, "created_at": job.created_at,
+        "queued_at": job.queued_at, "spec": job.spec.document(),
+    }  # fmt: skip
+
+
+def _attempt_json(attempt: Attempt) -> Any:
+    found = attempt.diagnosis
+    return {
+        "number": attempt.number, "state": attempt.state, "reason": attempt.reason, "cluster": attempt.cluster,
+        "node": attempt.node, "nodes": [rank.node for rank in attempt.ranks], "exit_code": attempt.exit_code,
+        "signal": attempt.signal, "created_at": attempt.created_at, "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at, "endpoints": list(attempt.endpoints), "limits_by": attempt.limits_by,
+        "resume_from": attempt.resume_from,
+        "diagnosis": found and {
+            "cause": found.cause, "blame": found.blame, "sentence": found.sentence, "advice": found.advice,
+            "confidence": found.confidence,
+        },
+    }  # fmt: skip
