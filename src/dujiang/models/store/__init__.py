@@ -1,0 +1,1 @@
+"""The tables of models and deployments and their statements."""
