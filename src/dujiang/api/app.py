@@ -162,7 +162,7 @@ def _add_own_routes(app: FastAPI, door: Door, metrics: Metrics, checks: Mapping[
         return JSONResponse({"status": "ready", "checks": sorted(checks)})
 
     @app.get("/metrics", tags=["platform"], response_class=PlainTextResponse)
-    async def show_metrics(request: Request) -> Response:
+    async def export_metrics(request: Request) -> Response:
         """Show the platform's own figures in Prometheus form; from elsewhere than this machine, with a token."""
         if not _is_local(request):
             (await door.principal(request.scope)).require(Permission.POOL_READ)

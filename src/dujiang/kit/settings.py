@@ -8,6 +8,7 @@ Everything that is wrong is said at once, with where it stands.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -16,7 +17,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -108,8 +109,8 @@ def variable(key: str) -> str:
     return PREFIX + key.replace(".", "__").upper()
 
 
-def _fields(cls: type[BaseModel], above: _Key = ()) -> Iterator[tuple[_Key, FieldInfo]]:
-    for name, info in cls.model_fields.items():
+def _fields(cls: type[Any], above: _Key = ()) -> Iterator[tuple[_Key, FieldInfo]]:
+    for name, info in _own_fields(cls):
         branch = _branch(info)
         if branch is None:
             yield (*above, name), info
@@ -117,8 +118,21 @@ def _fields(cls: type[BaseModel], above: _Key = ()) -> Iterator[tuple[_Key, Fiel
             yield from _fields(branch, (*above, name))
 
 
-def _branch(info: FieldInfo) -> type[BaseModel] | None:
-    return next((one for one in _options(info) if isinstance(one, type) and issubclass(one, BaseModel)), None)
+def _own_fields(cls: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the fields of a model, or of a dataclass: the settings of a context are one, and know nothing of pydantic."""
+    if issubclass(cls, BaseModel):
+        yield from cls.model_fields.items()
+    else:
+        hints = get_type_hints(cls)
+        yield from ((one.name, FieldInfo.from_annotation(hints[one.name])) for one in dataclasses.fields(cls))
+
+
+def _branch(info: FieldInfo) -> type[Any] | None:
+    return next((one for one in _options(info) if isinstance(one, type) and _is_branch(one)), None)
+
+
+def _is_branch(kind: type[Any]) -> bool:
+    return issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind)
 
 
 def _options(info: FieldInfo) -> tuple[Any, ...]:

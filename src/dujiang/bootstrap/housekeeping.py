@@ -1,0 +1,42 @@
+"""What is done now and then: old keys and tokens go, gauges are set."""
+
+from __future__ import annotations
+
+from dujiang.jobs.domain import JobState
+from dujiang.jobs.service import JobService
+from dujiang.kit import idempotency
+from dujiang.kit.db import Database
+from dujiang.kit.loop import TickReport
+from dujiang.kit.metrics import Metrics
+from dujiang.pool.service import PoolService
+from dujiang.tenancy.service import Tenancy
+
+
+class Housekeeping:
+    """Prunes what has had its time."""
+
+    def __init__(
+        self, *, db: Database, tenancy: Tenancy, metrics: Metrics, jobs: JobService, pool: PoolService
+    ) -> None:
+        self._db, self._tenancy, self._metrics, self._jobs, self._pool = db, tenancy, metrics, jobs, pool
+
+    async def tick(self) -> TickReport:
+        """Forget idempotency keys of yesterday and tokens of last quarter."""
+        async with self._db.transaction(cause="housekeeping") as tx:
+            steps = {"keys": await idempotency.prune(tx), "tokens": await self._tenancy.prune(tx)}
+        return TickReport({name: count for name, count in steps.items() if count})
+
+    async def measure(self) -> None:
+        """Set the gauges of what there is now."""
+        async with self._db.reading() as tx:
+            counted = await self._jobs.count_by_state(tx)
+            used = await self._pool.used(tx)
+            inventory = await self._pool.inventory(tx)
+        for state in (JobState.PENDING, JobState.RUNNING):
+            self._metrics.jobs.labels(str(state)).set(counted.get(state, 0))
+        held = {cluster.name: 0 for cluster in inventory.clusters.values()}
+        for device_id, (milli, _) in used.devices.items():
+            node = inventory.nodes[inventory.devices[device_id].node_id]
+            held[inventory.clusters[node.cluster_id].name] += milli
+        for cluster, milli in held.items():
+            self._metrics.allocated_gpu_milli.labels(cluster).set(milli)

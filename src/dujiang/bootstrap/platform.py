@@ -1,0 +1,213 @@
+"""Every object of a running platform, by name, and who hears what. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from dujiang.api import stream
+from dujiang.api import verify as verify_api
+from dujiang.api.app import create_app
+from dujiang.billing import api as billing_api
+from dujiang.billing.service import BillingService
+from dujiang.bootstrap.housekeeping import Housekeeping
+from dujiang.bootstrap.proofs import proofs
+from dujiang.bootstrap.settings import Settings
+from dujiang.bootstrap.views import explained, placed
+from dujiang.engines.contract import Engine
+from dujiang.health import api as health_api
+from dujiang.health.diagnose import Diagnoser
+from dujiang.health.signatures import Library, load_folder, load_shipped
+from dujiang.jobs import api as jobs_api
+from dujiang.jobs.checkpoints import find_checkpoint
+from dujiang.jobs.diagnosis import Diagnose
+from dujiang.jobs.loop import AttemptLoop, FigureLoop, StartLoop, SweepLoop
+from dujiang.jobs.service import JobService
+from dujiang.kit.clock import Clock
+from dujiang.kit.db import Database
+from dujiang.kit.ids import Ids
+from dujiang.kit.loop import Loop, TickReport
+from dujiang.kit.metrics import Metrics
+from dujiang.kit.objects import ObjectStore
+from dujiang.kit.outbox import Outbox, Subscription
+from dujiang.models import api as models_api
+from dujiang.models.artifacts import Artifacts
+from dujiang.models.loop import DeploymentLoop, RegistrationLoop
+from dujiang.models.predict import Predictor
+from dujiang.models.service import DeploymentService, ModelRegistry
+from dujiang.models.settings import ModelSettings
+from dujiang.pool import api as pool_api
+from dujiang.pool.loop import InventoryLoop
+from dujiang.pool.service import PoolService
+from dujiang.scheduling import api as scheduling_api
+from dujiang.scheduling.service import SchedulingService
+from dujiang.telemetry import api as telemetry_api
+from dujiang.telemetry.service import Telemetry
+from dujiang.tenancy.access import Door
+from dujiang.tenancy.api import router as tenancy_router
+from dujiang.tenancy.audit import Audit
+from dujiang.tenancy.credentials import Passwords
+from dujiang.tenancy.service import Tenancy
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a platform is built on, real or simulated."""
+
+    db: Database
+    clock: Clock
+    ids: Ids
+    objects: ObjectStore
+    clusters: Mapping[str, Engine]
+    door_secret: bytes
+    cache: Path
+    """Folder for copies of artifacts that services read."""
+    lost_after_s: Mapping[str, float]
+    """By cluster, where its view cannot lag as long as `jobs.lost_after_s` allows for."""
+    passwords: Passwords | None = None
+    diagnose: Diagnose | None = None
+    """None takes the signatures that come with the platform."""
+    http: httpx.AsyncClient | None = None
+    """For asking services; None makes one."""
+
+
+class Platform:
+    """The platform."""
+
+    def __init__(self, world: World, settings: Settings) -> None:
+        db, clock, ids, clusters = world.db, world.clock, world.ids, world.clusters
+        rhythm = settings.loops
+        self.world, self.settings, self.metrics = world, settings, Metrics()
+        self.http = world.http or httpx.AsyncClient(trust_env=False)
+
+        self.tenancy = Tenancy(db=db, clock=clock, ids=ids, passwords=world.passwords)
+        self.audit = Audit(db)
+        self.pool = PoolService(ids, settings.pool)
+        self.scheduling = SchedulingService()
+        self.telemetry = Telemetry()
+        self.jobs = JobService(ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs)
+        model_settings = ModelSettings(python=sys.executable, cache_folder=world.cache)
+        self.artifacts = Artifacts(world.objects, model_settings)
+        self.registry = ModelRegistry(ids=ids, jobs=self.jobs, telemetry=self.telemetry)
+        self.deployments = DeploymentService(ids=ids, jobs=self.jobs, settings=model_settings)
+        self.predictor = Predictor(self.http, within_s=model_settings.predict_within_s)
+        self.billing = BillingService(ids, self.pool, settings.billing)
+
+        inventory = InventoryLoop(db=db, pool=self.pool, clusters=clusters, wake=self._wake_start)
+        starting = StartLoop(
+            db=db, pool=self.pool, scheduling=self.scheduling, clock=clock, settings=settings.jobs,
+            wake=self._wake_attempts,
+        )  # fmt: skip
+        running = AttemptLoop(
+            db=db, pool=self.pool, tenancy=self.tenancy, clusters=clusters,
+            diagnose=world.diagnose or Diagnoser(_signatures(settings)), clock=clock, settings=settings.jobs,
+            lost_after_s=world.lost_after_s, find_checkpoint=find_checkpoint, wake=self._wake_after_end,
+        )  # fmt: skip
+        figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
+        sweep = SweepLoop(db=db, clusters=clusters)
+        registration = RegistrationLoop(
+            db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,
+            settings=model_settings,
+        )  # fmt: skip
+        deployment = DeploymentLoop(
+            db=db, clock=clock, deployments=self.deployments, artifacts=self.artifacts, http=self.http,
+            settings=model_settings,
+        )  # fmt: skip
+        housekeeping = Housekeeping(db=db, tenancy=self.tenancy, metrics=self.metrics, jobs=self.jobs, pool=self.pool)
+        self.outbox = Outbox(
+            db,
+            [Subscription("models.job_ended", frozenset({"JobEnded"}), self.registry.job_ended)],
+        )
+
+        self.inventory = Loop("inventory", inventory.tick, every_s=rhythm.inventory_s)
+        self.starting = Loop("start", starting.tick, every_s=rhythm.start_s)
+        self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s)
+        self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s)
+        self.models = (
+            Loop("registration", registration.tick, every_s=rhythm.models_s),
+            Loop("deployments", deployment.tick, every_s=rhythm.models_s),
+        )
+        self.loops = (
+            self.inventory,
+            self.starting,
+            self.running,
+            self.figures,
+            Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
+            *self.outbox.loops(every_s=rhythm.outbox_s),
+            *self.models,
+            Loop("rating", partial(_rate, db, self.billing), every_s=rhythm.rating_s),
+            Loop("housekeeping", housekeeping.tick, every_s=rhythm.housekeeping_s),
+        )
+        self.jobs.on_change(self._wake_start)
+        self.jobs.on_change(self._wake_attempts)
+
+        self.door = Door(db, self.tenancy, world.door_secret)
+        self.app = self._app()
+
+    async def install(self) -> str:
+        """Give a new platform its first administrator, project and prices; return a token for this account."""
+        async with self.world.db.transaction(cause="start") as tx:
+            await self.billing.install_defaults(tx)
+            _, token = await self.tenancy.ensure_first_admin(tx)
+        return token
+
+    async def close(self) -> None:
+        """Let go of what was opened; what runs goes on."""
+        for engine in self.world.clusters.values():
+            await engine.close()
+        if self.world.http is None:
+            await self.http.aclose()
+        self.world.objects.close()
+        await self.world.db.close()
+
+    def _app(self) -> FastAPI:
+        world, tenancy = self.world, self.tenancy
+        db, clock, clusters = world.db, world.clock, world.clusters
+        routers = (
+            tenancy_router(tenancy, self.audit),
+            pool_api.router(self.pool, tenancy),
+            scheduling_api.router(self.scheduling, tenancy, self.pool),
+            jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
+            telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
+            health_api.router(partial(explained, self.jobs)),
+            models_api.router(self.registry, self.deployments, self.artifacts, self.predictor, tenancy),
+            billing_api.router(self.billing, tenancy),
+            stream.router(db, clock),
+            verify_api.router(
+                proofs(db=db, pool=self.pool, billing=self.billing, audit=self.audit, clusters=clusters)
+            ),
+        )  # fmt: skip
+        return create_app(routers, door=self.door, metrics=self.metrics, ids=world.ids)
+
+    def _wake_start(self) -> None:
+        self.starting.wake()
+
+    def _wake_attempts(self) -> None:
+        self.running.wake()
+
+    def _wake_after_end(self) -> None:
+        self.starting.wake()
+        self.figures.wake()
+
+
+def new_ids(clock: Clock, seed: int | None = None) -> Ids:
+    """Return identifiers seeded by the operating system, or by a number for tests."""
+    return Ids(clock, np.random.default_rng(seed))
+
+
+async def _rate(db: Database, billing: BillingService) -> TickReport:
+    async with db.transaction(cause="rating") as tx:
+        report = await billing.rate_closed(tx)
+    return TickReport({"charge": report.charges} if report.charges else {}, again=report.more)
+
+
+def _signatures(settings: Settings) -> Library:
+    shipped, own = load_shipped(), settings.health.signatures_dir
+    return Library.of([*shipped.signatures, *load_folder(Path(own)).signatures]) if own else shipped
