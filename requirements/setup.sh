@@ -65,7 +65,7 @@ if ! { recent .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2
 fi
 
 rm -f "$stamp"
-echo "setup: installing $(grep -c '==' "$lock") locked packages into .venv (a few minutes the first time)"
+echo "setup: installing $(grep -c '==' "$lock") locked packages into .venv (a minute or more the first time)"
 pip() {
     .venv/bin/python -m pip --quiet --no-input --disable-pip-version-check install --progress-bar off \
         --root-user-action ignore "$@" ||
