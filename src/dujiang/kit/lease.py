@@ -71,6 +71,7 @@ class Lease:
         self._term = 0
         self._deadline_s = 0.0
         self._seen: _Seen | None = None
+        self._late: set[asyncio.Future[bool]] = set()
 
     @property
     def remaining_s(self) -> float:
@@ -124,7 +125,7 @@ class Lease:
             await self._clock.sleep(min(wait_s, self.remaining_s))
             wait_s = every_s
             try:
-                kept = await within(self._clock, self.remaining_s, self.renew())
+                kept = await self._renew_in_time()
             except Exception as error:  # the database may be back before the lease runs out
                 left_s = round(self.remaining_s, 3)
                 log.failure(_log, "lease not renewed", error, lease=self._name, remaining_s=left_s)
@@ -132,6 +133,22 @@ class Lease:
             if not kept or self.remaining_s <= 0:
                 self._term = 0
                 return
+
+    async def _renew_in_time(self) -> bool:
+        renewal = asyncio.ensure_future(self.renew())
+        try:
+            await first_of(self._clock, self.remaining_s, lambda: asyncio.wait({renewal}))
+        finally:
+            if not renewal.done():  # not waited for: what this process runs must stop now
+                renewal.cancel()
+                self._late.add(renewal)
+                renewal.add_done_callback(self._forget)
+        return renewal.result() if renewal.done() else False
+
+    def _forget(self, renewal: asyncio.Future[bool]) -> None:
+        self._late.discard(renewal)
+        if not renewal.cancelled():
+            renewal.exception()  # looked at, so that asyncio does not report it
 
     async def _row(self, tx: Tx) -> Any:
         return (await tx.execute(select(leases).where(leases.c.name == self._name))).first()
