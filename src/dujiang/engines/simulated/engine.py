@@ -59,7 +59,9 @@ class SimulatedEngine:
         await self._ask()
         if self._chance(self.world.faults.inventory):
             raise EngineUnavailable("the simulated engine refused its inventory")
-        return self.world.inventory()
+        nodes = self.world.inventory()
+        await self._answer(lost=0.0)
+        return nodes
 
     async def submit(self, launch: Launch) -> None:
         """Take an attempt into the world."""
@@ -82,6 +84,7 @@ class SimulatedEngine:
                 continue
             if (observed := attempt.seen(at)) is not None:
                 seen[key] = observed
+        await self._answer(lost=0.0)
         return seen
 
     async def signal(self, key: AttemptKey, number: int) -> None:
@@ -141,7 +144,9 @@ class SimulatedEngine:
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that is not forgotten."""
         await self._ask()
-        return sorted(self.world.attempts())
+        known = sorted(self.world.attempts())
+        await self._answer(lost=0.0)
+        return known
 
     async def forget(self, key: AttemptKey) -> None:
         """Drop an attempt that has ended; its output stays, and it never starts again."""
@@ -175,9 +180,9 @@ class SimulatedEngine:
         if self._chance(self.world.faults.before):
             raise EngineUnavailable("the simulated engine did not answer, and did nothing")
 
-    async def _answer(self) -> None:
+    async def _answer(self, *, lost: float | None = None) -> None:
         await asyncio.sleep(0)
-        if self._chance(self.world.faults.after):
+        if self._chance(self.world.faults.after if lost is None else lost):
             raise EngineUnavailable("the answer of the simulated engine was lost")
 
     def _chance(self, chance: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 
 from dujiang.engines.contract import DeviceFacts, Isolation, NodeFacts
 from dujiang.kit.errors import Invalid
-from dujiang.kit.units import BadQuantity, format_bytes, parse_bytes
+from dujiang.kit.units import BadQuantity, parse_bytes
 
 MAX_NODES: Final = 20_000
 MAX_DEVICES: Final = 64
@@ -98,5 +98,4 @@ def parse_fleet(text: str) -> FleetSpec:
 
 
 def _size(size: int) -> str:
-    short = format_bytes(size)
-    return short if parse_bytes(short) == size else str(size)
+    return str(size) if size % 2**30 else f"{size >> 30}GiB"  # exact, unlike what people are shown elsewhere

@@ -17,7 +17,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from dujiang.engines.contract import AttemptKey, End, EngineUnavailable, Launch
 from dujiang.engines.simulated.attempt import Attempt, Rank, Stop
@@ -90,7 +90,7 @@ class KeptWorld(World):
     def __init__(self, folder: Path, spec: FleetSpec, *, seed: int, clock: Clock, speed: float, lock: int) -> None:
         self._folder, self._lock = folder, lock
         kept = _read_world(folder, spec)
-        records = [_RECORDS.validate_json(path.read_bytes()) for path in sorted((folder / "attempts").glob("*.json"))]
+        records = [_read_record(path) for path in sorted((folder / "attempts").glob("*.json"))]
         self._latest = max((record.written for record in records), default=0)
         super().__init__(spec, seed=kept.seed if kept else seed, clock=clock, speed=speed)
         for record in sorted(records, key=lambda one: (one.arrived, one.launch.key)):
@@ -136,7 +136,7 @@ class KeptWorld(World):
     def forgotten(self, key: AttemptKey) -> Attempt | None:
         """Read an attempt that was forgotten."""
         with contextlib.suppress(FileNotFoundError):
-            return _attempt(_RECORDS.validate_json(self._path("forgotten", key).read_bytes()), self.seed)
+            return _attempt(_read_record(self._path("forgotten", key)), self.seed)
         return None
 
     def is_forgotten(self, key: AttemptKey) -> bool:
@@ -163,12 +163,25 @@ def _read_world(folder: Path, spec: FleetSpec) -> _KeptFacts | None:
         kept = _WORLDS.validate_json((folder / "world.json").read_bytes())
     except FileNotFoundError:
         return None
+    except ValidationError as error:
+        raise _damaged(folder / "world.json") from error
     if kept.fleet != str(spec):
         raise BadFleet(
             f"The simulated cluster kept in {folder} is {kept.fleet}, not {spec}. Start with the one that is kept, "
             "choose another home, or remove that folder to begin anew."
         )
     return kept
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        return _RECORDS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> EngineUnavailable:
+    return EngineUnavailable(f"{path} is damaged: remove it to go on without what it holds")
 
 
 def _attempt(record: _Record, seed: int) -> Attempt:

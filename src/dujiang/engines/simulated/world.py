@@ -114,6 +114,8 @@ class World:
         self._refuse_impossible(launch)
         if (run := self.truth.of(launch.key)) is not None:
             run.deliveries += 1
+            if (known := self._attempts.get(launch.key)) is not None:
+                self.keep(known)  # the first time may have failed at this
             return
         if self.is_forgotten(launch.key):
             return

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dujiang.engines.simulated import FleetSpec, NodeGroup, parse_fleet
+from dujiang.engines.simulated.fleet import BadFleet
+
+
+def test_the_short_form_gives_nodes_and_devices_that_say_what_they_are() -> None:
+    nodes = parse_fleet("64x8").build()
+    assert [nodes[0].name, nodes[63].name, len(nodes)] == ["sim-0001", "sim-0064", 64]
+    assert {len(node.devices) for node in nodes} == {8}
+    assert all(node.labels["simulated"] == "true" for node in nodes)
+    assert all(device.labels["simulated"] == "true" for node in nodes for device in node.devices)
+    assert len({device.name for node in nodes for device in node.devices}) == 512
+    assert [nodes[place].labels["rack"] for place in (0, 15, 16, 63)] == ["r001", "r001", "r002", "r004"]
+
+
+def test_groups_have_models_vendors_and_memory_of_their_own() -> None:
+    nodes = parse_fleet("1x8:H200@nvidia:141GiB, 2x16:910B@huawei:64GiB,1x0").build()
+    assert [len(node.devices) for node in nodes] == [8, 16, 16, 0]
+    device = nodes[1].devices[15]
+    assert (device.vendor, device.model, device.memory_bytes, device.index) == ("huawei", "910B", 64 << 30, 15)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "NODESxDEVICES"),
+        ("eight", "NODESxDEVICES"),
+        ("8x", "NODESxDEVICES"),
+        ("8x8:H100:lots", "not a size"),
+        ("0x8", "1 to 20000 nodes"),
+        ("20001x1", "1 to 20000 nodes"),
+        ("1x65", "at most 64 devices"),
+    ],
+)
+def test_what_cannot_be_read_says_how_to_write_it(text: str, says: str) -> None:
+    with pytest.raises(BadFleet, match=says):
+        parse_fleet(text)
+
+
+@given(
+    st.lists(
+        st.builds(
+            NodeGroup, st.integers(1, 50), st.integers(0, 64), model=st.text("aZ09.+-_", min_size=1, max_size=20),
+            vendor=st.sampled_from(["nvidia", "huawei", "cambricon"]), device_memory_bytes=st.integers(1, 2**45),
+        ), min_size=1, max_size=4,
+    )
+)  # fmt: skip
+def test_the_printed_form_reads_back(groups: list[NodeGroup]) -> None:
+    spec = FleetSpec(tuple(groups))
+    assert parse_fleet(str(spec)) == spec
