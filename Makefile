@@ -22,8 +22,9 @@ setup: ## Make .venv from the hashed lock (PYTHON=... names the interpreter); qu
 demo: setup ## Train, kill, resume, register, deploy, ask and bill a model on this machine
 	@$(PY) demo/run.py $(ARGS)
 
+# Jobs inherit the platform's PATH: so `python` is the one that has what the examples import.
 up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--port 8080 --simulate 64x8")
-	@$(BIN)/dujiang up $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dujiang up $(ARGS)
 
 test: setup ## Run all tests but those of minutes (chaos, slow) and of a GPU (ARGS="tests/pool -x")
 	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu" $(ARGS)

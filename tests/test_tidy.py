@@ -11,12 +11,15 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from dujiang.cli.app import command
+from dujiang.cli.exits import MEANINGS
 from dujiang.jobs.spec.schema import json_schema
 
 ROOT = Path(__file__).parents[1]
@@ -237,6 +240,23 @@ def test_links_between_pages_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_the_page_of_the_command_line_is_that_of_the_command_line() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    codes = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
+    assert codes == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
+    told = set(re.findall(r"^\| `([a-z ]+)` \|", text.partition("## Which server")[0], re.MULTILINE))
+    assert told == set(commands(command(), ""))
+
+
+def commands(group: Any, prefix: str) -> Iterator[str]:
+    """Every command of the tree by its words; of a group that does something by itself, the group too."""
+    inner = getattr(group, "commands", {})
+    if prefix and (not inner or group.invoke_without_command):
+        yield prefix
+    for name, each in inner.items():
+        yield from commands(each, f"{prefix} {name}".strip())
 
 
 def makefile() -> tuple[set[str], dict[str, str]]:
