@@ -28,7 +28,6 @@ from sqlalchemy import (
     or_,
     select,
     true,
-    tuple_,
     update,
 )
 
@@ -190,9 +189,11 @@ async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list
 async def position_of(tx: Tx, job: Job) -> int:
     """Return where a waiting job stands, 1 is the first."""
     c = jobs.c
+    alike = c.weight_milli == job.spec.weight_milli
     ahead = or_(
         c.weight_milli > job.spec.weight_milli,
-        (c.weight_milli == job.spec.weight_milli) & (tuple_(c.created_at, c.id) < tuple_(job.created_at, job.id)),
+        alike & (c.created_at < job.created_at),
+        alike & (c.created_at == job.created_at) & (c.id < job.id),
     )
     query = select(func.count()).where(c.waits.is_(true()), ahead)
     return int((await tx.execute(query)).scalar_one()) + 1
