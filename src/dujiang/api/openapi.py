@@ -78,6 +78,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return document
 
 
+_NEVER_ANSWERED: Final = ("dujiang.cli", "dujiang.bootstrap", "dujiang.engines.local", "dujiang.engines.simulated")
+"""Parts whose errors reach no caller of the API, or only in the words of the contract."""
+
+
 def error_codes() -> dict[str, dict[str, Any]]:
     """Return every code that the loaded parts of the platform can answer, with status and title."""
     found: dict[str, dict[str, Any]] = {}
@@ -85,7 +89,7 @@ def error_codes() -> dict[str, dict[str, Any]]:
     while waiting:
         one = waiting.pop()
         waiting += one.__subclasses__()
-        if one.__module__.startswith("dujiang."):
+        if one.__module__.startswith("dujiang.") and not one.__module__.startswith(_NEVER_ANSWERED):
             facts = {"status": one.http_status, "title": one.title, "retryable": one.retryable}
             if one.code not in found or "code" in vars(one):
                 found[one.code] = facts
