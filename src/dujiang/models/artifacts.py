@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -163,7 +164,7 @@ class Artifacts:
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return _answer_of(text, status, path)
 

@@ -17,6 +17,11 @@ BASE_BYTES = 2**30
 PER_FILE_BYTE = 6
 """ONNX Runtime holds weights up to three times while it loads them; one that unfolds into more is refused."""
 
+_HINTS = {
+    "xternal data": " A version is one file: save the model with its weights inside.",
+    "bad_alloc": " It unfolds into far more memory than the size of its file.",
+}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Check one file; `NAME` is what messages call it."""
@@ -36,7 +41,9 @@ def _describe(path: Path, name: str) -> dict[str, Any]:
     try:
         signature = OnnxModel(path, threads=1).signature
     except CannotLoad as error:
-        return {"error": error.sentence.replace(str(path), name)}
+        # Where the platform keeps things is nothing that a tenant need know.
+        told = error.sentence.replace(str(path), name).replace(f"{path.parent}/", "")
+        return {"error": told + next((hint for sign, hint in _HINTS.items() if sign in told), "")}
     return {
         "inputs": [dict(spec.metadata()) for spec in signature.inputs],
         "outputs": [dict(spec.metadata()) for spec in signature.outputs],
