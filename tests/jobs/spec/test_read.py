@@ -27,7 +27,7 @@ def test_one_line_is_a_job_with_every_default() -> None:
         "job", "echo hello", Kind.TASK, JobClass.NORMAL, 500,
     )  # fmt: skip
     assert (job.resources.cpu_milli, job.resources.memory_bytes, job.resources.gpu_milli) == (1000, 2**30, 0)
-    assert job.retry == Retry(3, (Cause.INFRASTRUCTURE, Cause.PREEMPTION, Cause.UNKNOWN))
+    assert job.retry == Retry(3, (Cause.INFRASTRUCTURE, Cause.PREEMPTION))
     assert (job.nodes, job.ports, job.grace_s, job.time_limit_s, job.checkpoint) == (1, 0, 30.0, None, None)
 
 

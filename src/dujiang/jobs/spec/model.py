@@ -64,7 +64,8 @@ class Cause(StrEnum):
     """The program or its setup failed by itself."""
 
 
-DEFAULT_RETRY_ON: Final = (Cause.INFRASTRUCTURE, Cause.PREEMPTION, Cause.UNKNOWN)
+DEFAULT_RETRY_ON: Final = (Cause.INFRASTRUCTURE, Cause.PREEMPTION)
+"""What nothing explains is mostly the program's own doing: it is run again only where the job asks for that."""
 
 
 @dataclass(frozen=True, slots=True)
