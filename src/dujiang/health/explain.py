@@ -214,7 +214,7 @@ def _no_retry(job: JobView, last: AttemptView, found: Diagnosis) -> Iterator[str
         allowed = "no retry was" if job.retry_limit == 0 else f"{job.retry_limit} of them were"
         yield f"It is not run again by itself: {allowed} allowed (retry.limit)."
     elif found.retryable is None:
-        yield "It is not run again by itself: nothing says why it ended; `retry: {on: [unknown, ...]}` would run it again."
+        yield "It is not run again by itself: nothing says why it ended. `unknown` in `retry.on` would run it again."
     else:
         yield "It is not run again by itself: its retry policy does not take this cause."
 
