@@ -28,6 +28,20 @@ class LoopConnection(aiosqlite.Connection):
     """Set for a reader of many rows: then everything runs on the thread."""
     _since_yield = 0
     _in_order = False  # a cancelled call may still be on the thread: what follows must not overtake it
+    _stopping: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Let the thread end; the future says when."""
+        self._stopping = super().stop()
+        return self._stopping
+
+    async def _connect(self) -> aiosqlite.Connection:
+        try:
+            return await super()._connect()
+        except sqlite3.Error:
+            if self._stopping is not None:
+                await self._stopping  # the thread answers to this loop, which may be closed a moment later
+            raise
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.scans or self._in_order or not self._running or self._connection is None or not _is_short(fn, args):
