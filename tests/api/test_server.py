@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -103,6 +104,19 @@ async def test_a_client_that_goes_ends_its_stream(platform: Platform, endless: E
         await endless.gone.wait()
         server.stop()
         await serving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_server_and_not_the_process(platform: Platform, number: signal.Signals) -> None:
+    server = Server(platform.app, closing=platform.door.closing)
+    with listen("127.0.0.1", 0) as sock:
+        serving = asyncio.create_task(server.run_on(sock))
+        async with httpx.AsyncClient() as client:
+            await client.get(f"http://127.0.0.1:{sock.getsockname()[1]}/healthz")
+        signal.raise_signal(number)
+        await serving  # uvicorn's own way would end this process here
+    assert platform.door.closing.is_set()
+    assert not server.force_exit
 
 
 def test_a_taken_port_is_said() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
 from types import FrameType
 
@@ -75,7 +76,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop at a signal; at a second one, stop without waiting."""
-        super().handle_exit(sig, frame)
+        """Begin to stop at a signal; at a second Ctrl-C, stop without waiting.
+
+        Uvicorn's own would raise the signal once more when all has been served, and so end the process before what
+        stands around the server has put its things in order.
+        """
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._closing.set)
