@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Executable, event
 from sqlalchemy.engine import CursorResult
@@ -26,6 +26,8 @@ from dujiang.kit.errors import Conflict, DujiangError, Invalid, StorageFull, Una
 from dujiang.kit.tables import metadata
 
 MEMORY = "sqlite+aiosqlite:///:memory:"
+_TABLES_LOCK: Final = 0x64756A69  # "duji"
+_TABLES_WAIT_S: Final = 60
 
 
 class Tx:
@@ -135,6 +137,48 @@ class Database:
                 yield tx
         finally:
             await asyncio.shield(_end(connection, rollback=True))
+
+    @asynccontextmanager
+    async def changing_tables(self) -> AsyncIterator[AsyncConnection]:
+        """Open the transaction in which tables are made or changed; of several processes one is in here at a time.
+
+        SQLite changes a table by copying it, so references are not followed in here and checked at the end.
+
+        Raises:
+            Conflict: a reference points nowhere at the end.
+            Unavailable, StorageFull: the database is away, locked or full.
+        """
+        with _translated(connecting=True):
+            connection = await self._engine.connect()
+        with _translated():
+            try:
+                if not self.is_sqlite:
+                    await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+                    yield connection
+                    await connection.commit()
+                    return
+                async with self._turn:
+                    await connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+                    await connection.exec_driver_sql(f"PRAGMA busy_timeout={_TABLES_WAIT_S * 1000}")
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    yield connection
+                    lost = (await connection.exec_driver_sql("PRAGMA foreign_key_check")).all()
+                    if lost:
+                        raise Conflict(
+                            f"After the change {len(lost)} rows refer to rows that are gone; nothing is changed."
+                        )
+                    await connection.commit()
+            finally:
+                await asyncio.shield(self._end_changing(connection))
+
+    async def _end_changing(self, connection: AsyncConnection) -> None:
+        try:
+            await connection.rollback()
+            if self.is_sqlite:
+                await connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+                await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(self._busy_s * 1000)}")
+        finally:
+            await connection.close()
 
     async def verify_journal(self, noted: Mapping[int, str] | None = None) -> tuple[int, list[journal.Break]]:
         """Walk the journal's hash chain; see `journal.verify`."""
