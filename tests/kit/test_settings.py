@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,16 @@ class Strict(BaseModel):
         needed: int
 
     branch: Branch
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    stale_s: float = 30.0
+    disk_bytes: int = 0
+
+
+class Mixed(BaseModel):
+    pool: Pool = Pool()
 
 
 def read(
@@ -199,6 +210,15 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 def test_a_flag_nobody_declared_is_our_own_mistake() -> None:
     with pytest.raises(KeyError, match=r"jobs\.speed"):
         load(Tree, file=None, environ={}, flags={"jobs.speed": 1})
+
+
+def test_a_branch_may_be_a_dataclass() -> None:
+    environ = {"DUJIANG_POOL__STALE_S": "2m"}
+    assert load(Mixed, file=None, environ=environ, flags={"pool.disk_bytes": "1KiB"}).pool == Pool(120.0, 1024)
+    with pytest.raises(SettingsInvalid, match=r'DUJIANG_POOL__STALE: there is no such.*"DUJIANG_POOL__STALE_S"'):
+        load(Mixed, file=None, environ={"DUJIANG_POOL__STALE": "1"}, flags={})
+    with pytest.raises(SettingsInvalid, match=r'DUJIANG_POOL__DISK_BYTES: pool.disk_bytes: "x" is not a size'):
+        load(Mixed, file=None, environ={"DUJIANG_POOL__DISK_BYTES": "x"}, flags={})
 
 
 def test_the_variable_of_a_key() -> None:

@@ -119,7 +119,7 @@ def _fields(cls: type[Any], above: _Key = ()) -> Iterator[tuple[_Key, FieldInfo]
 
 
 def _own_fields(cls: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield the fields of a model, or of a dataclass: the settings of a context are one, and know nothing of pydantic."""
+    """Yield the fields of a model, or of a dataclass as contexts declare their settings, without pydantic."""
     if issubclass(cls, BaseModel):
         yield from cls.model_fields.items()
     else:
