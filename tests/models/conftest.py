@@ -10,7 +10,10 @@ import pytest
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
+from tests.models.serving.conftest import launch
 from tests.models.worlds import ModelWorld, a_model_world
+
+__all__ = ["launch", "world"]
 
 
 @pytest.fixture

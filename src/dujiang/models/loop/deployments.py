@@ -23,7 +23,7 @@ from dujiang.models.service import DeploymentService
 from dujiang.models.service.deployments import JobView
 from dujiang.models.settings import ModelSettings
 
-_MOST = 100
+MOST = 100
 _AT_ONCE = 16
 _PRUNE_EVERY_S = 3600.0
 
@@ -35,11 +35,17 @@ class DeploymentLoop:
 
     def __init__(
         self, *, db: Database, clock: Clock, deployments: DeploymentService, artifacts: Artifacts,
-        http: httpx.AsyncClient, settings: ModelSettings,
+        http: httpx.AsyncClient, settings: ModelSettings, most: int = MOST,
     ) -> None:  # fmt: skip
+        """Take what it works with.
+
+        Args:
+            http: asks services; made to ask no proxy and to follow no redirect.
+            most: how many deployments one tick looks at.
+        """
         self._db, self._clock, self._deployments, self._artifacts = db, clock, deployments, artifacts
         self._http, self._settings = http, settings
-        self._after = ""
+        self._most, self._after = most, ""
         self._answered_s: dict[str, float] = {}
         """When the service of a job last said that it is ready."""
         self._pruned_s: float | None = None
@@ -47,9 +53,9 @@ class DeploymentLoop:
     async def tick(self) -> TickReport:
         """Look at some deployments and do what follows."""
         async with self._db.reading() as tx:
-            found = await self._deployments.watched(tx, after=self._after, limit=_MOST)
+            found = await self._deployments.watched(tx, after=self._after, limit=self._most)
             views = await self._deployments.views(tx, [service.job_id for one in found for service in _services(one)])
-        more = len(found) == _MOST
+        more = len(found) == self._most
         self._after = found[-1].id if more else ""
         turns = asyncio.Semaphore(_AT_ONCE)
         looks = await asyncio.gather(*(self._look(one, views, turns) for one in found))
