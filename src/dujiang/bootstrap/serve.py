@@ -20,7 +20,7 @@ from dujiang.bootstrap.settings import Settings
 from dujiang.engines.contract import Engine, EngineUnavailable
 from dujiang.engines.local.engine import LocalEngine
 from dujiang.engines.simulated import SimulatedEngine, open_world, parse_fleet
-from dujiang.kit import log, tracing
+from dujiang.kit import log, migrate, tracing
 from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import Clock, SystemClock
 from dujiang.kit.db import Database
@@ -77,7 +77,7 @@ def serve(
 async def _run(home: PlatformHome, settings: Settings, sock: Any, key: bytes, environ: Mapping[str, str]) -> int:
     clock = SystemClock()
     db = open_database(home, settings, clock, key)
-    await db.create_all()
+    await migrate.upgrade(db)
     platform = Platform(_world(home, settings, db, clock, key), with_home(settings, home))
     db.on_commit(platform.outbox.wake)
     stop_tracing = tracing.instrument(platform.app, environ, version=dujiang.__version__)
