@@ -104,6 +104,40 @@ def show_version(model: ModelName, project: Project = None, json: Json = False) 
     )
 
 
+@models_app.command("alias")
+def set_alias(
+    model: ModelName,
+    alias: Annotated[str, typer.Argument(help="A word such as production.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Let it name nothing.")] = False,
+    project: Project = None,
+) -> None:
+    """Let an alias name a version: MODEL:VERSION ALIAS; moving it back is the rollback."""
+    from dujiang.client import segment
+
+    name, _, version = model.partition(":")
+    suffix = f"?project={segment(project)}" if project else ""
+    path = f"/v1/models/{segment(name)}/aliases/{segment(alias)}{suffix}"
+    with connect() as client:
+        if remove:
+            client.delete(path)
+            say(f"{alias} names no version of {name} any more.")
+        else:
+            found = client.put(path, {"version": version or "latest"})
+            say(f"{alias} is {name} {found['version']}.")
+
+
+@models_app.command("download")
+def download(
+    model: ModelName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; else MODEL-VERSION.onnx here.")] = None,
+    project: Project = None,
+) -> None:
+    """Fetch the file of a version, checked by its digest."""
+    from dujiang.cli.fetching import fetch_artifact
+
+    say(f"{fetch_artifact(model, output, project)} is written.")
+
+
 def _pick(versions: list[dict[str, Any]], wanted: str, given: str) -> dict[str, Any]:
     if not versions:
         raise Stop(f'"{given}" has no version.', Exit.NOT_FOUND)
@@ -235,8 +269,9 @@ def predict(
     """Ask a deployment; prints the outputs."""
     from dujiang.client import segment
 
-    body = _request(input)
+    given = _request(input)
     with connect() as client:
+        body = given if isinstance(given, dict) else rows_request(given, _input_name(client, name, project))
         answer = client.post(f"/v1/deployments/{segment(name)}/predict", body, project=project)
     if json:
         write_json(answer)
@@ -250,6 +285,7 @@ def predict(
 
 
 def _request(given: str) -> Any:
+    """Return an inference request as a mapping, or rows as a list."""
     try:
         text = (
             sys.stdin.read() if given == "-" else given if given.lstrip()[:1] in {"{", "["} else Path(given).read_text()
@@ -269,7 +305,19 @@ def _request(given: str) -> Any:
         raise Stop(
             'Write {"inputs": [...]} as in the Open Inference Protocol, or a list of rows of numbers.', Exit.USAGE
         )
-    return rows_request(rows)
+    return rows
+
+
+def _input_name(client: Any, deployment: str, project: str | None) -> str:
+    """Return what the deployed model calls its first input."""
+    from dujiang.client import Problem, segment
+
+    try:
+        found = client.get(f"/v1/deployments/{segment(deployment)}", project=project)
+        path = f"/v1/models/{segment(found['model'])}/versions/{segment(found['version'])}"
+        return str(client.get(path, project=found["project_id"])["inputs"][0]["name"])
+    except (Problem, LookupError):
+        return "images"  # the question itself says better what is wrong
 
 
 def rows_request(rows: list[Any], name: str = "images") -> dict[str, Any]:

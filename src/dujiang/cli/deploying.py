@@ -38,7 +38,8 @@ def _until_ready(client: Any, found: dict[str, Any], project: str | None, *, qui
 
     end, said = time.monotonic() + _WAIT_S, ""
     path = f"/v1/deployments/{segment(found['name'])}"
-    while found.get("state") not in _READY:
+    # What is moved answers all the while, by the version before.
+    while found.get("state") not in _READY or found.get("moving_to"):
         line = f"{found['name']}: {found.get('state')} {found.get('reason') or ''}".rstrip()
         if line != said and not quiet:
             note(line)
@@ -49,4 +50,6 @@ def _until_ready(client: Any, found: dict[str, Any], project: str | None, *, qui
             raise Stop(f"{line} after {_WAIT_S:.0f} s; it may still come up: `dujiang deployments`.", Exit.FAILED)
         time.sleep(_LOOK_EVERY_S)
         found = persist(lambda: dict(client.get(path, project=project)), for_s=_WAIT_S)
+    if found.get("reason") == "MoveFailed":
+        raise Stop(f"{found['name']}: {found.get('sentence')}", Exit.FAILED)
     return found
