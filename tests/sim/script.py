@@ -1,0 +1,190 @@
+"""What is drawn for a story before it begins: the cluster, the jobs, and who does what when."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from dujiang.engines.simulated import Faults, FleetSpec, NodeGroup
+from dujiang.jobs.spec import Cause, Checkpoint, Gpu, JobClass, JobSpec, Kind, Resources, Retry, Secret, read
+from dujiang.scheduling.domain import Quota
+from tests.sim.stage import Dice
+
+GIB: Final = 2**30
+LOST_AFTER_S: Final = 40.0
+MOST_LAG_S: Final = 12.0
+NOTICE_S: Final = 10.0
+_WEIGHTS: Final = {JobClass.CORE: (800, 1000), JobClass.NORMAL: (400, 600), JobClass.LOW: (100, 300)}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A job, when it comes, and when its owner loses interest."""
+
+    at_s: float
+    spec: JobSpec
+    cancel_at_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """How much goes wrong until the quiet comes."""
+
+    world: Faults
+    busy: float
+    refused: float
+    unheard: float
+    full: float
+    kill: float
+    """Chance of each step to end with the death of the process."""
+    clock_steps: bool
+    operator: float
+    """Chance of each step that an operator does something to a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """All of it."""
+
+    fleet: FleetSpec
+    arrivals: tuple[Arrival, ...]
+    quotas: dict[str, Quota]
+    storm: Storm
+    active_s: float
+    replicas: int
+
+
+def write(dice: Dice) -> Script:
+    """Draw a story."""
+    rng = dice.stream("script")
+    fleet = _fleet(rng)
+    active_s = rng.uniform(100, 260)
+    count = rng.randint(20, 50)
+    times = sorted(rng.uniform(0, active_s * 0.8) for _ in range(count))
+    arrivals = tuple(_arrival(rng, number, at_s, fleet, active_s) for number, at_s in enumerate(times))
+    return Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2, 2)))
+
+
+def _fleet(rng: random.Random) -> FleetSpec:
+    first = rng.randint(1, 4)
+    groups = [_group(rng, first), _group(rng, rng.randint(1, 2))]
+    return FleetSpec(tuple(groups) if first + groups[1].nodes <= 6 else tuple(groups[:1]))
+
+
+def _group(rng: random.Random, nodes: int) -> NodeGroup:
+    return NodeGroup(
+        max(nodes, 1), rng.choice((0, 1, 2, 4, 4)), cpu_milli=rng.choice((4000, 8000, 16_000)),
+        memory_bytes=rng.choice((16, 32, 64)) * GIB, disk_bytes=200 * GIB,
+    )  # fmt: skip
+
+
+def _storm(rng: random.Random) -> Storm:
+    def some(chance: float, most: float) -> float:
+        return rng.uniform(0, most) if rng.random() < chance else 0.0
+
+    def gap(chance: float, least: float, most: float) -> float:
+        return rng.uniform(least, most) if rng.random() < chance else float("inf")
+
+    world = Faults(
+        before=some(0.7, 0.15), after=some(0.7, 0.15), inventory=some(0.6, 0.2), partial=some(0.6, 0.4),
+        left_out=rng.uniform(0.1, 0.6), old=some(0.6, 0.4), lag_s=rng.uniform(0, MOST_LAG_S),
+        node_lost_every_s=gap(0.6, 30, 120), node_away_s=rng.uniform(5, 90), killed_every_s=gap(0.6, 10, 60),
+        supervisor_lost_every_s=gap(0.5, 20, 100), notice_s=rng.uniform(0, NOTICE_S),
+    )  # fmt: skip
+    return Storm(
+        world, busy=some(0.5, 0.05), refused=some(0.5, 0.05), unheard=some(0.5, 0.05), full=some(0.3, 0.02),
+        kill=some(0.6, 0.1), clock_steps=rng.random() < 0.5, operator=some(0.7, 0.12),
+    )  # fmt: skip
+
+
+def _quotas(rng: random.Random, fleet: FleetSpec) -> dict[str, Quota]:
+    if rng.random() < 0.5:
+        return {}
+    gpu, cpu = _most_devices(fleet), max(group.cpu_milli for group in fleet.groups)
+    return {"narrow": Quota(gpu_milli=max(gpu, 1) * 1000, cpu_milli=cpu)}
+
+
+def _most_devices(fleet: FleetSpec) -> int:
+    return max(group.devices for group in fleet.groups)
+
+
+def _arrival(rng: random.Random, number: int, at_s: float, fleet: FleetSpec, active_s: float) -> Arrival:
+    spec = _spec(rng, f"j{number:02}", fleet)
+    cancel_at_s = None
+    if spec.kind is Kind.SERVICE:
+        cancel_at_s = rng.uniform(at_s, active_s) if rng.random() < 0.5 else active_s
+    elif rng.random() < 0.15:
+        cancel_at_s = at_s + rng.expovariate(1 / 20)
+    return Arrival(at_s, spec, cancel_at_s)
+
+
+def _spec(rng: random.Random, name: str, fleet: FleetSpec) -> JobSpec:
+    job_class = rng.choice(list(JobClass))
+    nodes = rng.choice((1, 1, 1, 1, 2, 3)) if sum(group.nodes for group in fleet.groups) > 1 else 1
+    is_service = rng.random() < 0.08
+    setup, run, limit = _program(rng, nodes, is_service=is_service)
+    saves = rng.choice((None, "SIGUSR1", "SIGTERM"))
+    spec = JobSpec(
+        name=name,
+        run=run,
+        project=rng.choice(("default", "default", "narrow")),
+        kind=Kind.SERVICE if is_service else Kind.TASK,
+        job_class=job_class,
+        weight_milli=rng.randint(*_WEIGHTS[job_class]),
+        resources=_resources(rng, fleet),
+        nodes=nodes,
+        setup=setup,
+        secrets={"TOKEN": Secret(value="hush")} if rng.random() < 0.1 else {},
+        checkpoint=Checkpoint(interval_s=5.0, signal=saves) if rng.random() < 0.3 else None,
+        retry=_retry(rng),
+        time_limit_s=limit,
+        grace_s=rng.choice((0.5, 3.0, 8.0)),
+        ports=1 if is_service else 0,
+    )
+    return read(spec.document(reveal_secrets=True))  # what cannot be written by a user is not drawn
+
+
+def _retry(rng: random.Random) -> Retry:
+    if rng.random() < 0.5:
+        return Retry()
+    return Retry(rng.randint(0, 5), tuple(cause for cause in Cause if rng.random() < 0.6) or (Cause.INFRASTRUCTURE,))
+
+
+def _resources(rng: random.Random, fleet: FleetSpec) -> Resources:
+    """Draw what fits on some node."""
+    group = rng.choice(fleet.groups)
+    gpu = None
+    if group.devices and rng.random() < 0.6:
+        milli = rng.choice((125, 250, 300, 500, 500, 1000, 1000, 1000 * group.devices))
+        gpu = Gpu(milli, model=rng.choice((None, None, "H100")))
+    cpu = rng.choice((10, 250, 1000, 1000, 2000, group.cpu_milli // 2))
+    return Resources(cpu_milli=cpu, memory_bytes=rng.choice((1, 2, 4)) * GIB, gpu=gpu)
+
+
+def _program(rng: random.Random, nodes: int, *, is_service: bool) -> tuple[str, str, float | None]:
+    """Draw (setup, run, time limit)."""
+    if is_service:
+        return "", "#sim duration=forever" + rng.choice(("", " saves=15", " stubborn=1")), None
+    duration = round(min(rng.expovariate(1 / 25), 120), 1)
+    words = f"#sim duration={duration}s start={rng.choice((0, 0, 0.3, 2))}s"
+    match rng.randrange(12):
+        case 0:
+            return "", f"{words} exit={rng.choice((1, 2, 77, 127, 137, 143))} print=it_broke", None
+        case 1:
+            return "", f"{words} signal={rng.choice((6, 9, 11, 15))}", None
+        case 2:
+            return "", f"{words} memory=900GiB", None
+        case 3:
+            return "#sim exit=3", words, None
+        case 4:
+            forever = words.replace(f"duration={duration}s", "duration=forever")
+            return "", forever + rng.choice(("", " stubborn=1", " saves=10 saved-exit=4")), rng.uniform(3, 40)
+        case 5:
+            return "", f"{words} saves=10 saved-exit={rng.choice((0, 143))}", None
+        case 6:
+            return "", "python train.py", rng.choice((20.0, 40.0))
+        case 7 if nodes > 1:
+            return "", f"{words}\n#sim rank=1 duration={duration / 2:.1f}s exit=5", None
+        case _:
+            return "", words, rng.choice((None, None, 200.0))

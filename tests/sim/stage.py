@@ -1,0 +1,160 @@
+"""What makes a story repeatable: everything happens on one thread, in an order and with mishaps drawn from the seed.
+
+The database is a real SQLite file and its statements are the real ones; only the threads between it and the event loop
+are gone, because their order is nobody's to choose. Instead a call gives way to other tasks when the dice say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from unittest.mock import patch
+
+from dujiang.kit import sqlite as kit_sqlite
+from dujiang.kit.clock import EPOCH, ManualClock
+
+
+class Dice:
+    """One seed, one stream per concern."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def stream(self, name: str) -> random.Random:
+        """Return the stream of a concern."""
+        return random.Random(f"{self.seed}/{name}")
+
+
+class HeldClock:
+    """What a process takes for the time: as `SystemClock` does, it stands still while the wall clock is set back."""
+
+    def __init__(self, wall: ManualClock) -> None:
+        self._wall = wall
+        self._latest = EPOCH
+
+    def now(self) -> datetime:
+        """Return the wall clock's time, or the latest time said when that is later."""
+        self._latest = max(self._latest, self._wall.now())
+        return self._latest
+
+    def monotonic_s(self) -> float:
+        """Return the seconds that have passed."""
+        return self._wall.monotonic_s()
+
+    async def sleep(self, seconds: float) -> None:
+        """Refuse: nothing in a tick may wait for time to pass."""
+        raise AssertionError(f"a tick waits for {seconds} s")
+
+    def forget(self) -> None:
+        """Begin anew, as another process does: the wall clock may be behind what the last one said."""
+        self._latest = EPOCH
+
+
+class Mishaps:
+    """What goes wrong between the platform and its database, and who goes first."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self.busy = self.refused = self.unheard = self.full = 0.0
+        """Chances: of the write lock being elsewhere, of a commit not made, of one made whose answer is lost, of a
+        statement that finds the disk full."""
+        self.yields = 0.15
+        self.counted: dict[str, int] = {}
+
+    def calm(self) -> None:
+        """End them all; tasks still meet in any order."""
+        self.busy = self.refused = self.unheard = self.full = 0.0
+
+    def strikes(self, what: str, chance: float) -> bool:
+        """Say whether one happens now."""
+        if chance and self._dice.random() < chance:
+            self.counted[what] = self.counted.get(what, 0) + 1
+            return True
+        return False
+
+    async def give_way(self) -> None:
+        """Let other tasks go first, now and then."""
+        while self._dice.random() < self.yields:
+            await asyncio.sleep(0)
+
+
+class StageConnection(kit_sqlite.LoopConnection):
+    """An SQLite connection without a thread."""
+
+    mishaps: Mishaps
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._running or self._connection is None:
+            raise ValueError("Connection closed")
+        await self.mishaps.give_way()
+        if not self._running or self._connection is None:
+            raise ValueError("Connection closed")
+        name = fn.__name__
+        if name == "commit":
+            return self._commit(fn)
+        if name == "execute" and args[0].startswith("BEGIN IMMEDIATE"):
+            if self.mishaps.strikes("busy", self.mishaps.busy):
+                raise sqlite3.OperationalError("database is locked")
+        elif name in ("execute", "executemany") and args[0].startswith(("INSERT", "UPDATE")):
+            if self.mishaps.strikes("full", self.mishaps.full):
+                raise sqlite3.OperationalError("database or disk is full")
+        return fn(*args, **kwargs)
+
+    def _commit(self, fn: Callable[[], Any]) -> Any:
+        if self.mishaps.strikes("refused", self.mishaps.refused):
+            raise sqlite3.OperationalError("database is locked")
+        fn()
+        if self.mishaps.strikes("unheard", self.mishaps.unheard):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async def _connect(self) -> StageConnection:
+        if self._connection is None:
+            self._connection = self._connector()
+        return self
+
+    def __await__(self) -> Any:
+        return self._connect().__await__()
+
+    def stop(self) -> None:
+        """Close at once."""
+        self._running = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class InPlace(ThreadPoolExecutor):
+    """Runs what is meant for a thread at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run it; return what has ended."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def on_stage(mishaps: Mishaps) -> Iterator[None]:
+    """Have every database that is opened meanwhile run on this stage."""
+
+    def connect(path: str, *, timeout: float, isolation_level: None, **options: Any) -> StageConnection:
+        def open_it() -> sqlite3.Connection:
+            return sqlite3.connect(
+                path, timeout=timeout, isolation_level=isolation_level, factory=kit_sqlite._Closing, **options
+            )
+
+        connection = StageConnection(open_it, 64)
+        connection.mishaps = mishaps
+        return connection
+
+    with patch.object(kit_sqlite, "connect", connect):
+        yield
