@@ -116,11 +116,14 @@ class LocalEngine:
         """Write the attempt down and have its supervisor started."""
         helper = await self._open()
         key = str(launch.key)
+        launching.refuse_bad_name(launch.key)
+        if self._is_known(key):  # asked first: what runs already is not refused for a device that has gone since
+            return
         needs_devices = any(rank.devices for rank in launch.ranks)
         devices = {device.name for device in self._inventory.devices()} if needs_devices else set[str]()
+        if needs_devices and self._inventory.nvml.is_away:  # as while a driver is exchanged: not for good
+            raise EngineUnavailable(f"the devices do not answer now ({self._inventory.nvml.missing}); ask again")
         launching.refuse_impossible(launch, node=self._inventory.name, devices=devices)
-        if self._is_known(key):
-            return
         if not helper.is_asked(key):
             reason = self._cordoned()
             if reason is not None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dujiang.engines.contract import EngineRefused, Launch
+from dujiang.engines.contract import AttemptKey, EngineRefused, Launch
 from dujiang.engines.local.home import Home
 from dujiang.engines.local.limits import LimitPlan
 from dujiang.engines.local.settings import LocalSettings
@@ -19,16 +19,22 @@ _MOST_PORTS = 64
 _MOST_RANKS = 1024
 
 
+def refuse_bad_name(key: AttemptKey) -> None:
+    """Raise where the key cannot name files, groups and marks.
+
+    Raises:
+        EngineRefused: with what a name may hold.
+    """
+    if not _JOB_ID.fullmatch(key.job_id) or key.number < 1:
+        raise EngineRefused(f"{str(key)!r} cannot name an attempt: letters, digits, - and _, and a number from 1")
+
+
 def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str]) -> None:
     """Raise where no machine of this kind could ever run the launch.
 
     Raises:
         EngineRefused: with what to change.
     """
-    if not _JOB_ID.fullmatch(launch.key.job_id) or launch.key.number < 1:
-        raise EngineRefused(
-            f"{str(launch.key)!r} cannot name an attempt: letters, digits, - and _, and a number from 1"
-        )
     if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
         raise EngineRefused("the ranks must be numbered from 0 without a gap")
     if len(launch.ranks) > _MOST_RANKS or not 0 <= launch.ports <= _MOST_PORTS:

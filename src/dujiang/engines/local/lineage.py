@@ -42,7 +42,8 @@ def record(launch: Mapping[str, Any], environment: Mapping[str, str], workdir: s
 
 
 def hash_input(path: str, limit_bytes: int) -> dict[str, Any]:
-    """Return digest, size and method of a file or folder.
+    """Return digest, size and method of a file or folder. In a folder a link to a file counts as that file, any other
+    link as the text of where it leads.
 
     Methods: `sha256` of a file's content; `sha256-tree` of the sorted lines `PATH\\0DIGEST\\n` of a folder's files;
     `sha256-manifest`, when there is more than the limit, of the sorted lines `PATH\\0BYTES\\0MTIME_NS\\n` instead.
@@ -87,7 +88,7 @@ def describe_python(environment: Mapping[str, str], workdir: str) -> dict[str, A
 
 def _hash_tree(root: str, limit_bytes: int) -> dict[str, Any]:
     files = list(_files(root))
-    total = sum(os.lstat(file).st_size for file in files)
+    total = sum(_stat(file).st_size for file in files)
     if total > limit_bytes:
         lines = [_manifest_line(root, file) for file in files]
         return _hash_lines(lines, total, len(files), "sha256-manifest", root)
@@ -98,17 +99,22 @@ def _hash_tree(root: str, limit_bytes: int) -> dict[str, Any]:
 def _files(root: str) -> Iterator[str]:
     for folder, below, names in os.walk(root):
         below.sort()
-        for name in sorted(names):
+        for name in sorted([*names, *below]):
             path = os.path.join(folder, name)
-            if stat.S_ISREG(os.lstat(path).st_mode) or os.path.islink(path):
+            if os.path.islink(path) or stat.S_ISREG(os.lstat(path).st_mode):
                 yield path
+
+
+def _stat(path: str) -> os.stat_result:
+    """Return the facts of a file, of a link to a file those of the file: its content is what counts."""
+    return os.stat(path) if os.path.isfile(path) else os.lstat(path)
 
 
 def _hash_file(path: str) -> str:
     import hashlib  # brings OpenSSL along: not for every supervisor to carry
 
     digest = hashlib.sha256()
-    if os.path.islink(path) and not os.path.isfile(path):
+    if os.path.islink(path) and not os.path.isfile(path):  # to a folder, which is not followed, or to nothing
         digest.update(os.fsencode(os.readlink(path)))
         return digest.hexdigest()
     with open(path, "rb", buffering=0) as file:
@@ -118,7 +124,7 @@ def _hash_file(path: str) -> str:
 
 
 def _manifest_line(root: str, path: str) -> bytes:
-    found = os.lstat(path)
+    found = _stat(path)
     return os.fsencode(os.path.relpath(path, root)) + f"\0{found.st_size}\0{found.st_mtime_ns}\n".encode()
 
 

@@ -1,13 +1,14 @@
 """The NVIDIA devices of this machine as NVML reports them, their health with it. A machine without NVML is normal.
 
 MIG: a device in MIG mode cannot run work as a whole, so its instances stand in for it, each isolated by the hardware.
+A name is what CUDA_VISIBLE_DEVICES takes, so it is always a UUID but for a device that never said one, which is unfit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,14 @@ class Nvml:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ready = False
-        self._seen: dict[int, DeviceFacts] = {}
+        self._seen: dict[int, tuple[DeviceFacts, ...]] = {}
         self.missing = ""
         """Why there are no devices, empty when there are; set by `scan`."""
+
+    @property
+    def is_away(self) -> bool:
+        """Say whether there were devices at an earlier scan and the driver does not answer any more."""
+        return bool(self.missing and self._seen)
 
     def scan(self, fraction: Isolation) -> tuple[DeviceFacts, ...]:
         """Return every device, in the driver's order; what a device does not tell is left out.
@@ -61,22 +67,41 @@ class Nvml:
                 self._ready = False
 
 
-def _devices(nvml: Any, fraction: Isolation, seen: dict[int, DeviceFacts]) -> Iterator[DeviceFacts]:
-    labels = {"driver": _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion))}
+def _devices(nvml: Any, fraction: Isolation, seen: dict[int, tuple[DeviceFacts, ...]]) -> Iterator[DeviceFacts]:
+    shared = {"driver": _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion))}
+    answers: list[tuple[DeviceFacts, ...] | str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            whole = seen[index] = _device(nvml, handle, index, fraction, labels)
-        except nvml.NVMLError as error:  # fallen off the bus: it keeps its place and name, and answers nothing
-            unknown = DeviceFacts(f"{VENDOR}-{index}", index, VENDOR, "unknown", 0)
-            yield replace(seen.get(index, unknown), healthy=False, labels={**labels, "fault": str(error)})
+            answers.append(_device(nvml, nvml.nvmlDeviceGetHandleByIndex(index), index, fraction, shared))
+        except (nvml.NVMLError_Uninitialized, nvml.NVMLError_DriverNotLoaded):
+            raise
+        except nvml.NVMLError as error:
+            answers.append(str(error))
+    listed = {device.name for answer in answers if not isinstance(answer, str) for device in answer}
+    for index, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            seen[index] = answer
+            yield from answer
             continue
-        instances = list(_instances(nvml, handle, whole)) if whole.labels.get("mig") == "enabled" else []
-        yield from instances or [whole]
+        # Fallen off the bus: it keeps its place and name, and answers nothing. Where a reloaded driver has since given
+        # its place to another device, it has no name any more.
+        known = seen.get(index, ())
+        if not known or any(device.name in listed for device in known):
+            known = (DeviceFacts(f"{VENDOR}-{index}", index, VENDOR, "unknown", 0, labels=shared),)
+        for device in known:
+            yield replace(device, healthy=False, labels={**device.labels, "fault": answer})
 
 
-def _device(nvml: Any, handle: Any, index: int, fraction: Isolation, shared: dict[str, str]) -> DeviceFacts:
-    memory = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+def _device(
+    nvml: Any, handle: Any, index: int, fraction: Isolation, shared: Mapping[str, str]
+) -> tuple[DeviceFacts, ...]:
+    """Return the device, or the instances that stand in for it.
+
+    Raises:
+        NVMLError: the device does not even say who it is, or is lost.
+    """
+    # Not asked by `_ask`: a device under another name would be another device, and its share given out twice.
+    uuid, memory_bytes = _text(nvml.nvmlDeviceGetUUID(handle)), _memory_bytes(nvml, handle)
     faults = _faults(nvml, handle)
     mig = _ask(nvml, nvml.nvmlDeviceGetMigMode, handle)
     pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
@@ -84,17 +109,21 @@ def _device(nvml: Any, handle: Any, index: int, fraction: Isolation, shared: dic
     labels["mig"] = "unsupported" if mig is None else ("enabled" if mig[0] else "disabled")
     if pci is not None:
         labels["pci"] = _text(pci.busId)
-    if faults:
-        labels["fault"] = "; ".join(faults)
-    return DeviceFacts(
-        name=_text(_ask(nvml, nvml.nvmlDeviceGetUUID, handle)) or f"{VENDOR}-{index}",
+    whole = DeviceFacts(
+        name=uuid,
         index=index,
         vendor=VENDOR,
         model=_text(_ask(nvml, nvml.nvmlDeviceGetName, handle)) or "unknown",
-        memory_bytes=int(memory.total) if memory is not None else 0,
+        memory_bytes=memory_bytes,
         healthy=not faults,
         isolation=fraction,
-        labels=labels,
+        labels=labels | ({"fault": "; ".join(faults)} if faults else {}),
+    )
+    if labels["mig"] != "enabled":
+        return (whole,)
+    empty = "MIG is on and there is no instance: make some (nvidia-smi mig -cgi), or switch MIG off"
+    return tuple(_instances(nvml, handle, whole)) or (
+        replace(whole, healthy=False, labels={**whole.labels, "fault": "; ".join([*faults, empty])}),
     )
 
 
@@ -103,17 +132,24 @@ def _instances(nvml: Any, handle: Any, whole: DeviceFacts) -> Iterator[DeviceFac
         part = _ask(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, nth)
         if part is None:
             continue
-        memory = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, part)
         yield DeviceFacts(
-            name=_text(_ask(nvml, nvml.nvmlDeviceGetUUID, part)),
+            name=_text(nvml.nvmlDeviceGetUUID(part)),
             index=whole.index * 100 + nth,
             vendor=VENDOR,
             model=_text(_ask(nvml, nvml.nvmlDeviceGetName, part)) or whole.model,
-            memory_bytes=int(memory.total) if memory is not None else 0,
+            memory_bytes=_memory_bytes(nvml, part),
             healthy=whole.healthy,
             isolation=Isolation.COUNTED_ONLY,
             labels={**whole.labels, "mig": "instance", "mig_parent": whole.name},
         )
+
+
+def _memory_bytes(nvml: Any, handle: Any) -> int:
+    """Return the device's own memory, 0 where it shares the machine's."""
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except nvml.NVMLError_NotSupported:
+        return 0
 
 
 def _faults(nvml: Any, handle: Any) -> list[str]:
@@ -147,7 +183,12 @@ def _ask(nvml: Any, question: Callable[..., Any], *arguments: Any) -> Any:
     """
     try:
         return question(*arguments)
-    except (nvml.NVMLError_GpuIsLost, nvml.NVMLError_Uninitialized, nvml.NVMLError_DriverNotLoaded):
+    except (
+        nvml.NVMLError_GpuIsLost,
+        nvml.NVMLError_ResetRequired,
+        nvml.NVMLError_Uninitialized,
+        nvml.NVMLError_DriverNotLoaded,
+    ):
         raise
     except nvml.NVMLError:
         return None
