@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -248,6 +249,11 @@ def test_the_page_of_the_command_line_is_that_of_the_command_line() -> None:
     assert codes == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
     told = set(re.findall(r"^\| `([a-z ]+)` \|", text.partition("## Which server")[0], re.MULTILINE))
     assert told == set(commands(command(), ""))
+
+
+def test_the_page_of_the_settings_is_that_of_the_settings() -> None:
+    made = subprocess.run([sys.executable, ROOT / "docs" / "configuration.py"], stdout=subprocess.PIPE, check=True)
+    assert made.stdout.decode() == (ROOT / "docs" / "configuration.md").read_text(), "run docs/configuration.py"
 
 
 def commands(group: Any, prefix: str) -> Iterator[str]:

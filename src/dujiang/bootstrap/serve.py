@@ -65,6 +65,8 @@ def serve(
         sock = listen(settings.server.host, settings.server.port)
         with sock:
             log.configure(level=settings.server.log_level, file=home.log)
+            if settings.server.offer_python:
+                _offer_python()
             key = home.journal_key()
             import uvloop
 
@@ -96,6 +98,13 @@ async def _run(home: PlatformHome, settings: Settings, sock: Any, key: bytes, en
         await platform.close()
     sys.stdout.write("Stopped. What was running goes on and is found again at the next start.\n")
     return 0
+
+
+def _offer_python() -> None:
+    """Put the folder of our interpreter first in the PATH that the local engine hands to jobs."""
+    folder, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != folder:
+        os.environ["PATH"] = folder + os.pathsep + path
 
 
 def open_database(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) -> Database:
@@ -134,7 +143,7 @@ def _world(home: PlatformHome, settings: Settings, db: Database, clock: Clock, k
 
 def with_home(settings: Settings, home: PlatformHome) -> Settings:
     """Return the settings with the folders that the home decides filled in."""
-    root = str(home.state / "checkpoints")
+    root = settings.jobs.checkpoint_root or str(home.state / "checkpoints")
     return settings.model_copy(update={"jobs": replace(settings.jobs, checkpoint_root=root)})
 
 

@@ -28,8 +28,11 @@ class ServerSettings:
     port: int = DEFAULT_PORT
     """0 takes a free one."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on the log is written."""
     loops: bool = True
     """Whether this process may run the loops, or only answers requests."""
+    offer_python: bool = True
+    """Whether jobs on this machine find the platform's own Python, with what the examples need, first in their PATH."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,11 @@ class ObjectSettings:
     endpoint: str | None = None
     """Of an S3 service other than Amazon's."""
     access_key_id: str | None = None
+    """Without it the usual AWS_* variables and instance roles are tried."""
     secret_access_key: str | None = None
+    """Best given as a variable."""
     region: str = "us-east-1"
+    """Of the bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,23 @@ class LoopSettings:
     """How often loops run when nothing wakes them. Too often idles cores, too seldom notices late."""
 
     inventory_s: float = 2.0
+    """A look at every cluster: what there is, and what is open."""
     start_s: float = 1.0
+    """What may start; also at each submission and each end."""
     attempts_s: float = 1.0
+    """What runs; also when an engine has news."""
     figures_s: float = 1.0
+    """What jobs report."""
     sweep_s: float = 10.0
+    """What engines still know and nobody needs, and what runs and is nobody's."""
     outbox_s: float = 2.0
+    """What happened, for those who subscribed; also after each change."""
     rating_s: float = 5.0
+    """Charges for what has ended."""
     models_s: float = 1.0
+    """Versions that wait for their files, and deployments."""
     housekeeping_s: float = 300.0
+    """Old keys and tokens."""
     lease_s: float = 10.0
     """How long a silent process keeps others from the loops."""
 
@@ -81,6 +96,7 @@ class SimulatedSettings:
     fleet: str | None = None
     """NODESxDEVICES[:MODEL[@VENDOR]][:MEMORY]; none runs the local engine instead."""
     seed: int = 7
+    """Of everything that virtual programs do."""
     speed: float = 1.0
     """How many times faster than real the virtual programs run."""
 

@@ -11,7 +11,7 @@ def up(
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="To listen on; 0 takes a free one.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 unless set.")] = None,
     simulate: Annotated[
         str | None,
         typer.Option("--simulate", help="NODESxDEVICES, such as 64x8: a simulated cluster, labelled as such."),

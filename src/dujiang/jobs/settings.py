@@ -12,8 +12,9 @@ KEPT_OUTPUT_BYTES: Final = 64 * 1024
 class JobSettings:
     """The settings of jobs and their loops."""
 
-    checkpoint_root: str = "/var/lib/dujiang/checkpoints"
-    """Where jobs that name no folder save themselves; every node must see it under this path."""
+    checkpoint_root: str = ""
+    """Where jobs that name no folder save themselves; every node must see it under this path. Empty is a folder in the
+    platform's home."""
     lost_after_s: float = 60.0
     """How long an engine that answers may leave out a running attempt before it counts as lost. Too little and a view
     that lags fails work that runs; too much and a lost node is noticed late."""

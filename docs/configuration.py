@@ -1,0 +1,74 @@
+"""Keep docs/configuration.md the settings as they are: `python docs/configuration.py > docs/configuration.md`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from dujiang.bootstrap.settings import Settings
+from dujiang.kit.settings import variable
+
+HEAD = """# Configuration
+
+Nothing has to be set: the defaults fit one machine. What is set comes from, the first that says something counts:
+
+1. a flag of `dujiang up` (`--port`, `--host`, `--simulate`, `--database`, `--no-loops`),
+2. an environment variable, such as `DUJIANG_JOBS__LOST_AFTER_S=2m`,
+3. `dujiang.toml` in the home folder (`DUJIANG_HOME`, else `~/.dujiang`), such as
+
+```toml
+[jobs]
+lost_after_s = "2m"
+
+[billing]
+time_zone = "Asia/Shanghai"
+```
+
+Times may be written `30`, `90s`, `2h30m`, sizes `512MiB`, `16GiB`. An unknown name, or a value that means nothing, stops
+the start and is told with its place. This page is made from the settings themselves (`python docs/configuration.py`).
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for name, info in Settings.model_fields.items():
+        branch: Any = info.annotation
+        parts.append(f"## {name}\n\n{_sentence(branch)}\n\n| setting | default | meaning |\n| --- | --- | --- |")
+        rows = [
+            f"| `{name}.{field.name}`<br>`{variable(f'{name}.{field.name}')}` | `{_default(field)}` | {meaning} |"
+            for field, meaning in _fields(branch)
+        ]
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _sentence(branch: Any) -> str:
+    return " ".join((inspect.getdoc(branch) or "").split())
+
+
+def _fields(branch: Any) -> Iterator[tuple[dataclasses.Field[Any], str]]:
+    """Yield the fields of a branch, each with the text that stands below it in the source."""
+    body = ast.parse(inspect.getsource(branch)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    told: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
+            told[before.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    for field in dataclasses.fields(branch):
+        yield field, told.get(field.name, "").replace("|", "\\|")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return '""' if value == "" else "[]" if value == () else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
