@@ -28,8 +28,8 @@ lost_after_s = "2m"
 time_zone = "Asia/Shanghai"
 ```
 
-Times may be written `30`, `90s`, `2h30m`, sizes `512MiB`, `16GiB`. An unknown name, or a value that means nothing, stops
-the start and is told with its place. This page is made from the settings themselves (`python docs/configuration.py`).
+Times may be written `30`, `90s`, `2h30m`, sizes `512MiB`, `16GiB`. An unknown name, or a value that means nothing,
+stops the start and is told with its place. This page is made from the settings themselves (`docs/configuration.py`).
 """
 
 
