@@ -90,6 +90,21 @@ async def test_a_cancelled_transaction_leaves_nothing_and_blocks_nobody(database
     assert await amounts(database) == {"b": 2}
 
 
+async def test_a_commit_that_fails_leaves_nothing_open(database: Database) -> None:
+    create = "CREATE TABLE test_lids (box VARCHAR(10) REFERENCES test_boxes (name) DEFERRABLE INITIALLY DEFERRED)"
+    async with database.transaction() as tx:
+        await tx.connection.exec_driver_sql(create)
+    for _ in range(3):
+        with pytest.raises(Conflict):  # found at the commit, and SQLite leaves the transaction open, its lock held
+            async with database.transaction() as tx:
+                await tx.connection.exec_driver_sql("INSERT INTO test_lids VALUES ('none')")
+        async with database.reading() as tx:
+            assert (await tx.connection.exec_driver_sql("SELECT count(*) FROM test_lids")).scalar() == 0
+    async with database.transaction() as tx:
+        await fill(tx, "a", 1)
+    assert await amounts(database) == {"a": 1}
+
+
 async def test_cancelled_at_every_step_the_next_transaction_still_works(database: Database) -> None:
     async def work() -> None:
         async with database.transaction() as tx:

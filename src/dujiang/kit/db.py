@@ -206,10 +206,19 @@ class Database:
                     )
                 await tx.connection.commit()
         except BaseException:
-            await tx.connection.rollback()
+            await self._undo(tx.connection)
             raise
         finally:
             await asyncio.shield(_end(tx.connection, rollback=error is not None))
+
+    async def _undo(self, connection: AsyncConnection) -> None:
+        await connection.rollback()
+        if self.is_sqlite:
+            # SQLite keeps the transaction of a failed commit open, with the write lock; SQLAlchemy takes it for over and
+            # sends nothing. (A full disk, a violated deferred reference.)
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            await driver.rollback()
 
     def _create_engine(self) -> AsyncEngine:
         if not self.is_sqlite:
