@@ -109,7 +109,9 @@ def _means(launch: Mapping[str, Any], rank: Mapping[str, Any], ports: Sequence[i
             "CUDA_MPS_PIPE_DIRECTORY": launch["mps"],
             "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(max(1, share // 10)),
             "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",".join(
-                f"{nth}={device['memory_bytes'] >> 20}M" for nth, device in enumerate(devices)
+                f"{nth}={max(1, device['memory_bytes'] >> 20)}M"
+                for nth, device in enumerate(devices)
+                if device["memory_bytes"]  # else it shares the machine's, and a limit of nothing would leave it nothing
             ),
         }
     return means
