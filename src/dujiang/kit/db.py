@@ -214,8 +214,8 @@ class Database:
     async def _undo(self, connection: AsyncConnection) -> None:
         await connection.rollback()
         if self.is_sqlite:
-            # SQLite keeps the transaction of a failed commit open, with the write lock; SQLAlchemy takes it for over and
-            # sends nothing. (A full disk, a violated deferred reference.)
+            # SQLite keeps the transaction of a failed commit open, with the write lock; SQLAlchemy takes it for over
+            # and sends nothing. (A full disk, a violated deferred reference.)
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
             await driver.rollback()
