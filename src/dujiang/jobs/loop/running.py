@@ -174,14 +174,13 @@ class AttemptLoop:
         """Write down what was seen: starts, ends, and why the platform is about to stop something."""
         began = {step.key: step.seen for step in steps if isinstance(step, Began)}
         over = {step.key: self._seen_end(step) for step in steps if isinstance(step, Ended | Lost | Never)}
-        ends = dict(
-            zip(over, await _each(over.items(), lambda one: self._explain(attempts[one[0]], one[1])), strict=True)
-        )
         stops = {
             step.key: step.why
             for step in steps
-            if isinstance(step, Stop) and step.why == DRAINED and not attempts[step.key].stop_reason
+            if isinstance(step, Stop | Never) and step.why == DRAINED and not attempts[step.key].stop_reason
         }
+        told = {key: replace(attempts[key], stop_reason=stops.get(key, attempts[key].stop_reason)) for key in over}
+        ends = dict(zip(over, await _each(over.items(), lambda one: self._explain(told[one[0]], one[1])), strict=True))
         return await self._save(began, ends, stops) if began or ends or stops else Counter()
 
     async def _save(
