@@ -25,6 +25,8 @@ from dujiang.models.settings import ModelSettings
 
 MOST = 100
 _AT_ONCE = 16
+_ASK_AGAIN_S = 0.1
+_STARTS_WITHIN_S = 30.0
 _PRUNE_EVERY_S = 3600.0
 
 _logger = log.get(__name__)
@@ -48,6 +50,7 @@ class DeploymentLoop:
         self._most, self._after = most, ""
         self._answered_s: dict[str, float] = {}
         """When the service of a job last said that it is ready."""
+        self._first_asked_s: dict[str, float] = {}
         self._pruned_s: float | None = None
 
     async def tick(self) -> TickReport:
@@ -94,6 +97,7 @@ class DeploymentLoop:
             return Seen(ended=True, running=False, reason="JobGone", sentence="The job that served it is gone.")
         if job.has_ended:
             self._answered_s.pop(job.id, None)
+            self._first_asked_s.pop(job.id, None)
             return Seen(ended=True, running=False, reason=job.reason, sentence=job.sentence)
         running = job.state is JobState.RUNNING
         base_url = ""
@@ -114,6 +118,16 @@ class DeploymentLoop:
         last_s = self._answered_s.get(service.job_id)
         if settled and last_s is not None and now_s - last_s < self._settings.ready_every_s:
             return True
+        answers = await self._ask(one, service, base_url)
+        # A service needs some half a second to load. One that has just begun is asked for as long as a slow answer
+        # may take, so that it is in use as soon as it can be and not a tick later.
+        begins = now_s - self._first_asked_s.setdefault(service.job_id, now_s) < _STARTS_WITHIN_S
+        while not answers and begins and self._clock.monotonic_s() - now_s < self._settings.ready_within_s:
+            await self._clock.sleep(_ASK_AGAIN_S)
+            answers = await self._ask(one, service, base_url)
+        return answers
+
+    async def _ask(self, one: Deployment, service: Service, base_url: str) -> bool:
         try:
             answer = await self._http.get(
                 ready_url(base_url, one.model, service.version), timeout=self._settings.ready_within_s
@@ -121,7 +135,7 @@ class DeploymentLoop:
         except httpx.HTTPError:
             return False
         if answer.status_code == 200:
-            self._answered_s[service.job_id] = now_s
+            self._answered_s[service.job_id] = self._clock.monotonic_s()
         return answer.status_code == 200
 
     async def _bring_file(self, service: Service) -> None:
