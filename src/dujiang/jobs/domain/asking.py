@@ -79,5 +79,5 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         ports=spec.ports,
         inputs=tuple(Input(data.name, data.path) for data in spec.inputs),
         record_environment=spec.outputs.model is not None,
-        labels={PROJECT_LABEL: job.project_id, **job.labels},
+        labels={**job.labels, PROJECT_LABEL: job.project_id},
     )
