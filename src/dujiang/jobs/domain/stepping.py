@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dujiang.engines.contract import AttemptKey, Observation, Phase
+from dujiang.engines.contract import AttemptKey, End, Observation, Phase
 from dujiang.jobs.domain.job import Attempt, JobState
 
 
@@ -76,6 +76,8 @@ class Never:
 
 
 Step = Submit | Began | Stop | Ended | Lost | Never
+_WITHOUT_START = frozenset({End.STOPPED, End.LAUNCH_FAILED, End.LOST, End.NODE_LOST})
+"""How an attempt can end of which no process was ever there; after any other end it had begun, said or not."""
 
 
 def plan(views: Sequence[View], seen: Mapping[AttemptKey, Observation]) -> list[Step]:
@@ -103,7 +105,7 @@ def _steps(view: View, seen: Observation | None) -> list[Step]:
             return [Never(key, view.stop)] if is_gone else [*stop]
         return [Submit(key)] if view.may_submit else []
     if seen.phase is Phase.ENDED:
-        began = attempt.state is JobState.PENDING and seen.started_at is not None
+        began = attempt.state is JobState.PENDING and (seen.started_at is not None or seen.end not in _WITHOUT_START)
         return [Began(key, seen), Ended(key, seen)] if began else [Ended(key, seen)]
     if seen.phase is Phase.RUNNING and attempt.state is JobState.PENDING:
         return [Began(key, seen), *stop]
