@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,17 +54,21 @@ class DemoHome:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (self.path / LOCK).exists() and any(self.path.iterdir()):
             raise CannotStart(f"{self.path} holds files that no demo made; name an empty folder with --home.")
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not _locks(self._lock):
-            raise CannotStart(f"Another demo runs in {self.path}; wait for it, or name another folder with --home.")
-        self.end_leftovers()
-        if (self.path / "platform.lock").exists():
-            with (self.path / "platform.lock").open("rb+") as file:
-                if not _locks(file.fileno()):
-                    raise CannotStart(
-                        f"A platform that no demo started runs in {self.path}; stop it with Ctrl-C where it was "
-                        "started, or name another folder with --home."
-                    )
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _locks(lock):
+                raise CannotStart(f"Another demo runs in {self.path}; wait for it, or name another folder with --home.")
+            _end(self._platforms)
+            if not self._is_free():
+                raise CannotStart(
+                    f"A platform that no demo started runs in {self.path}; stop it with Ctrl-C where it was started, "
+                    "or name another folder with --home."
+                )
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        _end(self.leftovers)
         for entry in self.path.iterdir():
             if entry.name != LOCK:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -116,39 +120,32 @@ class DemoHome:
         with suppress(NotHeld):
             self.stop()
         if self._lock is not None:
-            self.end_leftovers()
+            with suppress(NotHeld):
+                _end(self.leftovers)
             os.close(self._lock)
             self._lock = None
 
     def leftovers(self) -> list[int]:
         """Return the processes of this folder: a demo's platform, supervisors of attempts, and their programs."""
-        return sorted(pid for pid in _pids() if self._is_ours(pid))
+        return sorted({*self._platforms(), *(pid for pid in _pids() if self._is_of_a_job(pid))})
 
-    def end_leftovers(self) -> None:
-        """Kill them all, what they start meanwhile too.
+    def _platforms(self) -> list[int]:
+        """Return the processes of platforms that a demo started here; their jobs do not have the mark."""
+        return [pid for pid in _pids() if f"{MARK}={self.path}" in _words(pid, "environ")]
 
-        Raises:
-            NotHeld: some do not end.
-        """
-        end = time.monotonic() + END_S
-        while pids := self.leftovers():
-            if time.monotonic() > end:
-                raise NotHeld("what an earlier run left to end when killed", f"processes {pids}")
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-
-    def _is_ours(self, pid: int) -> bool:
-        if pid == os.getpid() or _is_dead(pid):
-            return False
-        environ = _words(pid, "environ")
-        if f"{MARK}={self.path}" in environ:
-            return True
-        if any(word.startswith(f"DUJIANG_OUTPUT_DIR={self.path}/") for word in environ):
+    def _is_of_a_job(self, pid: int) -> bool:
+        if any(word.startswith(f"DUJIANG_OUTPUT_DIR={self.path}/") for word in _words(pid, "environ")):
             return True
         words = _words(pid, "cmdline")
         return f"{self.path}/engine" in words and any("dujiang.engines.local" in word for word in words)
+
+    def _is_free(self) -> bool:
+        """Say whether no platform has this folder for its home."""
+        try:
+            with (self.path / "platform.lock").open("rb") as file:
+                return _locks(file.fileno())
+        except FileNotFoundError:
+            return True
 
     def _answering(self) -> Connection | None:
         assert self._platform is not None
@@ -181,6 +178,22 @@ def process_running(program: str, *, job_id: str, attempt: int) -> int | None:
     return None
 
 
+def _end(find: Callable[[], list[int]]) -> None:
+    """Kill processes until none is found; meanwhile they may start more.
+
+    Raises:
+        NotHeld: some do not end.
+    """
+    end = time.monotonic() + END_S
+    while pids := find():
+        if time.monotonic() > end:
+            raise NotHeld("what an earlier run left to end when killed", f"processes {pids}")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
 def _locks(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +203,9 @@ def _locks(fd: int) -> bool:
 
 
 def _pids() -> Iterator[int]:
-    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    """Yield the live processes without our own."""
+    own = os.getpid()
+    return (pid for entry in os.listdir("/proc") if entry.isdigit() and (pid := int(entry)) != own and _is_alive(pid))
 
 
 def _words(pid: int, name: str) -> list[str]:
@@ -201,9 +216,9 @@ def _words(pid: int, name: str) -> list[str]:
         return []
 
 
-def _is_dead(pid: int) -> bool:
-    """Say whether a process only waits to be reaped."""
+def _is_alive(pid: int) -> bool:
+    """Say whether a process exists and does not only wait to be reaped."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except (OSError, IndexError):
-        return True
+        return False

@@ -65,7 +65,8 @@ def settled(client: Client, screen: Screen, project: str) -> Cost:
             table.append([unit, _seconds(held, one), _seconds(billed, one), str(billed - held)])
     screen.table(["", "ledger", "billed", "difference"], table, right=(1, 2, 3))
     hold(verdict["holds"], "the platform's own proof of the charges to hold", verdict["offences"])
-    hold(not any(bill["provisional"] for bill in bills), "a final bill", "a provisional one")
+    growing = [line for bill in bills for line in bill["lines"] if line["provisional_quantity"] != "0"]
+    hold(not growing, "every line of the bill to be final", growing)
     hold(not any(bill["unpriced"] for bill in bills), "a price for all that was used", [b["unpriced"] for b in bills])
     exact = sum((Decimal(one["billed_cost"]) for one in client.items("/v1/charges", project=project)), Decimal(0))
     cost = Cost(sum((Decimal(b["billed_cost"]) for b in bills), Decimal(0)), exact, bills[0]["billing_currency"])

@@ -59,7 +59,8 @@ def main() -> int:
         _tell_broken(screen, home, error, demo)
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not leave half of it running
+            signal.signal(number, signal.SIG_IGN)
         home.leave()
     return 0
 

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY = 5
@@ -53,18 +52,16 @@ class Screen:
             self._console.print(Text(f"   | {line}", style="cyan"))
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-        """Write a table; columns of the numbers in `right` stand to the right."""
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-        for nth, title in enumerate(titles):
-            table.add_column(title, justify="right" if nth in right else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        widest = max(sum(len(cell) + 3 for cell in row) for row in (titles, *rows))
-        width = self._console.width if self._console.is_terminal else max(self._console.width, widest)
-        with self._console.capture() as captured:
-            self._console.print(table, width=max(width - 3, 40), soft_wrap=False)
-        for line in captured.get().splitlines():
-            self._console.print(Text("   ") + Text.from_ansi(line.rstrip()))
+        """Write a table, never cut; columns of the numbers in `right` stand to the right, no titles give no heading."""
+        lines = [titles, *rows] if any(titles) else rows
+        widths = [max(len(line[nth]) for line in lines) for nth in range(len(titles))]
+        for nth, line in enumerate(lines):
+            cells = [
+                cell.rjust(width) if column in right else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            style = "bold" if nth == 0 and lines is not rows else ""
+            self._console.print(Text(f"     {'   '.join(cells)}".rstrip(), style=style))
 
     @contextmanager
     def training(self, epochs: int) -> Iterator[Bar]:

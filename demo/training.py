@@ -188,8 +188,8 @@ class Training:
         after_s = (moment(attempt["finished_at"]) - killed_at).total_seconds()
         hold(attempt["state"] != "COMPLETED", "attempt 1 to have failed", attempt["state"])
         self._screen.held(
-            f"noticed: attempt 1 is {attempt['state']} ({', '.join([attempt['reason'], *ended])}); it ended {after_s:.3f} "
-            f"s after the kill, and the platform showed it after {noticed_s:.3f} s"
+            f"noticed: attempt 1 is {attempt['state']} ({', '.join([attempt['reason'], *ended])}); it ended "
+            f"{after_s:.3f} s after the kill, and the platform showed it after {noticed_s:.3f} s"
         )
         hold(bool(told["evidence"]), "the platform to give its evidence", "none", told["text"])
         self._screen.held("explained, with evidence:")
@@ -212,7 +212,7 @@ class Training:
         self._check_metrics(saved)
         self._screen.held(
             f"resumed from the checkpoint of epoch {saved}: attempt 1 trained {_span(trained)}, attempt 2 "
-            f" {_span(numbers)}; epochs lost: {lost}"
+            f"{_span(numbers)}; epochs lost: {lost}"
         )
         return lost
 
