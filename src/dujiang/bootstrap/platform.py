@@ -17,7 +17,7 @@ from dujiang.api import verify as verify_api
 from dujiang.api.app import create_app
 from dujiang.billing import api as billing_api
 from dujiang.billing.service import BillingService
-from dujiang.bootstrap.housekeeping import Housekeeping
+from dujiang.bootstrap.housekeeping import Gauges, Housekeeping
 from dujiang.bootstrap.proofs import proofs
 from dujiang.bootstrap.settings import Settings
 from dujiang.bootstrap.views import explained, placed
@@ -31,8 +31,9 @@ from dujiang.jobs.diagnosis import Diagnose
 from dujiang.jobs.loop import AttemptLoop, FigureLoop, StartLoop, SweepLoop
 from dujiang.jobs.service import JobService
 from dujiang.kit.clock import Clock
-from dujiang.kit.db import Database
+from dujiang.kit.db import Database, Tx
 from dujiang.kit.ids import Ids
+from dujiang.kit.journal import Record
 from dujiang.kit.loop import Loop, TickReport
 from dujiang.kit.metrics import Metrics
 from dujiang.kit.objects import ObjectStore
@@ -85,7 +86,9 @@ class Platform:
         db, clock, ids, clusters = world.db, world.clock, world.ids, world.clusters
         rhythm = settings.loops
         self.world, self.settings, self.metrics = world, settings, Metrics()
-        self.http = world.http or httpx.AsyncClient(trust_env=False)
+        self.http = world.http or httpx.AsyncClient(
+            trust_env=False, limits=httpx.Limits(max_connections=1000, max_keepalive_connections=200)
+        )
 
         self.tenancy = Tenancy(db=db, clock=clock, ids=ids, passwords=world.passwords)
         self.audit = Audit(db)
@@ -120,10 +123,11 @@ class Platform:
             db=db, clock=clock, deployments=self.deployments, artifacts=self.artifacts, http=self.http,
             settings=model_settings,
         )  # fmt: skip
-        housekeeping = Housekeeping(db=db, tenancy=self.tenancy, metrics=self.metrics, jobs=self.jobs, pool=self.pool)
+        housekeeping = Housekeeping(db=db, tenancy=self.tenancy, registry=self.registry, objects=world.objects)
+        gauges = Gauges(db=db, metrics=self.metrics, jobs=self.jobs, pool=self.pool)
         self.outbox = Outbox(
             db,
-            [Subscription("models.job_ended", frozenset({"JobEnded"}), self.registry.job_ended)],
+            [Subscription("models.job_ended", frozenset({"JobStarted", "JobEnded"}), self._models_hear)],
         )
 
         self.inventory = Loop("inventory", inventory.tick, every_s=rhythm.inventory_s)
@@ -144,6 +148,7 @@ class Platform:
             *self.models,
             Loop("rating", partial(_rate, db, self.billing), every_s=rhythm.rating_s),
             Loop("housekeeping", housekeeping.tick, every_s=rhythm.housekeeping_s),
+            Loop("gauges", gauges.tick, every_s=rhythm.gauges_s),
         )
         self.jobs.on_change(self._wake_start)
         self.jobs.on_change(self._wake_attempts)
@@ -185,6 +190,13 @@ class Platform:
             ),
         )  # fmt: skip
         return create_app(routers, door=self.door, metrics=self.metrics, ids=world.ids)
+
+    async def _models_hear(self, tx: Tx, record: Record) -> None:
+        """Let the registry know of ends; services that began and versions that are proposed are looked at at once."""
+        if record.type == "JobEnded":
+            await self.registry.job_ended(tx, record)
+        for loop in self.models:
+            tx.afterwards(loop.wake)
 
     def _wake_start(self) -> None:
         self.starting.wake()

@@ -14,7 +14,6 @@ from typing import Any
 import dujiang
 from dujiang.api.server import Server, listen
 from dujiang.bootstrap.home import PlatformHome
-from dujiang.bootstrap.housekeeping import Housekeeping
 from dujiang.bootstrap.platform import Platform, World, new_ids
 from dujiang.bootstrap.settings import Settings
 from dujiang.engines.contract import Engine, EngineUnavailable
@@ -24,14 +23,13 @@ from dujiang.kit import log, migrate, tracing
 from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import Clock, SystemClock
 from dujiang.kit.db import Database
-from dujiang.kit.loop import Loop, Runner, TickReport
+from dujiang.kit.loop import Runner
 from dujiang.kit.objects import open_store
 
 LOCAL, SIMULATED = "local", "simulated"
 _LOCAL_LOST_AFTER_S = 3.0
 """The local engine's view does not lag: what it does not show is not there. Some seconds for a start under way."""
 _ENGINE_WAIT_S = 5.0
-_GAUGES_EVERY_S = 5.0
 _logger = log.get(__name__)
 
 
@@ -161,12 +159,8 @@ async def _serve(platform: Platform, settings: Settings, sock: Any, *, holder: s
     tasks: list[asyncio.Task[Any]] = []
     if settings.server.loops:
         world = platform.world
-        keeper = Housekeeping(
-            db=world.db, tenancy=platform.tenancy, metrics=platform.metrics, jobs=platform.jobs, pool=platform.pool
-        )
-        gauges = Loop("gauges", _as_tick(keeper), every_s=_GAUGES_EVERY_S)
         runner = Runner(
-            [*platform.loops, gauges], db=world.db, clock=world.clock, metrics=platform.metrics, holder=holder,
+            platform.loops, db=world.db, clock=world.clock, metrics=platform.metrics, holder=holder,
             lease_s=settings.loops.lease_s,
         )  # fmt: skip
         tasks.append(asyncio.create_task(runner.run(closing)))
@@ -193,14 +187,6 @@ async def _listen(engine: Engine, platform: Platform, runner: Runner) -> None:
                 platform.running.wake()
         except EngineUnavailable:
             await asyncio.sleep(1.0)
-
-
-def _as_tick(keeper: Housekeeping) -> Any:
-    async def tick() -> TickReport:
-        await keeper.measure()
-        return TickReport()
-
-    return tick
 
 
 def _holder(home: PlatformHome, db: Database) -> str:

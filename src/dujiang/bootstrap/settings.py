@@ -85,6 +85,8 @@ class LoopSettings:
     """Versions that wait for their files, and deployments."""
     housekeeping_s: float = 300.0
     """Old keys and tokens."""
+    gauges_s: float = 5.0
+    """What `/metrics` shows of what there is now."""
     lease_s: float = 10.0
     """How long a silent process keeps others from the loops."""
 
