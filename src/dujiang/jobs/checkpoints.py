@@ -33,7 +33,8 @@ def _written_at(entry: os.DirEntry[str]) -> int | None:
     try:
         found = entry.stat()
         if entry.is_dir():
-            return found.st_mtime_ns if any(os.scandir(entry.path)) else None
+            with os.scandir(entry.path) as inside:
+                return found.st_mtime_ns if any(inside) else None
     except OSError:
         return None
     return found.st_mtime_ns if found.st_size else None
