@@ -8,12 +8,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from dujiang.kit.errors import DujiangError
+from dujiang.kit import log
 from dujiang.kit.http import Model
 from dujiang.tenancy.access import Caller, needs
 from dujiang.tenancy.domain import Permission
 
 MOST_SHOWN = 100
+_logger = log.get(__name__)
 _Verifier = Annotated[Caller, Depends(needs(Permission.PLATFORM_VERIFY))]
 
 
@@ -77,10 +78,12 @@ def router(proofs: Sequence[Proof]) -> APIRouter:
 async def _check(proof: Proof) -> CheckOut:
     try:
         found = await proof.prove()
-    except DujiangError as error:  # what cannot be looked at is not proved
+    except Exception as error:  # what cannot be looked at is not proved: an engine is away, a row holds no JSON ...
+        log.failure(_logger, "a proof could not be made", error, proof=proof.name)
+        why = log.reason(error)
         return CheckOut(
-            name=proof.name, holds=False, count=0, sentence=error.sentence,
-            breaches=[BreachOut(row=proof.name, sentence=f"It could not be looked at: {error.sentence}")],
+            name=proof.name, holds=False, count=0, sentence=why,
+            breaches=[BreachOut(row=proof.name, sentence=f"It could not be looked at: {why}")],
         )  # fmt: skip
     return CheckOut(
         name=proof.name, holds=not found.breaches, count=found.count, sentence=found.sentence,
