@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dujiang.jobs import store
 from dujiang.jobs.domain import JOB_STATES, TERMINAL, JobState
@@ -13,6 +14,7 @@ from dujiang.kit.journal import Record
 from dujiang.pool.service import PoolService
 
 _TYPES = ("JobSubmitted", "JobStarted", "JobRetried", "JobEnded")
+_AFTER = {"JobStarted": JobState.RUNNING, "JobRetried": JobState.PENDING}
 _PAGE = 5000
 
 
@@ -36,18 +38,17 @@ class _Story:
     def tell(self, record: Record) -> None:
         """Add what a record says."""
         before = self.states[-1]
-        match record.type:
-            case "JobSubmitted":
-                self.breach = self.breach or "it was submitted twice"
-                return
-            case "JobStarted":
-                state, number = JobState.RUNNING, int(record.payload["attempt"])
-                if number <= self.attempt:
-                    self.breach = self.breach or f"attempt {number} began after attempt {self.attempt}"
-            case "JobRetried":
-                state, number = JobState.PENDING, int(record.payload["attempt"])
-            case _:
-                state, number = JobState(record.payload["state"]), int(record.payload["attempt"])
+        if record.type == "JobSubmitted":
+            self.breach = self.breach or "it was submitted twice"
+            return
+        try:
+            number = int(record.payload["attempt"])
+            state = _AFTER.get(record.type) or JobState(record.payload["state"])
+        except (KeyError, TypeError, ValueError):
+            self.breach = self.breach or f"record {record.seq} does not say what a {record.type} says"
+            return
+        if record.type == "JobStarted" and number <= self.attempt:
+            self.breach = self.breach or f"attempt {number} began after attempt {self.attempt}"
         self.attempt = max(self.attempt, number)
         if state is before is JobState.PENDING:
             return  # an attempt that never began was followed by another
@@ -73,26 +74,51 @@ async def check_histories(tx: Tx) -> tuple[int, list[Breach]]:
                 breaches.append(Breach(record.subject, f"record {record.seq} tells of a job that was never submitted"))
                 stories[record.subject] = _Story([JOB_STATES.start])
     rows = await store.facts_of_all(tx)
+    attempts = await store.states_of_all_attempts(tx)
     for row in rows:
-        breaches += _compare(row.id, JobState(row.state), row.waits, row.finished_at is not None, stories)
+        breaches += _compare(row, stories)
+        breaches += _compare_attempts(row, attempts.pop(row.id, []))
+    breaches += [Breach(one, "its attempts are there, the job is not") for one in sorted(attempts)]
     known_ids = {row.id for row in rows}
     breaches += [Breach(one, "its records are there, the job is not") for one in sorted(stories.keys() - known_ids)]
     return len(rows), breaches
 
 
-def _compare(job_id: str, state: JobState, waits: bool, is_over: bool, stories: dict[str, _Story]) -> Iterable[Breach]:
-    story = stories.get(job_id)
+def _compare(row: Any, stories: Mapping[str, _Story]) -> Iterable[Breach]:
+    story = stories.get(row.id)
     if story is None:
-        yield Breach(job_id, "it has no record of its submission")
+        yield Breach(row.id, "it has no record of its submission")
         return
     if story.breach:
-        yield Breach(job_id, story.breach)
-    if story.states[-1] is not state:
-        yield Breach(job_id, f"it is {state}, its records say {story.states[-1]}")
-    if (state in TERMINAL) != is_over:
-        yield Breach(job_id, f"it is {state} and {'has' if is_over else 'has not'} a time of its end")
-    if waits and state is not JobState.PENDING:
-        yield Breach(job_id, f"it is {state} and waits for a place")
+        yield Breach(row.id, story.breach)
+    if story.states[-1] != row.state:
+        yield Breach(row.id, f"it is {row.state}, its records say {story.states[-1]}")
+    is_over = row.finished_at is not None
+    if (row.state in TERMINAL) != is_over:
+        yield Breach(row.id, f"it is {row.state} and {'has' if is_over else 'has not'} a time of its end")
+    if row.waits and row.state != JobState.PENDING:
+        yield Breach(row.id, f"it is {row.state} and waits for a place")
+
+
+def _compare_attempts(row: Any, attempts: Sequence[tuple[int, str]]) -> Iterable[Breach]:
+    """Compare a job with its attempts: all but the last have ended, and the last stands where the job stands."""
+    numbers = [number for number, _ in attempts]
+    if numbers != list(range(1, row.attempt + 1)):
+        yield Breach(row.id, f"its latest attempt is {row.attempt}, there are {numbers or 'none'}")
+        return
+    for number, state in attempts[:-1]:
+        if state not in TERMINAL:
+            yield Breach(f"{row.id}.{number}", f"it is {state}, and attempt {number + 1} followed it")
+    if not attempts:
+        return
+    number, last = attempts[-1]
+    if row.state == JobState.PENDING:
+        fits = (last in TERMINAL) if row.waits else last == JobState.PENDING
+    else:  # a job that was cancelled while it waited ends otherwise than its last attempt
+        fits = last == row.state or (row.state == JobState.CANCELLED and last in TERMINAL)
+    if not fits:
+        waits = " and waits" if row.waits else ""
+        yield Breach(f"{row.id}.{number}", f"it is {last}, the job is {row.state}{waits}")
 
 
 async def check_allocations(tx: Tx, pool: PoolService) -> tuple[int, list[Breach]]:

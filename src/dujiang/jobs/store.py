@@ -314,6 +314,15 @@ async def facts_of_all(tx: Tx) -> list[Any]:
     return list(await tx.execute(select(c.id, c.state, c.attempt, c.waits, c.finished_at).order_by(c.id)))
 
 
+async def states_of_all_attempts(tx: Tx) -> dict[str, list[tuple[int, str]]]:
+    """Return (number, state) of every attempt by job, in order, for checks of all of them."""
+    c = attempts.c
+    found: dict[str, list[tuple[int, str]]] = {}
+    for row in await tx.execute(select(c.job_id, c.number, c.state).order_by(c.job_id, c.number)):
+        found.setdefault(row.job_id, []).append((row.number, row.state))
+    return found
+
+
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 _CHANGING = (
