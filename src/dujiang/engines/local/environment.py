@@ -104,14 +104,20 @@ def _means(launch: Mapping[str, Any], rank: Mapping[str, Any], ports: Sequence[i
     }
     means |= {f"PORT{nth or ''}": str(port) for nth, port in enumerate(ports)}
     if launch.get("mps") and any(device["gpu_milli"] < 1000 for device in devices):
-        share = min(device["gpu_milli"] for device in devices)
-        means |= {
-            "CUDA_MPS_PIPE_DIRECTORY": launch["mps"],
-            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(max(1, share // 10)),
-            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",".join(
-                f"{nth}={max(1, device['memory_bytes'] >> 20)}M"
-                for nth, device in enumerate(devices)
-                if device["memory_bytes"]  # else it shares the machine's, and a limit of nothing would leave it nothing
-            ),
-        }
+        means |= _held_by_mps(launch["mps"], devices)
     return means
+
+
+def _held_by_mps(pipe_dir: str, devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what holds a rank to its shares; limits of memory are by the order in which it sees its devices."""
+    share = min(device["gpu_milli"] for device in devices)
+    limits = [
+        f"{nth}={max(1, device['memory_bytes'] >> 20)}M"
+        for nth, device in enumerate(devices)
+        if device["memory_bytes"]  # else it shares the machine's, and a limit of nothing would leave it nothing
+    ]
+    return {
+        "CUDA_MPS_PIPE_DIRECTORY": pipe_dir,
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(max(1, share // 10)),
+        **({"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",".join(limits)} if limits else {}),
+    }
