@@ -90,14 +90,14 @@ class Demo:
         self._screen.say(f"sign in: `{command} pool` (and every other command) is signed in as its first admin")
         with Client(connection) as client:
             rows = self._journey(client)
-        self._screen.step(self.number, "...and stop")
+        self._step("Stop")
         self._home.stop()
         until(
             "nothing left running", self._home.leftovers, lambda left: not left, for_s=5,
             tell=lambda left: f"processes {left}",
         )  # fmt: skip
         self._screen.held("the platform has stopped; nothing is left running")
-        self._screen.step(self.number + 1, "What was measured")
+        self._step("What was measured")
         rows.append(["the whole demo", f"{time.monotonic() - began:.1f} s", ""])
         self._screen.table(["", "measured", "aim"], rows)
         self._screen.say("")

@@ -36,7 +36,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Write a line of a step."""
-        self._console.print(Text(f"   {text}"))
+        self._console.print(Text(f"   {text}".rstrip()))
 
     def held(self, text: str) -> None:
         """Write what was checked and is so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -119,6 +120,32 @@ def test_ctrl_c_stops_all_that_it_started(home: Path, tmp_path: Path) -> None:
     assert none_left(home)
     assert "Interrupted" in output.read_text()
     assert "Traceback" not in output.read_text()
+
+
+def test_a_step_that_does_not_hold_says_what_was_seen_and_where_to_look(home: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    demo = begin(home, FOREVER, output)
+    cancel = [str(Path(sys.executable).with_name("dujiang")), "cancel", "train-digits"]
+    subprocess.run(cancel, env={**os.environ, "DUJIANG_HOME": str(home)}, stdout=subprocess.DEVNULL, check=True)
+    assert demo.wait(GONE_S) == 1
+    told = output.read_text()
+    assert "Step 3 did not hold." in told
+    assert re.search(r"expected +the training to go on\n +saw +CANCELLED", told), told
+    assert f"{home}/platform.log" in told
+    assert "Traceback" not in told
+    assert none_left(home)
+
+
+def test_a_platform_that_dies_is_told_and_its_job_ends_with_the_demo(home: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    demo = begin(home, FOREVER, output)
+    os.kill(json.loads((home / "server.json").read_text())["pid"], signal.SIGKILL)
+    assert demo.wait(GONE_S) == 1
+    told = output.read_text()
+    assert "Step 3 did not hold." in told
+    assert f"{home}/platform.log" in told
+    assert "Traceback" not in told
+    assert none_left(home)
 
 
 def test_two_at_once_do_not_share_a_folder(home: Path, tmp_path: Path) -> None:
