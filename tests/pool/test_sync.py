@@ -115,6 +115,23 @@ async def test_a_drain_is_done_when_nothing_is_held() -> None:
         assert "NodeUncordoned" in kinds
 
 
+async def test_a_node_opened_before_the_engine_was_seen_to_follow_is_opened_at_the_engine_too() -> None:
+    async with world() as w:
+        await w.sync(a_node())
+        async with w.db.transaction() as tx:
+            await w.pool.cordon(tx, "n1", "fan")
+            assert [order.cordon for order in await w.pool.orders(tx)] == [True]  # and the engine is told
+        async with w.db.transaction() as tx:
+            assert (await w.pool.uncordon(tx, "n1")).state is S.READY
+        await w.sync(a_node(cordoned=True))
+        async with w.db.reading() as tx:
+            assert [(order.node, order.cordon) for order in await w.pool.orders(tx)] == [("n1", False)]
+        await w.sync(a_node())
+        assert await _state(w) is S.READY
+        async with w.db.reading() as tx:
+            assert await w.pool.orders(tx) == []
+
+
 async def test_shrinking_below_what_is_held_is_reported_and_breaks_nothing() -> None:
     async with world() as w:
         await w.sync(a_node(devices=1))

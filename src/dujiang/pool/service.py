@@ -370,8 +370,8 @@ class PoolService:
         pulse = await store.lock_pulse(tx)
         inventory = await self._inventory(tx, pulse)
         known = _find_node(inventory, name_or_id)
-        if intent is Intent.NONE and known.engine_cordoned:
-            intent = Intent.OPEN
+        if intent is Intent.NONE and (known.engine_cordoned or known.intent is not Intent.NONE):
+            intent = Intent.OPEN  # the engine may have been told a moment ago, and not been looked at since
         used = await ledger_store.read_used(tx, [known.id])
         wanted = replace(known, intent=intent, intent_by=tx.actor, intent_reason=reason)
         node = settle(wanted, held=used.held(known.id))
