@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.engines.local.stand_in import H100S, Driver, build
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
@@ -42,10 +44,11 @@ def begin(home: Path, epochs: int, output: Path) -> subprocess.Popen[bytes]:
     return demo
 
 
-def run(home: Path) -> subprocess.CompletedProcess[str]:
+def run(home: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(home, EPOCHS), capture_output=True, text=True, timeout=WHOLE_S, check=False, start_new_session=True
-    )
+        command(home, EPOCHS), env=environ, capture_output=True, text=True, timeout=WHOLE_S, check=False,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def of_home(home: Path) -> list[str]:
@@ -110,6 +113,18 @@ def test_it_holds_again_after_a_run_that_was_killed(home: Path, tmp_path: Path) 
     assert len(of_home(home)) >= 3, "platform, supervisor and program go on"
     check_whole(run(home), home)
     check_whole(run(home), home)
+
+
+def test_on_a_machine_with_gpus_it_trains_on_a_slice_of_one(home: Path, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, build(tmp_path), *H100S)
+    done = run(home, driver.environment())
+    check_whole(done, home)
+    assert re.search(r"its slice of the pool: 125/1000 of nvidia NVIDIA H100 80GB HBM3 GPU-\S+, 10GiB", done.stdout)
+    billed = re.search(r"^ +GPU-seconds +(\S+) +(\S+) +(\S+)$", done.stdout, re.MULTILINE)
+    assert billed
+    assert float(billed[1]) > 0
+    assert billed[1] == billed[2]
+    assert billed[3] == "0"
 
 
 def test_ctrl_c_stops_all_that_it_started(home: Path, tmp_path: Path) -> None:
