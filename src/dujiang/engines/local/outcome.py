@@ -74,13 +74,15 @@ def decide(
         setup: how the setup ended, where it failed or was stopped.
     """
     rank = first_failed if first_failed is not None else (min(deaths) if deaths else None)
+    if setup is not None:
+        rank = 0  # it runs on the first
     death = setup or (deaths[rank] if rank is not None and rank in deaths else Death(None, None))
     if stopped_by is not None and stopped_by in STOPPED_BY:
         return Outcome(STOPPED_BY[stopped_by], death, rank)
     if oom_kills and death.failed:
         return Outcome("OutOfMemory", death, rank)
     if setup is not None:
-        return Outcome("SetupFailed", death, 0)
+        return Outcome("SetupFailed", death, rank)
     if death.signal is not None:
         return Outcome("Signaled", death, rank)
     return Outcome("Exited", death, rank)
