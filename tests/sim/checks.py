@@ -29,7 +29,8 @@ CAUSES: Final = {
     End.LOST: Cause.INFRASTRUCTURE, End.NODE_LOST: Cause.INFRASTRUCTURE, End.STOPPED: Cause.PREEMPTION,
 }  # fmt: skip
 """What an end counts as for a retry, where the end alone says it."""
-_MICRO: Final = timedelta(microseconds=1)
+_EXACT: Final = timedelta(milliseconds=1)
+"""How far two sums of the same seconds may be apart."""
 
 
 async def check_any_time(simulation: Simulation) -> None:
@@ -159,7 +160,9 @@ def _check_job(simulation: Simulation, job: Job, attempts: Sequence[Attempt], *,
         run = simulation.cluster.truth.of(attempt.key)
         _check_attempt(job, attempt, run, is_last=is_last)
         cause = _cause(attempt, run)
-        if not is_last:
+        # Cancelled in a pause between two attempts: the next one was already promised.
+        was_retried = not is_last or (job.state is JobState.CANCELLED and attempt.state is not JobState.CANCELLED)
+        if was_retried:
             if attempt.state is JobState.COMPLETED or not cause & set(job.spec.retry.on):
                 raise Broken(f"{_told(job)}: attempt {attempt.number} {attempt.state} {attempt.reason} was retried")
             counted += attempt.state is not JobState.PREEMPTED
@@ -185,7 +188,7 @@ def _check_attempt(job: Job, attempt: Attempt, run: Run | None, *, is_last: bool
     if run is None or run.end is None:
         if run is not None and run.started is not None:
             raise Broken(f"{about}: it really began and has no end")
-        allowed = {JobState.CANCELLED} if is_cancelled else {JobState.PREEMPTED, JobState.FAILED}
+        allowed = {JobState.PREEMPTED, JobState.FAILED} | ({JobState.CANCELLED} if is_cancelled else set())
         if attempt.state not in allowed:
             raise Broken(f"{about}: it never began")
         return
@@ -237,7 +240,7 @@ def _check_ledger(simulation: Simulation, ledger: Sequence[Allocation], attempts
         rows[row.share.key].append(row)
     known = {attempt.key: attempt for of_job in attempts.values() for attempt in of_job}
     _none("the ledger knows other attempts", rows.keys() ^ known.keys())
-    slack = timedelta(seconds=2 * simulation.steps_of_clock) + _MICRO
+    slack = timedelta(seconds=2 * simulation.steps_of_clock) + _EXACT
     longest = slack + timedelta(seconds=LOST_AFTER_S + 10)
     for key, held in rows.items():
         expected = sum(1 + len(rank.devices) for rank in known[key].ranks)
@@ -249,7 +252,9 @@ def _check_ledger(simulation: Simulation, ledger: Sequence[Allocation], attempts
         for row in held:
             assert row.ended_at is not None
             if row.started_at > run.started_at + slack or row.ended_at < run.finished_at - slack:
-                raise Broken(f"{key} held {row.started_at} to {row.ended_at}, ran {run.started_at} to {run.finished_at}")
+                raise Broken(
+                    f"{key} held {row.started_at} to {row.ended_at}, ran {run.started_at} to {run.finished_at}"
+                )
             if row.ended_at > run.finished_at + longest:
                 raise Broken(f"{key} held until {row.ended_at}, it was gone at {run.finished_at}")
 

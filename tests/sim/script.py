@@ -59,7 +59,7 @@ def write(dice: Dice) -> Script:
     """Draw a story."""
     rng = dice.stream("script")
     fleet = _fleet(rng)
-    active_s = rng.uniform(100, 260)
+    active_s = rng.uniform(80, 200)
     count = rng.randint(20, 50)
     times = sorted(rng.uniform(0, active_s * 0.8) for _ in range(count))
     arrivals = tuple(_arrival(rng, number, at_s, fleet, active_s) for number, at_s in enumerate(times))
