@@ -18,7 +18,7 @@ from dujiang.engines.local.settings import LocalSettings
 from dujiang.kit.clock import SystemClock
 from dujiang.kit.errors import DujiangError
 
-_WITHIN_S = 20.0
+_WITHIN_S = 60.0
 
 
 async def main() -> None:
@@ -61,7 +61,7 @@ async def _answer(engine: LocalEngine, question: dict[str, Any]) -> Any:
 
 def _launch(key: AttemptKey, text: str, ranks: list[list[dict[str, Any]]]) -> Launch:
     placed = tuple(
-        RankPlacement(nth, "here", 500, 128 << 20, devices=tuple(DeviceShare(**each) for each in devices))
+        RankPlacement(nth, "here", 500, 2 << 30, devices=tuple(DeviceShare(**each) for each in devices))
         for nth, devices in enumerate(ranks)
     )
     return Launch(key=key, name="a-job", project="a-project", run=text, ranks=placed, grace_s=5.0)
