@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import codecs
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
@@ -10,11 +13,11 @@ from fastapi import APIRouter, Depends, Header, Query
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from dujiang.engines.contract import AttemptKey, Engine
+from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable
 from dujiang.jobs.domain import TERMINAL, Job, JobState, NoSuchJob
 from dujiang.jobs.schemas import BatchIn, BatchOut, CancelIn, JobOut, QueuedOut, SubmitIn, job_json, queued_json
 from dujiang.jobs.service import JobFilter, JobService
-from dujiang.jobs.spec import JobSpec, read
+from dujiang.jobs.spec import JobSpec, Problem, SpecInvalid, read
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
 from dujiang.kit.follow import follow, last_seen
@@ -72,12 +75,30 @@ def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
     @routes.post("/jobs/batch", status_code=201, response_model=BatchOut)
     async def submit_jobs(caller: Submitter, body: BatchIn) -> Response:
         """Submit jobs, all or none; they come back in order."""
-        specs = [read(document) for document in body.specs]
+        specs = _read_all(body.specs)
 
         async def make(tx: Tx) -> BaseModel:
             return BatchOut.model_construct(items=await submit(tx, caller, specs))
 
         return await caller.once(make)
+
+
+def _read_all(documents: Sequence[Mapping[str, Any]]) -> list[JobSpec]:
+    """Return the specifications of a batch.
+
+    Raises:
+        SpecInvalid: with the problems of all of them, each with the number of its document.
+    """
+    specs: list[JobSpec] = []
+    problems: list[Problem] = []
+    for number, document in enumerate(documents):
+        try:
+            specs.append(read(document))
+        except SpecInvalid as error:
+            problems += [replace(one, path=f"specs[{number}].{one.path}".rstrip(".")) for one in error.problems]
+    if problems:
+        raise SpecInvalid(problems)
+    return specs
 
 
 def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
@@ -147,6 +168,8 @@ def _follow(routes: APIRouter, jobs: JobService, outputs: _Outputs, db: Database
         accepts_events = "text/event-stream" in caller.request.headers.get("accept", "")
         start = last_seen(last_event_id, offset) or 0
         pieces = outputs.pieces(job.id, attempt, rank, start, follow=follow, closing=caller.closing.is_set)
+        if not follow:
+            pieces = await _begun(pieces)  # an engine that is away is told as such, before the answer has begun
         if accepts_events:
             return caller.stream(_as_events(pieces))
         return StreamingResponse(_as_bytes(pieces), media_type="text/plain; charset=utf-8")
@@ -166,7 +189,10 @@ def _follow(routes: APIRouter, jobs: JobService, outputs: _Outputs, db: Database
         async with caller.reading() as tx:
             job = await _seen(tx, jobs, caller, job_id)
         start = last_seen(last_event_id, after)
-        events = follow(db, clock, after=start, subject=job.id, is_last=lambda record: record.type == "JobEnded")
+        events = follow(
+            db, clock, after=start, subject=job.id, live=not job.has_ended,
+            is_last=lambda record: record.type == "JobEnded",
+        )  # fmt: skip
         return caller.stream(events)
 
 
@@ -195,7 +221,7 @@ class _Outputs:
 
     async def pieces(
         self, job_id: str, number: int | None, rank: int, offset: int, *, follow: bool, closing: Any
-    ) -> AsyncIterator[tuple[int, bytes]]:
+    ) -> AsyncGenerator[tuple[int, bytes]]:
         """Yield (next offset, bytes); with follow, until the attempt has ended, or the job without one."""
         at = offset
         while True:
@@ -204,13 +230,35 @@ class _Outputs:
                 attempt = await self._jobs.attempt(tx, job, number)
             if attempt is not None and (engine := self._clusters.get(attempt.cluster)) is not None:
                 number = attempt.number
-                async for chunk in engine.logs(AttemptKey(job_id, number), rank=rank, offset=at):
-                    at = chunk.offset + len(chunk.data)
-                    yield at, chunk.data
+                try:
+                    async for chunk in engine.logs(AttemptKey(job_id, number), rank=rank, offset=at):
+                        at = chunk.offset + len(chunk.data)
+                        yield at, chunk.data
+                except EngineUnavailable:
+                    if not follow:
+                        raise
+                    await self._clock.sleep(LOOK_EVERY_S)
+                    if closing():
+                        return
+                    continue
             is_over = attempt.state in TERMINAL if attempt is not None else job.has_ended
             if is_over or not follow or closing():
                 return
             await self._clock.sleep(LOOK_EVERY_S)
+
+
+async def _begun(pieces: AsyncGenerator[tuple[int, bytes]]) -> AsyncGenerator[tuple[int, bytes]]:
+    """Return the same pieces, the first of which has been got."""
+    first = await anext(pieces, None)
+
+    async def all_of_them() -> AsyncGenerator[tuple[int, bytes]]:
+        async with aclosing(pieces):
+            if first is not None:
+                yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_of_them()
 
 
 async def _as_bytes(pieces: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
@@ -219,8 +267,14 @@ async def _as_bytes(pieces: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[b
 
 
 async def _as_events(pieces: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[ServerEvent]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    at = 0
     async for at, data in pieces:
-        yield ServerEvent(data.decode("utf-8", "replace"), event="log", id=str(at))
+        text = decoder.decode(data)
+        if text:  # a character that is cut is held back, and its bytes are asked for again
+            yield ServerEvent(text, event="log", id=str(at - len(decoder.getstate()[0])))
+    if rest := decoder.decode(b"", final=True):
+        yield ServerEvent(rest, event="log", id=str(at))
 
 
 async def _seen(tx: Tx, jobs: JobService, caller: Caller, job_id: str) -> Job:

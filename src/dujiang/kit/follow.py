@@ -18,7 +18,7 @@ _BATCH: Final = 500
 
 async def follow(
     db: Database, clock: Clock, *, after: int | None, subject: str | None = None,
-    project_ids: Sequence[str] | None = None, types: Sequence[str] | None = None,
+    project_ids: Sequence[str] | None = None, types: Sequence[str] | None = None, live: bool = True,
     is_last: Callable[[Record], bool] = lambda _record: False,
 ) -> AsyncIterator[ServerEvent]:  # fmt: skip
     """Yield records as server-sent events; the event's id is the record's number.
@@ -30,6 +30,7 @@ async def follow(
         subject: only records of this object.
         project_ids: only records of these projects; None is all.
         types: only records of these types.
+        live: go on with what is still to be written; else the stream ends with what there is.
         is_last: says after which record the stream ends.
     """
     at = after
@@ -46,6 +47,8 @@ async def follow(
             if is_last(record):
                 return
         if len(records) < _BATCH:
+            if not live:
+                return
             await clock.sleep(_LOOK_EVERY_S)
 
 
@@ -57,7 +60,7 @@ def last_seen(header: str | None, query: int | None) -> int | None:
     """
     if not header:
         return query
-    if not header.isdecimal() or int(header) > INT64_MAX:
+    if not (header.isascii() and header.isdecimal() and len(header) < 20) or int(header) > INT64_MAX:
         raise Invalid("Last-Event-ID is the `id` of the last event that came; leave it out to begin anew.")
     return int(header)
 
