@@ -112,7 +112,6 @@ def test_it_holds_again_after_a_run_that_was_killed(home: Path, tmp_path: Path) 
     cut_off.wait()
     assert len(of_home(home)) >= 3, "platform, supervisor and program go on"
     check_whole(run(home), home)
-    check_whole(run(home), home)
 
 
 def test_on_a_machine_with_gpus_it_trains_on_a_slice_of_one(home: Path, tmp_path: Path) -> None:
