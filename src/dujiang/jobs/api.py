@@ -302,4 +302,4 @@ async def _project_names(tx: Tx, tenancy: Tenancy, found: Sequence[Job]) -> dict
 
 
 def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+    return Response(orjson.dumps(content, option=orjson.OPT_UTC_Z), media_type="application/json")

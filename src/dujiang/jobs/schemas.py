@@ -141,7 +141,7 @@ def job_json(job: Job, attempts: Sequence[Attempt], *, projects: Mapping[str, st
         "cancel_at": job.cancel_at, "checkpoint": job.resume_from,
         "endpoints": list(last.endpoints) if last and last.state is JobState.RUNNING else [],
         "labels": dict(job.labels), "spec": job.spec.document(),
-        "waiting": job.waiting.to_json() if job.waiting else None,
+        "waiting": job.waiting and {**job.waiting.to_json(), "at": job.waiting.at, "earliest": job.waiting.earliest},
         "attempts": [_attempt_json(attempt) for attempt in attempts],
     }  # fmt: skip
 

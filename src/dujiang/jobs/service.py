@@ -14,7 +14,7 @@ from dujiang.jobs.domain import Attempt, Job, JobEndedAlready, JobState, NoSuchA
 from dujiang.jobs.domain.asking import request_of
 from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.settings import JobSettings
-from dujiang.jobs.spec import JobSpec
+from dujiang.jobs.spec import JobSpec, Problem, SpecInvalid
 from dujiang.jobs.store import JobFilter
 from dujiang.kit.db import Tx
 from dujiang.kit.ids import Ids
@@ -63,7 +63,7 @@ class JobService:
             labels: further labels of all of them, over their own.
 
         Raises:
-            SpecInvalid: a secret is still a reference to the submitter's machine.
+            SpecInvalid: a secret or the working folder still refers to the submitter's machine.
             ImpossibleRequest: the pool or the quota could never hold one; says what it could.
             BadAsk, WeightOutsideBand: what one asks for means nothing.
         """
@@ -73,6 +73,7 @@ class JobService:
         secrets: dict[str, dict[str, str]] = {}
         possible: set[object] = set()
         for spec, project_id in zip(specs, project_ids, strict=True):
+            _check_workdir(spec)
             job = self._new(tx, spec, project_id, submitted_by, labels or {})
             request = request_of(job)
             if (asked := (request.shape, project_id)) not in possible:  # many jobs are alike
@@ -193,6 +194,13 @@ class JobService:
     def _wake(self, tx: Tx) -> None:
         for wake in self._wakers:
             tx.afterwards(wake)
+
+
+def _check_workdir(spec: JobSpec) -> None:
+    if spec.workdir is not None and not spec.workdir.startswith("/"):
+        message = "A relative path says nothing on the platform's machines."
+        instead = "Write a path that begins with a slash, or submit with `dujiang submit`, which fills it in."
+        raise SpecInvalid([Problem("workdir", message, instead)])
 
 
 def _submitted(job: Job) -> JobSubmitted:
