@@ -28,13 +28,20 @@ def configure(*, level: str = "info", file: Path | None = None, stream: TextIO |
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(target)
+    handler = _Handler(target)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for noisy in ("uvicorn.access", "httpx", "aiosqlite", "alembic.runtime.migration"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines; one that cannot be written (a full disk) is left out, and is nobody's trouble."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the library would print a traceback for each line."""
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

@@ -1,0 +1,42 @@
+"""Logs: one line of JSON each, and no trouble of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+from pathlib import Path
+from dujiang.kit import log
+log.configure(file=Path({path!r}))
+log.get("t").info("first", n=1)
+log.failure(log.get("t"), "second", ValueError("what"))
+print("went on")
+"""
+
+
+def run(path: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(path=path)], capture_output=True, text=True, check=False
+    )
+
+
+def test_each_line_is_an_object(tmp_path: Path) -> None:
+    done = run(str(tmp_path / "log"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+    first, second = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert (first["event"], first["n"], first["level"]) == ("first", 1, "info")
+    assert second["reason"] == "ValueError: what"
+
+
+def test_a_log_that_cannot_be_written_troubles_nobody() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    done = run("/dev/full")
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert "Logging error" not in done.stderr
+    assert "second" not in done.stderr
