@@ -201,7 +201,7 @@ def _greet(home: PlatformHome, settings: Settings, url: str) -> None:
     lines += [
         f"  state        {home.state}   (log: {home.log})",
         "  signed in    commands of this account are, while DUJIANG_HOME is the same: try `dujiang pool`",
-        "  others       `dujiang users create NAME`, then `dujiang login --url` from elsewhere",
+        "  others       `dujiang users add NAME`, then `dujiang login --url` from elsewhere",
         "Ctrl-C stops the platform; jobs go on.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

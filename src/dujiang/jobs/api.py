@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query
-from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
 from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable
@@ -49,7 +48,7 @@ def router(
 
 
 def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
-    async def submit(tx: Tx, caller: Caller, specs: Sequence[JobSpec]) -> list[Any]:
+    async def submit(tx: Tx, caller: Caller, specs: Sequence[JobSpec]) -> list[dict[str, Any]]:
         project_ids: dict[str | None, str] = {}
         for spec in specs:
             if spec.project not in project_ids:
@@ -67,8 +66,8 @@ def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
         """Submit a job; refused at once when the pool could never hold it."""
         spec = read(body.spec)
 
-        async def make(tx: Tx) -> BaseModel:
-            return JobOut.model_validate((await submit(tx, caller, [spec]))[0])
+        async def make(tx: Tx) -> dict[str, Any]:
+            return (await submit(tx, caller, [spec]))[0]
 
         return await caller.once(make)
 
@@ -77,8 +76,8 @@ def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
         """Submit jobs, all or none; they come back in order."""
         specs = _read_all(body.specs)
 
-        async def make(tx: Tx) -> BaseModel:
-            return BatchOut.model_construct(items=await submit(tx, caller, specs))
+        async def make(tx: Tx) -> dict[str, Any]:
+            return {"items": await submit(tx, caller, specs)}
 
         return await caller.once(make)
 
@@ -137,11 +136,11 @@ def _cancel(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
     async def cancel_job(caller: Canceller, job_id: str, body: CancelIn | None = None) -> Response:
         """Ask for a job's end: its save signal, its grace, then the kill of whatever is left. Asking again is quiet."""
 
-        async def make(tx: Tx) -> BaseModel:
+        async def make(tx: Tx) -> dict[str, Any]:
             job = await _seen(tx, jobs, caller, job_id)
             caller.require(Permission.JOB_CANCEL, job.project_id)
             job = await jobs.cancel(tx, job.id)
-            return JobOut.model_validate((await _jobs_json(tx, jobs, tenancy, [job]))[0])
+            return (await _jobs_json(tx, jobs, tenancy, [job]))[0]
 
         return await caller.once(make, status_code=200)
 
@@ -289,7 +288,7 @@ async def _seen(tx: Tx, jobs: JobService, caller: Caller, job_id: str) -> Job:
     return job
 
 
-async def _jobs_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence[Job]) -> list[Any]:
+async def _jobs_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence[Job]) -> list[dict[str, Any]]:
     attempts = await jobs.attempts(tx, [job.id for job in found])
     projects = await _project_names(tx, tenancy, found)
     users = await tenancy.names(tx, {job.submitted_by for job in found})

@@ -12,6 +12,8 @@ from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import BadInventory
 from dujiang.pool.service import PoolService
 
+_ASKED_EVERY = 15
+"""Looks between two questions for what an engine can keep: a sharing daemon may come and go."""
 _logger = log.get(__name__)
 
 
@@ -25,6 +27,7 @@ class InventoryLoop:
         """Take what it works with; `wake` is called when what there is has changed."""
         self._db, self._pool, self._clusters, self._wake = db, pool, clusters, wake
         self._capabilities: dict[str, Capabilities] = {}
+        self._looks = 0
 
     async def tick(self) -> TickReport:
         """Look at each cluster, then tell engines what they have not followed yet."""
@@ -32,11 +35,12 @@ class InventoryLoop:
         for cluster, engine in sorted(self._clusters.items()):
             done += await self._look(cluster, engine)
         done += await self._follow()
+        self._looks += 1
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
     async def _look(self, cluster: str, engine: Engine) -> Counter[str]:
         try:
-            if cluster not in self._capabilities:
+            if self._looks % _ASKED_EVERY == 0 or cluster not in self._capabilities:
                 self._capabilities[cluster] = await engine.capabilities()
             facts = await engine.inventory()
         except EngineUnavailable as error:

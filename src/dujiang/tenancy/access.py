@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +26,7 @@ from dujiang.kit.http import ServerEvent, sse
 from dujiang.tenancy.domain import Permission, Principal
 from dujiang.tenancy.events import CallMade
 
+Answerable = BaseModel | dict[str, Any]
 MUTATING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 PRINCIPAL: Final = "dujiang.principal"
 REQUEST_ID: Final = "dujiang.request_id"
@@ -112,11 +114,12 @@ class Caller:
                 tx.emit(CallMade(subject=self.principal.user_id, method=scope["method"], route=route_of(scope)))
         scope[JOURNALED] = True
 
-    async def once(self, make: Callable[[Tx], Awaitable[BaseModel]], status_code: int = 201) -> Response:
+    async def once(self, make: Callable[[Tx], Awaitable[Answerable]], status_code: int = 201) -> Response:
         """Run a POST's effect in one transaction, once for each `Idempotency-Key` of this user.
 
         Args:
-            make: does it and returns the answer; whatever it raises undoes all of it, the key included.
+            make: does it and returns the answer, a model or JSON values in the form of one; whatever it raises undoes
+                all of it, the key included.
             status_code: of the answer.
 
         Returns:
@@ -212,8 +215,10 @@ def _bearer(scope: Scope) -> str:
     raise Unauthenticated("Sign in, or send `Authorization: Bearer TOKEN`; `dujiang login` gives one.")
 
 
-def _to_json(model: BaseModel) -> bytes:
-    return model.__pydantic_serializer__.to_json(model)
+def _to_json(answer: Answerable) -> bytes:
+    if isinstance(answer, BaseModel):
+        return answer.__pydantic_serializer__.to_json(answer)
+    return orjson.dumps(answer, option=orjson.OPT_UTC_Z)
 
 
 def _json(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
