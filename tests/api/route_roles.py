@@ -51,10 +51,76 @@ ROUTES: Final[dict[str, str]] = {
     "GET /v1/audit": "AdddAx",
     "GET /v1/audit/verify": "AAddAx",
     "POST /v1/audit/verify": "AAddAx",
+    # the platform as a whole
+    "GET /v1/events": "AAAAAx",
+    "GET /v1/verify": "AAddAx",
+    # the pool and its ledger
+    "GET /v1/clusters": "AAAAAx",
+    "GET /v1/nodes": "AAAAAx",
+    "GET /v1/nodes/{name}": "AAAAAx",
+    "GET /v1/pool": "AAAAAx",
+    "POST /v1/nodes/{name}/cordon": "AAdddx",
+    "POST /v1/nodes/{name}/uncordon": "AAdddx",
+    "POST /v1/nodes/{name}/drain": "AAdddx",
+    "GET /v1/allocations": "AAAAAx",
+    # quotas and the queue
+    "GET /v1/quotas": "AAAAAx",
+    "PUT /v1/quotas/{project}": "AdAddx",
+    "GET /v1/queue": "AAAAAx",
+    # jobs
+    "POST /v1/jobs": "AAAAdx",
+    "POST /v1/jobs/batch": "AAAAdx",
+    "GET /v1/jobs": "AAAAAx",
+    "GET /v1/jobs/{job_id}": "AAAAAx",
+    "POST /v1/jobs/{job_id}/cancel": "AAAAdx",
+    "GET /v1/jobs/{job_id}/logs": "AAAAAx",
+    "GET /v1/jobs/{job_id}/events": "AAAAAx",
+    "GET /v1/jobs/{job_id}/explain": "AAAAAx",
+    "GET /v1/jobs/{job_id}/metrics": "AAAAAx",
+    "POST /v1/jobs/{job_id}/metrics": "AAAAdx",
+    # models
+    "GET /v1/models": "AAAAAx",
+    "GET /v1/models/{name}": "AAAAAx",
+    "GET /v1/models/{name}/versions": "AAAAAx",
+    "GET /v1/models/{name}/versions/{version}": "AAAAAx",
+    "GET /v1/models/{name}/versions/{version}/artifact": "AAAAAx",
+    "PUT /v1/models/{name}/aliases/{alias}": "AAAAdx",
+    "DELETE /v1/models/{name}/aliases/{alias}": "AAAAdx",
+    # deployments
+    "POST /v1/deployments": "AAAAdx",
+    "GET /v1/deployments": "AAAAAx",
+    "GET /v1/deployments/{name}": "AAAAAx",
+    "DELETE /v1/deployments/{name}": "AAAAdx",
+    "POST /v1/deployments/{name}/predict": "AAAAdx",
+    # money
+    "GET /v1/prices": "AdAAAx",
+    "POST /v1/prices": "AdAddx",
+    "GET /v1/bills": "AdAAAx",
+    "GET /v1/bills/verify": "AAddAx",
+    "GET /v1/charges": "AdAAAx",
 }
 
 HIDDEN_FROM: Final[dict[str, str]] = {
     # route: which roles get 404 when its object belongs to a project they are not a member of
     "GET /v1/projects/{project}": "member",
     "GET /v1/projects/{project}/members": "member",
+    "GET /v1/jobs/{job_id}": "member",
+    "POST /v1/jobs/{job_id}/cancel": "member",
+    "GET /v1/jobs/{job_id}/logs": "member",
+    "GET /v1/jobs/{job_id}/events": "member",
+    "GET /v1/jobs/{job_id}/explain": "member",
+    "GET /v1/jobs/{job_id}/metrics": "member",
+    "POST /v1/jobs/{job_id}/metrics": "member",
+    "GET /v1/models/{name}": "member",
+    "GET /v1/models/{name}/versions": "member",
+    "GET /v1/models/{name}/versions/{version}": "member",
+    "GET /v1/models/{name}/versions/{version}/artifact": "member",
+    "PUT /v1/models/{name}/aliases/{alias}": "member",
+    "DELETE /v1/models/{name}/aliases/{alias}": "member",
+    "GET /v1/deployments/{name}": "member",
+    "DELETE /v1/deployments/{name}": "member",
+    "POST /v1/deployments/{name}/predict": "member",
 }
+
+ENDLESS: Final = frozenset({"GET /v1/events"})
+"""Streams that end only when the process does."""
