@@ -207,9 +207,58 @@ def test_following_goes_on_where_the_connection_broke(server: StandIn, run: Run)
         offset = int(asked.query.get("offset", ["0"])[0])
         return Answer(whole[offset:], cut_after=next(cuts))
 
+    ended = {**an_attempt(1), "state": "COMPLETED"}
+    states = iter([a_job(), a_job(attempts=[ended], state="COMPLETED")])
+    server.on(f"GET /v1/jobs/{A}", lambda _: next(states))
     server.on(f"GET /v1/jobs/{A}/logs", answer)
     assert run("logs", A, "-f") == (0, whole.decode(), "")
-    assert [asked.query.get("offset", ["0"]) for asked in server.asked] == [["0"], ["11"], ["19"]]
+    asked = server.asked_for(f"GET /v1/jobs/{A}/logs")
+    assert [one.query.get("offset", ["0"]) for one in asked] == [["0"], ["11"], ["19"]]
+    assert {one.query["attempt"][0] for one in asked} == {"1"}
+
+
+def an_attempt(number: int, state: str = "RUNNING") -> dict[str, Any]:
+    return {**a_job()["attempts"][0], "number": number, "state": state}
+
+
+def test_following_goes_on_with_the_next_attempt_until_the_job_has_ended(server: StandIn, run: Run) -> None:
+    first, second = an_attempt(1, "FAILED"), an_attempt(2)
+    jobs = [
+        a_job(state="PENDING", attempts=[]),  # it has no attempt yet
+        a_job(state="PENDING", attempts=[]),
+        a_job(attempts=[an_attempt(1)]),
+        a_job(attempts=[an_attempt(1)]),  # the stream ended, as the server stopped: the attempt goes on
+        a_job(state="PENDING", attempts=[first]),  # it waits for another
+        a_job(attempts=[first, second]),
+        a_job(state="COMPLETED", attempts=[first, {**second, "state": "COMPLETED"}]),
+    ]
+    states, outputs = iter(jobs), {"1": iter([b"one ", b"two\n"]), "2": iter([b"three\n"])}
+    server.on(f"GET /v1/jobs/{A}", lambda _: next(states))
+    server.on(f"GET /v1/jobs/{A}/logs", lambda asked: Answer(next(outputs[asked.query["attempt"][0]])))
+    assert run("logs", A, "-f") == (0, "one two\nthree\n", "Attempt 2:\n")
+    asked = server.asked_for(f"GET /v1/jobs/{A}/logs")
+    assert [(one.query["attempt"], one.query["offset"]) for one in asked] == [
+        (["1"], ["0"]), (["1"], ["4"]), (["2"], ["0"]),
+    ]  # fmt: skip
+
+
+def test_following_one_attempt_ends_with_it(server: StandIn, run: Run) -> None:
+    server.on(f"GET /v1/jobs/{A}", a_job(attempts=[an_attempt(1, "FAILED"), an_attempt(2)]))
+    server.on(f"GET /v1/jobs/{A}/logs", lambda _: Answer(b"one\n"))
+    assert run("logs", A, "-f", "--attempt", "1") == (0, "one\n", "")
+
+
+def test_the_last_lines_and_then_what_follows_are_of_one_attempt(server: StandIn, run: Run) -> None:
+    server.on(
+        f"GET /v1/jobs/{A}", a_job(state="COMPLETED", attempts=[an_attempt(1, "FAILED"), an_attempt(2, "COMPLETED")])
+    )
+
+    def answer(asked: Asked) -> Answer:
+        assert asked.query["attempt"] == ["2"]
+        return Answer(b"a\nb\nc\nd\n"[int(asked.query.get("offset", ["0"])[0]) :])
+
+    server.on(f"GET /v1/jobs/{A}/logs", answer)
+    assert run("logs", A, "-f", "--tail", "2") == (0, "c\nd\n", "")
 
 
 def test_explain_writes_the_servers_words_without_control_characters(server: StandIn, run: Run) -> None:

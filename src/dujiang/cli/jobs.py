@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from dujiang.cli.session import ENDED, Json, Project, connect, find_job
 
 JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
 _AWAY_FOR_S = 60.0
+_LOOK_EVERY_S = 0.3
 
 _COLUMNS = (
     col("ID"),
@@ -127,9 +129,10 @@ def logs(
     with connect() as client:
         ident = find_job(client, job)
         path = f"/v1/jobs/{ident}/logs"
+        number = attempt or (_latest(client.get(f"/v1/jobs/{ident}")) if follow else None)
         written = 0
-        if tail is not None:
-            with client.stream(path, attempt=attempt, rank=rank) as answer:
+        if tail is not None and not (follow and number is None):
+            with client.stream(path, attempt=number, rank=rank) as answer:
                 lines: deque[bytes] = deque(maxlen=tail)
                 part = b""
                 for chunk in answer.iter_bytes():
@@ -140,9 +143,9 @@ def logs(
                     lines.append(part)
             _write(b"".join(lines))
         if follow:
-            _follow(client, path, attempt, rank, written)
+            written = _follow(client, ident, number, rank, written, only=attempt is not None)
         elif tail is None:
-            with client.stream(path, attempt=attempt, rank=rank) as answer:
+            with client.stream(path, attempt=number, rank=rank) as answer:
                 for chunk in answer.iter_bytes():
                     written += len(chunk)
                     _write(chunk)
@@ -151,20 +154,51 @@ def logs(
             note(f"It has written nothing; it is {found.get('state')} ({found.get('reason') or 'no reason given'}).")
 
 
-def _follow(client: Any, path: str, attempt: int | None, rank: int, written: int) -> None:
-    """Write on from a byte offset until the server ends the stream; a broken connection is taken up where it broke."""
+def _follow(client: Any, ident: str, number: int | None, rank: int, written: int, *, only: bool) -> int:
+    """Write on from a byte offset of an attempt, then what the attempts after it write, until the job has ended.
+
+    With only, until that attempt has ended. A stream ends with its attempt, and also when the server stops: what is
+    left is asked for until the job itself says that there is no more. Returns how much the last one had written.
+    """
+    from dujiang.client import persist
+
+    is_over = number is None
+    while True:
+        if number is not None and not is_over:
+            written = _follow_attempt(client, f"/v1/jobs/{ident}/logs", number, rank, written)
+        job = persist(lambda: client.get(f"/v1/jobs/{ident}"), for_s=_AWAY_FOR_S)
+        states = {one["number"]: one["state"] for one in job["attempts"]}
+        is_over = number is None or states.get(number, job["state"]) in ENDED
+        if is_over and only:
+            return written
+        if is_over and (later := min((one for one in states if one > (number or 0)), default=None)) is not None:
+            if number is not None:
+                note(f"Attempt {later}:")
+            number, written, is_over = later, 0, False
+            continue
+        if is_over and job["state"] in ENDED:
+            return written
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _follow_attempt(client: Any, path: str, number: int, rank: int, written: int) -> int:
+    """Write on until the server ends the stream; a broken connection is taken up where it broke."""
     from dujiang.client import Unreachable, persist
 
     while True:
         try:
-            with client.stream(path, attempt=attempt, rank=rank, follow=True, offset=written) as answer:
+            with client.stream(path, attempt=number, rank=rank, follow=True, offset=written) as answer:
                 for chunk in answer.iter_bytes():
                     written += len(chunk)
                     _write(chunk)
-            return
+            return written
         except Unreachable as error:
             if not error.facts.get("started"):
                 persist(lambda: client.get("/healthz"), for_s=_AWAY_FOR_S)
+
+
+def _latest(job: Any) -> int | None:
+    return max((one["number"] for one in job["attempts"]), default=None)
 
 
 def _write(data: bytes) -> None:
