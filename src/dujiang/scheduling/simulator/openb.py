@@ -12,6 +12,7 @@ import numpy as np
 from dujiang.kit.errors import Invalid
 from dujiang.scheduling.simulator.cluster import Cluster, FloatArray, IntArray, Shapes, cluster_of, shapes_of
 from dujiang.scheduling.simulator.fragments import Typical, fragments, typical_pods
+from dujiang.scheduling.simulator.moves import new_places, play_moving
 from dujiang.scheduling.simulator.outlook import new_outlook
 from dujiang.scheduling.simulator.place import NOWHERE, OUTLOOK, Run, new_run, new_scores, play
 from dujiang.scheduling.simulator.published import BEST_FIT, CLUSTERING, DOT_PRODUCT, FGD, PACKING, RANDOM
@@ -39,6 +40,11 @@ class Experiment:
     of_pod: IntArray
     typical: Typical
     capacity_milli: int
+
+    def arrivals(self, arrival: float) -> int:
+        """Return about how many pods arrive until they ask for a part of the cluster."""
+        demand = int(self.shapes.demand_milli()[self.of_pod].sum())
+        return round(arrival * self.capacity_milli / demand * len(self.of_pod))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ def policy_number(name: str) -> int:
     raise UnknownPolicy(f"There is no policy {name}; there are: {', '.join(POLICIES)}.", policy=name)
 
 
-def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int,
+def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int, moves: float = 0.0,
              progress: Callable[[int], None] | None = None) -> Outcome:  # fmt: skip
     """Run one policy on the arrivals of one seed.
 
@@ -94,27 +100,34 @@ def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int,
         policy: by name.
         arrival: what arrives in all, as a part of the cluster's devices: 1.3 is 130 %.
         seed: of the arrivals and of all chance in the policy.
+        moves: how many of the placed pods may be moved, as a part of them; only our own policy can.
         progress: told how many pods have been decided since it was last told.
+
+    Raises:
+        UnknownPolicy: no such policy, or it cannot move pods.
     """
     number = policy_number(policy)
+    if moves and number != OUTLOOK:
+        raise UnknownPolicy(f"Policy {policy} moves nothing; ask for moves with policy default only.", policy=policy)
     arrivals = draw_arrivals(
         experiment.shapes, experiment.of_pod, nodes=len(experiment.cluster.gpus),
         capacity_milli=experiment.capacity_milli, ratio=arrival, seed=seed,
     )  # fmt: skip
-    _warm(experiment, number)
+    _warm(experiment, number, moves)
     cluster = experiment.cluster.reordered(arrivals.nodes)
     run = new_run(len(arrivals.order))
     begun = perf_counter()
-    _play_all(experiment, number, cluster, arrivals, run, np.random.default_rng([seed, 1]), progress)
+    made = _play_all(experiment, number, cluster, arrivals, run, np.random.default_rng([seed, 1]), moves, progress)
     seconds = perf_counter() - begun
-    return _outcome(experiment, policy, seed, cluster, arrivals, run, seconds)
+    return _outcome(experiment, policy, seed, cluster, arrivals, run, made, seconds)
 
 
 def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: Arrivals, run: Run,
-              rng: np.random.Generator, progress: Callable[[int], None] | None) -> None:  # fmt: skip
-    """Play in parts that double, for an outlook learns from what has arrived; other policies do not notice."""
+              rng: np.random.Generator, moves: float, progress: Callable[[int], None] | None) -> int:  # fmt: skip
+    """Play in parts that double, for an outlook learns from what has arrived; return how many moves were made."""
     scores = new_scores(experiment.shapes, cluster)
     outlook = new_outlook(experiment.shapes, arrivals.order[:0], rng, slots=2)
+    places, made = new_places(experiment.shapes), np.zeros(2, dtype=np.int64)
     first, end = 0, 1
     while first < len(arrivals.order):
         end = min(end, len(arrivals.order))
@@ -123,25 +136,32 @@ def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: A
         cluster.version[:] += 1
         for part in range(first, end, _PART):
             to = min(part + _PART, end)
-            play(policy, part, to, arrivals.order, arrivals.draws, cluster, experiment.shapes, scores,
-                 experiment.typical, outlook, run)  # fmt: skip
+            if moves:
+                play_moving(part, to, arrivals.order, cluster, experiment.shapes, scores, experiment.typical, outlook,
+                            run, places, moves, made)  # fmt: skip
+            else:
+                play(policy, part, to, arrivals.order, arrivals.draws, cluster, experiment.shapes, scores,
+                     experiment.typical, outlook, run)  # fmt: skip
             if progress is not None:
                 progress(to - part)
         first, end = end, 2 * end
+    return int(made[0])
 
 
 _PART: Final = 1024
 """Decisions between two signs of life."""
 
 
-def _warm(experiment: Experiment, policy: int) -> None:
+def _warm(experiment: Experiment, policy: int, moves: float) -> None:
     """Have everything compiled that a run needs, so that no run is timed with it."""
     arrivals = Arrivals(experiment.of_pod[:1], np.arange(len(experiment.cluster.gpus)), np.zeros((1, 2)))
-    _play_all(experiment, policy, experiment.cluster.copy(), arrivals, new_run(1), np.random.default_rng(0), None)
+    _play_all(
+        experiment, policy, experiment.cluster.copy(), arrivals, new_run(1), np.random.default_rng(0), moves, None
+    )
 
 
 def _outcome(experiment: Experiment, policy: str, seed: int, cluster: Cluster, arrivals: Arrivals, run: Run,
-             seconds: float) -> Outcome:  # fmt: skip
+             moves: int, seconds: float) -> Outcome:  # fmt: skip
     demand = experiment.shapes.demand_milli()[arrivals.order]
     is_placed = run.node != NOWHERE
     allocated = np.cumsum(np.where(is_placed, demand, 0))
@@ -150,7 +170,7 @@ def _outcome(experiment: Experiment, policy: str, seed: int, cluster: Cluster, a
         policy=policy, seed=seed,
         allocation_pct=_by_percent(percent, allocated / experiment.capacity_milli * 100),
         fragments_pct=_by_percent(percent, run.fragments_milli / experiment.capacity_milli * 100),
-        arrived=len(arrivals.order), placed=int(is_placed.sum()), moves=0,
+        arrived=len(arrivals.order), placed=int(is_placed.sum()), moves=moves,
         idle_milli=int(cluster.gpu_milli.sum()), fragments_milli=round(fragments(cluster, experiment.typical)),
         seconds=seconds,
     )  # fmt: skip

@@ -78,7 +78,7 @@ def choose(policy: int, cluster: Cluster, shapes: Shapes, shape: int, scores: Sc
     fitting = 0
     for node in range(len(cluster.gpus)):
         if scores.version[shape, node] != cluster.version[node]:
-            _work_out(policy, cluster, node, shapes, shape, scores, typical, outlook)
+            work_out(policy, cluster, node, shapes, shape, scores, typical, outlook)
         score = scores.score[shape, node]
         if score > best:
             best, chosen = score, node
@@ -97,8 +97,9 @@ def choose(policy: int, cluster: Cluster, shapes: Shapes, shape: int, scores: Sc
 
 
 @compiled
-def _work_out(policy: int, cluster: Cluster, node: int, shapes: Shapes, shape: int, scores: Scores, typical: Typical,
-              outlook: Outlook) -> None:  # fmt: skip
+def work_out(policy: int, cluster: Cluster, node: int, shapes: Shapes, shape: int, scores: Scores, typical: Typical,
+             outlook: Outlook) -> None:  # fmt: skip
+    """Work out the score of one node for a shape."""
     scores.version[shape, node] = cluster.version[node]
     score, devices = _NEVER, 0
     if fits(cluster, node, shapes, shape):
