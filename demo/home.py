@@ -8,6 +8,7 @@ in their environment, which names this folder. What somebody else started is lef
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from dujiang.client import Client, Connection, Unreachable, locate
 LOCK = "demo.lock"
 MARK = "DUJIANG_DEMO"
 """In the environment of the platform that a demo started: the folder."""
+MOST_COMPLAINTS, LONGEST_COMPLAINT = 3, 300
 START_S, STOP_S, END_S = 30.0, 30.0, 10.0
 
 
@@ -44,6 +46,17 @@ class DemoHome:
     def logs(self) -> list[Path]:
         """Return the files that say what happened, those that there are."""
         return [file for name in ("platform.log", "up.log") if (file := self.path / name).exists()]
+
+    def complaints(self) -> str:
+        """Return the last errors in the platform's log, a line each."""
+        found: list[str] = []
+        with suppress(OSError):
+            for line in (self.path / "platform.log").read_text(errors="replace").splitlines():
+                with suppress(ValueError):
+                    told = json.loads(line)
+                    if isinstance(told, dict) and told.get("level") in {"error", "critical"}:
+                        found.append(f"{told.get('event')}: {told.get('reason', '')}"[:LONGEST_COMPLAINT])
+        return "\n".join(found[-MOST_COMPLAINTS:])
 
     def take(self) -> None:
         """Take the folder, end what an earlier demo left running, and empty it.

@@ -170,6 +170,9 @@ def _tell_broken(screen: Screen, home: DemoHome, error: Exception, demo: Demo | 
         file = home.path / "demo-fault.log"
         file.write_text("".join(traceback.format_exception(error)))
         screen.say(f"{type(error).__name__}: {error}; more in {_shown(file)}")
+    if complaints := home.complaints():
+        screen.say("the platform's log complains:")
+        screen.quote(complaints)
     for log in home.logs:
         screen.say(f"log of the platform: {_shown(log)}")
 

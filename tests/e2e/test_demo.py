@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -20,6 +21,13 @@ ROOT = Path(__file__).parents[2]
 EPOCHS = 6
 FOREVER = 100_000
 """Epochs of a run that is not to come to its end."""
+LOGGED = """
+import pathlib, sys
+from dujiang.kit import log
+log.configure(file=pathlib.Path(sys.argv[1]))
+log.get("tests").info("a loop has begun")
+log.failure(log.get("tests"), "the loop failed", TypeError("one argument too many"))
+"""
 WHOLE_S, FIRST_EPOCH_S, GONE_S = 300, 120, 30
 
 pytestmark = [
@@ -148,6 +156,13 @@ def test_a_step_that_does_not_hold_says_what_was_seen_and_where_to_look(home: Pa
     assert f"{home}/platform.log" in told
     assert "Traceback" not in told
     assert none_left(home)
+
+
+def test_what_the_platform_complained_of_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "demo"))
+    subprocess.run([sys.executable, "-c", LOGGED, str(tmp_path / "platform.log")], check=True)
+    found = importlib.import_module("home").DemoHome(tmp_path).complaints()
+    assert found == "the loop failed: TypeError: one argument too many"
 
 
 def test_a_platform_that_dies_is_told_and_its_job_ends_with_the_demo(home: Path, tmp_path: Path) -> None:
