@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dujiang import __version__
-from dujiang.cli import accounts, catalogue, doctor, fleet, jobs, money, simulating, submitting, trust, up
+from dujiang.cli import accounts, catalogue, doctor, fleet, jobs, money, simulating_queue, submitting, trust, up
 from dujiang.cli.exits import EPILOG
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ for _name, _group, _panel in (
     ("deployments", catalogue.deployments_app, MODELS), ("prices", money.prices_app, MONEY),
     ("audit", trust.audit_app, MONEY), ("users", accounts.users_app, PEOPLE),
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),
-    ("quotas", money.quotas_app, PEOPLE), ("simulate", simulating.simulate_app, PLATFORM),
+    ("quotas", money.quotas_app, PEOPLE), ("simulate", simulating_queue.simulate_app, PLATFORM),
 ):  # fmt: skip
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
 
