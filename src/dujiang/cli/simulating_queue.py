@@ -14,6 +14,8 @@ from dujiang.cli.output import note, write_json, write_table
 from dujiang.cli.session import Json
 from dujiang.cli.simulating import Policies, progress_bar, simulate_app, usage_errors
 
+__all__ = ["queue", "simulate_app"]
+
 JobsFile = Annotated[Path, typer.Option("--jobs", help="Trace of jobs: Philly, ITP or ledger table, ledger JSON, SWF.")]
 GpusPerNode = Annotated[int, typer.Option("--gpus-per-node", min=1, max=1024, help="Devices of each node.")]
 

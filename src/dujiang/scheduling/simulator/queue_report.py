@@ -1,4 +1,4 @@
-"""One HTML page of a run of the queue, with its plots in it: use over time, waiting, and when jobs ran. Asks no network."""
+"""One HTML page of a run of the queue, its plots in it: use over time, waiting, when jobs ran. Asks no network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 920, 260, 64, 30
 _POINTS: Final = 300
 _BARS: Final = 40
 """Jobs of the Gantt chart: those that waited longest."""
-_STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1c2733}
+_STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;color:#1c2733}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #d8dee4}td:first-child,th:first-child{text-align:left}
+td,th{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #d8dee4}
+td:first-child,th:first-child{text-align:left}
 svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#44525f}.key span{margin-right:1.2rem}
-@media(prefers-color-scheme:dark){body{background:#11171d;color:#dfe7ee}svg text{fill:#a9b7c4}td,th{border-color:#2c3843}}"""
+@media(prefers-color-scheme:dark){body{background:#11171d;color:#dfe7ee}svg text{fill:#a9b7c4}}"""
 
 
 def queue_report(
@@ -43,14 +44,15 @@ def queue_report(
         "<p>" + ", ".join(f"{escape(str(key))} {escape(str(value))}" for key, value in about.items()) + "</p>",
         _table(["policy", "average wait s", "p50", "p99", "max", "average JCT s", "use %", "stops", "GPU-h twice"],
                [[each["policy"], each["queueing_s"]["average"], each["queueing_s"]["p50"], each["queueing_s"]["p99"],
-                 each["queueing_s"]["max"], each["jct_s"]["average"], round(100 * each["utilisation"], 1), each["stops"],
-                 each["lost_gpu_h"]] for each in told]),
+                 each["queueing_s"]["max"], each["jct_s"]["average"], round(100 * each["utilisation"], 1),
+                 each["stops"], each["lost_gpu_h"]] for each in told]),
         _key(names),
         "<h2>Devices in use over time</h2>",
         _lines([_use(jobs, outcomes[name], begin, end, total) for name in names], (0, 100), "% of all",
                f"{(end - begin) / 86400:.1f} days"),
         "<h2>Jobs that waited longer than</h2>",
-        _lines([_waited(jobs, outcomes[name]) for name in names], (0, 100), "% of jobs", "1 s to 30 days, each step ten times"),
+        _lines([_waited(jobs, outcomes[name]) for name in names], (0, 100), "% of jobs",
+               "1 s to 29 days, by powers of ten"),
     ]  # fmt: skip
     for key, title in (("by_size", "Average wait by devices asked for, s"), ("by_vc", "Average wait by queue, s")):
         groups = list(told[0][key])
@@ -100,7 +102,8 @@ def _lines(series: Sequence[Sequence[tuple[float, float]]], span: tuple[float, f
 
     grid = "".join(
         f'<path d="M{_LEFT} {10 + inner_h * part / 4:.1f}h{inner_w}" stroke="#8895a0" stroke-opacity=".3"/>'
-        f'<text x="{_LEFT - 8}" y="{14 + inner_h * part / 4:.1f}" text-anchor="end">{high - (high - low) * part / 4:g}</text>'
+        f'<text x="{_LEFT - 8}" y="{14 + inner_h * part / 4:.1f}" text-anchor="end">'
+        f"{high - (high - low) * part / 4:g}</text>"
         for part in range(5)
     )
     lines = "".join(
