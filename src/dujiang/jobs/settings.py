@@ -24,6 +24,8 @@ class JobSettings:
     """How much of the end of each rank's output is read for a diagnosis."""
     diagnosed_ranks: int = 16
     """Of how many ranks the output is read; the one that ended the attempt is always among them."""
+    told_every_s: float = 0.5
+    """How often it is found out why jobs wait. Too often costs a busy platform more than its starts do."""
     waits_retold_s: float = 5.0
     """How old the stored figures of why a job waits may become. Too little writes much, too much tells old figures."""
     most_retold: int = 500

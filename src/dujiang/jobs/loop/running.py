@@ -180,7 +180,7 @@ class AttemptLoop:
             if isinstance(step, Stop | Never) and step.why == DRAINED and not attempts[step.key].stop_reason
         }
         told = {key: replace(attempts[key], stop_reason=stops.get(key, attempts[key].stop_reason)) for key in over}
-        ends = dict(zip(over, await _each(over.items(), lambda one: self._explain(told[one[0]], one[1])), strict=True))
+        ends = await self._explain([(told[key], seen) for key, seen in over.items()])
         return await self._save(began, ends, stops) if began or ends or stops else Counter()
 
     async def _save(
@@ -212,7 +212,7 @@ class AttemptLoop:
             changed = [jobs[job_id] for job_id in sorted({key.job_id for key in current})]
             await store.update_jobs(tx, changed)
             await store.update_attempts(tx, [attempts[key] for key in sorted(current)])
-            await store.drop_secrets(tx, [job.id for job in changed if job.has_ended])
+            await store.drop_secrets(tx, [job.id for job in changed if job.has_ended and job.spec.secrets])
             over = [key for key in sorted(current) if key in ends]
             if over:
                 await self._pool.release_many(tx, [(key, attempts[key].finished_at) for key in over])
@@ -236,10 +236,16 @@ class AttemptLoop:
                 why = Evidence("engine", "it was to stop before its first process, and the engine has none of it", now)
                 return Observation(step.key, Phase.ENDED, finished_at=now, end=End.STOPPED, evidence=(why,))
 
-    async def _explain(self, attempt: Attempt, seen: Observation) -> _End:
-        """Find out why an attempt ended, and from where another could go on."""
+    async def _explain(self, over: Sequence[tuple[Attempt, Observation]]) -> dict[AttemptKey, _End]:
+        """Find out why attempts ended, and from where others could go on."""
+        if not over:
+            return {}
         async with self._db.reading() as tx:
-            job = (await store.read_jobs(tx, [attempt.job_id]))[attempt.job_id]
+            jobs = await store.read_jobs(tx, {attempt.job_id for attempt, _ in over})
+        found = await _each(over, lambda one: self._explain_one(jobs[one[0].job_id], *one))
+        return {attempt.key: end for (attempt, _), end in zip(over, found, strict=True)}
+
+    async def _explain_one(self, job: Job, attempt: Attempt, seen: Observation) -> _End:
         stop = job.cancel_reason if job.cancel_at is not None else attempt.stop_reason
         is_success = seen.end is End.EXITED and seen.exit_code == 0
         checkpoint = None
@@ -289,7 +295,7 @@ class AttemptLoop:
     async def _submit(self, keys: Sequence[AttemptKey], attempts: Mapping[AttemptKey, Attempt]) -> Counter[str]:
         async with self._db.reading() as tx:
             jobs = await store.read_jobs(tx, {key.job_id for key in keys})
-            secrets = await store.secrets_of(tx, jobs)
+            secrets = await store.secrets_of(tx, [job.id for job in jobs.values() if job.spec.secrets])
             ids = {job.project_id for job in jobs.values()}
             known = await self._tenancy.projects(tx, ids=ids, archived=True, limit=len(ids))
             current = await store.states_of_attempts(tx, keys)
@@ -307,7 +313,7 @@ class AttemptLoop:
                 seen = Observation(
                     key, Phase.ENDED, finished_at=self._clock.now(), end=End.LAUNCH_FAILED, evidence=(why,)
                 )
-                refused[key] = await self._explain(attempt, seen)
+                refused.update(await self._explain([(attempt, seen)]))
 
         # Cancelled or moved away since it was looked at: not even started.
         fit = [key for key in keys if current.get(key) not in TERMINAL and jobs[key.job_id].cancel_at is None]

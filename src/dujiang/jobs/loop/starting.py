@@ -6,7 +6,7 @@ since the snapshot, and the next tick decides anew. What is written here is made
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -37,6 +37,8 @@ class StartLoop:
         self._snapshots = Snapshots()
         self._requests: dict[str, tuple[tuple[int, int | None], Request]] = {}
         self._told: dict[str, tuple[str, float]] = {}
+        self._told_at_s = -settings.told_every_s
+        self._limits: dict[AttemptKey, timedelta | None] = {}
 
     async def tick(self) -> TickReport:
         """Start what may start; note why the rest waits."""
@@ -47,7 +49,8 @@ class StartLoop:
                 return TickReport()
             snapshot = await self._snapshot(tx, requests)
             now = tx.now
-        planned = plan(snapshot, now)
+        telling = self._clock.monotonic_s() - self._told_at_s >= self._settings.told_every_s
+        planned = plan(snapshot, now, telling=telling)
         started = stale = 0
         if planned.starts:
             try:
@@ -56,7 +59,7 @@ class StartLoop:
                 stale = 1  # the pool has moved: decide again on what is there now
         if started:
             self._wake()
-        told = 0 if stale else await self._tell(planned.waits, now)
+        told = await self._tell(planned.waits, now) if telling and not stale else 0
         report = {"start": started, "stale": stale, "tell": told}
         return TickReport({name: count for name, count in report.items() if count}, again=bool(stale))
 
@@ -81,22 +84,24 @@ class StartLoop:
         view = await self._pool.placeable(tx)
         rows = await self._pool.allocations(tx, LedgerFilter(live=True))
         inventory = await self._pool.inventory(tx)
-        ends = await self._ends(tx) if rows else {}
+        ends = await self._ends(tx, {row.share.key for row in rows}) if rows else {}
         return self._snapshots.take(
             view, holdings=holdings_of_ledger(inventory, rows, ends), requests=requests,
             quotas=await self._scheduling.quotas(tx),
         )  # fmt: skip
 
-    async def _ends(self, tx: Tx) -> dict[AttemptKey, datetime]:
+    async def _ends(self, tx: Tx, running: Set[AttemptKey]) -> dict[AttemptKey, datetime]:
         """Return when running attempts are sure to be over: those with a time limit."""
-        live = await store.live_attempts(tx)
-        jobs = await store.read_jobs(tx, {attempt.job_id for attempt in live})
+        self._limits = {key: limit for key, limit in self._limits.items() if key in running}
+        if fresh := running - self._limits.keys():
+            jobs = await store.read_jobs(tx, {key.job_id for key in fresh})
+            self._limits |= {key: _most(jobs[key.job_id]) for key in fresh}
+        if not any(self._limits.values()):
+            return {}
         ends: dict[AttemptKey, datetime] = {}
-        for attempt in live:
-            spec = jobs[attempt.job_id].spec
-            if spec.time_limit_s is not None:
-                most = timedelta(seconds=spec.time_limit_s + spec.grace_s)
-                ends[attempt.key] = (attempt.started_at or tx.now) + most
+        for attempt in await store.live_attempts(tx):
+            if limit := self._limits.get(attempt.key):
+                ends[attempt.key] = (attempt.started_at or tx.now) + limit
         return ends
 
     # -- write -----------------------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ class StartLoop:
 
     async def _tell(self, waits: Sequence[Wait], now: datetime) -> int:
         """Write why jobs wait: at once when the reason is another, else when the stored figures are old."""
-        at_s = self._clock.monotonic_s()
+        at_s = self._told_at_s = self._clock.monotonic_s()
         self._told = {job_id: told for job_id, told in self._told.items() if job_id in self._requests}
         news: dict[str, Waiting] = {}
         for wait in waits:
@@ -132,6 +137,12 @@ class StartLoop:
                 await store.update_waiting(tx, news)
             self._told |= {job_id: (one.reason, at_s) for job_id, one in news.items()}
         return len(news)
+
+
+def _most(job: Job) -> timedelta | None:
+    """Return how long one attempt can take at most."""
+    limit_s = job.spec.time_limit_s
+    return None if limit_s is None else timedelta(seconds=limit_s + job.spec.grace_s)
 
 
 def _grant(job: Job, start: Start) -> Grant:

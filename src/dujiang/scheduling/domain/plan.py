@@ -27,24 +27,26 @@ class Plan:
 
     starts: tuple[Start, ...]
     waits: tuple[Wait, ...]
+    """Empty when the plan was not to tell."""
     version: int
     """The pool's version of the snapshot: hand it to the ledger, which refuses once the pool has moved."""
 
 
-def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES) -> Plan:
+def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: bool = True) -> Plan:
     """Decide what to start now.
 
     Args:
         snapshot: the moment to decide on.
         now: the time; retries wait for theirs, and time limits count from here.
         changes: for how many waiting cases to look for the smallest change that would start them.
+        telling: whether to say why the rest waits, which costs more than deciding.
 
     Cost: about one vectorised pass over nodes or devices for each start and each different shape that waits; a job of a
     shape that is known not to fit costs next to nothing.
     """
     done = Round(snapshot, now)
     done.run()
-    return Plan(tuple(done.starts), tell(done, changes=changes), snapshot.version)
+    return Plan(tuple(done.starts), tell(done, changes=changes) if telling else (), snapshot.version)
 
 
 def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from dujiang.kit.errors import Invalid
@@ -96,6 +97,19 @@ class Shape:
     """Labels that a node must have, sorted."""
     avoid: tuple[tuple[str, str], ...] = ()
     """(cluster, node) pairs not to use while any other could hold the job, sorted."""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Hash it once: a round looks every job's shape up several times."""
+        object.__setattr__(self, "_hash", hash((self.ask, self.ranks, self.cluster, self.selector, self.avoid)))
+
+    def __hash__(self) -> int:
+        """Return the hash."""
+        return self._hash
+
+
+_shape = lru_cache(4096)(Shape)
+"""Jobs that are alike share one value, which is then found without a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +134,8 @@ class Request:
     """Labels that a node must have."""
     avoid: tuple[tuple[str, str], ...] = ()
     """(cluster, node) pairs that earlier attempts failed on: used only when no other could hold the job."""
+    shape: Shape = field(init=False, repr=False, compare=False)
+    """What decides where it fits."""
 
     def __post_init__(self) -> None:
         """Fill in the weight and check it.
@@ -133,11 +149,7 @@ class Request:
         object.__setattr__(self, "weight", weight_of(self.task_class, self.weight))
         object.__setattr__(self, "selector", tuple(sorted(set(self.selector))))
         object.__setattr__(self, "avoid", tuple(sorted(set(self.avoid))))
-
-    @property
-    def shape(self) -> Shape:
-        """Return what decides where it fits."""
-        return Shape(self.ask, self.ranks, self.cluster, self.selector, self.avoid)
+        object.__setattr__(self, "shape", _shape(self.ask, self.ranks, self.cluster, self.selector, self.avoid))
 
     def total(self) -> tuple[int, int, int]:
         """Return gpu_milli, cpu_milli and memory_bytes of all ranks together, as quotas count them."""
