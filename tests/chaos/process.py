@@ -1,4 +1,4 @@
-"""The platform as a real process in a scratch folder: started, asked over HTTP and the command line, and ended roughly."""
+"""The platform as a real process in a scratch folder: started, asked over HTTP and by commands, and ended roughly."""
 
 from __future__ import annotations
 
@@ -129,10 +129,12 @@ class PlatformProcess:
         return self.spoken.read_text() if self.spoken.exists() else ""
 
     def tracebacks(self) -> list[str]:
-        """Return the lines of its log and output in which an error was not foreseen."""
+        """Return what its log and output say of errors that were not foreseen."""
         log = self.home / "platform.log"
-        lines = (log.read_text() if log.exists() else "").splitlines() + self.told().splitlines()
-        return [line[:3000] for line in lines if "Traceback" in line or '"exception"' in line]
+        lines = (log.read_text() if log.exists() else "").splitlines()
+        found = [line[:3000] for line in lines if "Traceback" in line or '"exception"' in line]
+        told = self.told()
+        return [*found, told[told.index("Traceback") :][:3000]] if "Traceback" in told else found
 
     def processes(self) -> list[int]:
         """Return the processes that were started with this home, the platform's own among them."""

@@ -11,8 +11,8 @@ import asyncio
 import random
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,6 @@ import httpx
 
 from dujiang.bootstrap.platform import Platform, World, new_ids
 from dujiang.bootstrap.settings import Settings
-from dujiang.engines.contract import AttemptKey
 from dujiang.engines.simulated import Faults, SimulatedEngine
 from dujiang.engines.simulated import World as Cluster
 from dujiang.health.diagnose import Diagnoser
@@ -45,8 +44,8 @@ KEY: Final = b"a key for the simulation"
 SETTINGS: Final = Settings(jobs=JobSettings(checkpoint_root="/nowhere", lost_after_s=LOST_AFTER_S))
 MOST_QUIET_STEPS: Final = 600
 _OFTEN: Final = {
-    "attempts": 0.9, "start": 0.75, "inventory": 0.35, "sweep": 0.12, "rating": 0.1, "figures": 0.12,
-    "outbox.models.job_ended": 0.1,
+    "attempts": 0.9, "start": 0.7, "inventory": 0.3, "sweep": 0.1, "rating": 0.08, "figures": 0.08,
+    "outbox.models.job_ended": 0.08,
 }  # fmt: skip
 _SELDOM: Final = 0.02
 
@@ -123,6 +122,7 @@ class Simulation:
         await self._settle()
         async with self.db.reading() as tx:
             self.story.head = await journal.latest(tx.connection)
+            await self._count_ends(tx)
         self.story.counted.update({f"database {name}": count for name, count in self.mishaps.counted.items()})
         return self.story
 
@@ -154,12 +154,17 @@ class Simulation:
 
     async def _step(self) -> None:
         storm, rng = self.script.storm, self.rng
-        self._pass(min(rng.expovariate(1 / 4), 12.0) if not self.is_quiet else self._to_next_s())
+        self._pass(min(rng.expovariate(1 / 4.5), 12.0) if not self.is_quiet else self._to_next_s())
         if storm.clock_steps and not self.is_quiet and rng.random() < 0.05:
             self._step_clock(rng.choice((-1, 1)) * rng.choice((0.5, 5.0, 60.0)))
-        await self._users()
+        people = [self._users]
         if self.is_quiet or rng.random() < storm.operator:
-            await self._operator()
+            people.append(self._operator)
+        if rng.random() < 0.2:  # people do not wait until the loops are done
+            await self._together([tick for platform in self.replicas for tick in self._choose(platform)], people)
+        else:
+            for does in people:
+                await does()
         for platform in rng.sample(self.replicas, len(self.replicas)):
             if rng.random() < (0.6 if len(self.replicas) > 1 else 1.0):
                 ticks = self._choose(platform)
@@ -170,14 +175,12 @@ class Simulation:
                 else:
                     for tick in ticks:
                         await self._safely(tick)
-        if len(self.replicas) > 1 and rng.random() < 0.2:
-            await self._together([tick for platform in self.replicas for tick in self._choose(platform)])
         if not self.is_quiet and rng.random() < 0.02:
             await self._look_in()
 
     def _to_next_s(self) -> float:
         """Return how long nothing will happen; not longer than loops may be apart."""
-        return min(max(self.cluster.next_s(), 0.05), 8.0)
+        return min(max(self.cluster.next_s(), 2.0), 10.0)
 
     def _pass(self, seconds: float) -> None:
         self.wall.advance(round(seconds, 3))
@@ -211,8 +214,11 @@ class Simulation:
         self.story.counted["tick"] += 1
         return report
 
-    async def _together(self, ticks: list[Callable[[], Awaitable[TickReport]]]) -> None:
-        tasks = [asyncio.ensure_future(self._safely(tick)) for tick in ticks]
+    async def _together(
+        self, ticks: list[Callable[[], Awaitable[TickReport]]], people: Sequence[Callable[[], Awaitable[None]]] = ()
+    ) -> None:
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._safely(tick)) for tick in ticks]
+        tasks += [asyncio.ensure_future(does()) for does in people]
         if not self.is_quiet and self.rng.random() < 0.5:
             for _ in range(self.rng.randrange(60)):
                 await asyncio.sleep(0)
@@ -332,15 +338,20 @@ class Simulation:
             if any(report.steps.values()):
                 raise Broken(f"all is done, and the loop {loop.name} does {dict(report.steps)}")
 
+    async def _count_ends(self, tx: Tx) -> None:
+        platform = self.replicas[0]
+        jobs = await platform.jobs.jobs(tx, JobFilter())
+        for job in jobs:
+            self.story.counted["gang"] += job.spec.nodes > 1
+            self.story.counted["retried"] += job.retries > 0
+        for attempts in (await platform.jobs.attempts(tx, [job.id for job in jobs])).values():
+            self.story.counted.update(f"ended {attempt.state}" for attempt in attempts)
+
     async def _look_in(self) -> None:
         from tests.sim.checks import check_any_time
 
         self.story.counted["looked in"] += 1
         await check_any_time(self)
-
-    def attempt_at(self, key: AttemptKey) -> Any:
-        """Return an attempt as the cluster has it."""
-        return self.cluster.find(key)
 
 
 async def make_template(folder: Path) -> Path:

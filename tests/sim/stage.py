@@ -80,7 +80,9 @@ class Mishaps:
 
     async def give_way(self) -> None:
         """Let other tasks go first, now and then."""
-        while self._dice.random() < self.yields:
+        for _ in range(4):
+            if self._dice.random() >= self.yields:
+                return
             await asyncio.sleep(0)
 
 
@@ -98,12 +100,12 @@ class StageConnection(kit_sqlite.LoopConnection):
         name = fn.__name__
         if name == "commit":
             return self._commit(fn)
-        if name == "execute" and args[0].startswith("BEGIN IMMEDIATE"):
-            if self.mishaps.strikes("busy", self.mishaps.busy):
-                raise sqlite3.OperationalError("database is locked")
-        elif name in ("execute", "executemany") and args[0].startswith(("INSERT", "UPDATE")):
-            if self.mishaps.strikes("full", self.mishaps.full):
-                raise sqlite3.OperationalError("database or disk is full")
+        begins = name == "execute" and args[0].startswith("BEGIN IMMEDIATE")
+        if begins and self.mishaps.strikes("busy", self.mishaps.busy):
+            raise sqlite3.OperationalError("database is locked")
+        writes = name in ("execute", "executemany") and args[0].startswith(("INSERT", "UPDATE"))
+        if writes and self.mishaps.strikes("full", self.mishaps.full):
+            raise sqlite3.OperationalError("database or disk is full")
         return fn(*args, **kwargs)
 
     def _commit(self, fn: Callable[[], Any]) -> Any:
