@@ -57,6 +57,11 @@ from dujiang.tenancy.audit import Audit
 from dujiang.tenancy.credentials import Passwords
 from dujiang.tenancy.service import Tenancy
 
+_SHORT_REST_S = 0.01
+"""Of the loops that start and end work: what happens in this time, the starts and ends of short jobs, is seen together."""
+_REST_S = 0.1
+"""Of the loops that nobody waits for: without it a thousand short jobs make them tick thousands of times."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -131,12 +136,12 @@ class Platform:
         )
 
         self.inventory = Loop("inventory", inventory.tick, every_s=rhythm.inventory_s)
-        self.starting = Loop("start", starting.tick, every_s=rhythm.start_s)
-        self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s)
-        self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s)
+        self.starting = Loop("start", starting.tick, every_s=rhythm.start_s, rest_s=_SHORT_REST_S)
+        self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s, rest_s=_SHORT_REST_S)
+        self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s, rest_s=_REST_S)
         self.models = (
-            Loop("registration", registration.tick, every_s=rhythm.models_s),
-            Loop("deployments", deployment.tick, every_s=rhythm.models_s),
+            Loop("registration", registration.tick, every_s=rhythm.models_s, rest_s=_REST_S),
+            Loop("deployments", deployment.tick, every_s=rhythm.models_s, rest_s=_REST_S),
         )
         self.loops = (
             self.inventory,
@@ -144,7 +149,7 @@ class Platform:
             self.running,
             self.figures,
             Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
-            *self.outbox.loops(every_s=rhythm.outbox_s),
+            *self.outbox.loops(every_s=rhythm.outbox_s, rest_s=_REST_S),
             *self.models,
             Loop("rating", partial(_rate, db, self.billing), every_s=rhythm.rating_s),
             Loop("housekeeping", housekeeping.tick, every_s=rhythm.housekeeping_s),

@@ -73,6 +73,7 @@ class Loop:
         tick: Callable[[], Awaitable[TickReport]],
         *,
         every_s: float,
+        rest_s: float = 0.0,
         backoff_max_s: float = 30.0,
     ) -> None:
         """Take what to run.
@@ -81,9 +82,12 @@ class Loop:
             name: as figures, logs and status show it.
             tick: one pass, bounded in rows and seconds.
             every_s: from the end of one tick to the start of the next, unless woken.
+            rest_s: likewise when woken, at the least: what happens meanwhile is seen together. The first wake-up after
+                a while is heard at once; too much makes others wait, too little ticks for every single thing.
             backoff_max_s: the longest wait after failures, which begins at one second and doubles.
         """
-        self.name, self.tick, self.every_s, self.backoff_max_s = name, tick, every_s, backoff_max_s
+        self.name, self.tick, self.every_s, self.rest_s = name, tick, every_s, rest_s
+        self.backoff_max_s = backoff_max_s
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -191,10 +195,12 @@ class Runner:
             report = await self._tick(loop)
             if failures := self._status[loop.name].consecutive_failures:
                 await first_of(self._clock, loop.backoff_s(failures), stopping.wait)
-            elif report.again or loop._woken.is_set():
+            elif report.again:
                 await asyncio.sleep(0)
             else:
-                await first_of(self._clock, loop.every_s, loop._woken.wait, stopping.wait)
+                await first_of(self._clock, loop.rest_s, stopping.wait)
+                if not loop._woken.is_set():
+                    await first_of(self._clock, loop.every_s - loop.rest_s, loop._woken.wait, stopping.wait)
 
     async def _tick(self, loop: Loop) -> TickReport:
         """Run one tick and write down how it went; only a cancellation from outside gets through."""

@@ -85,10 +85,16 @@ class Outbox:
         if len({one.name for one in self._subscriptions}) < len(self._subscriptions):
             raise ValueError("two subscriptions have the same name")
 
-    def loops(self, *, every_s: float = 1.0, backoff_max_s: float = 30.0) -> list[Loop]:
+    def loops(self, *, every_s: float = 1.0, rest_s: float = 0.0, backoff_max_s: float = 30.0) -> list[Loop]:
         """Return one loop for each subscription, `outbox.NAME`; `wake` wakes them."""
         self._loops = [
-            Loop(f"outbox.{one.name}", partial(self._serve, [one]), every_s=every_s, backoff_max_s=backoff_max_s)
+            Loop(
+                f"outbox.{one.name}",
+                partial(self._serve, [one]),
+                every_s=every_s,
+                rest_s=rest_s,
+                backoff_max_s=backoff_max_s,
+            )  # fmt: skip
             for one in self._subscriptions
         ]
         return self._loops
