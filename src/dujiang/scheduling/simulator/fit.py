@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, IntArray, Shapes
 from dujiang.scheduling.simulator.compiled import compiled
 
@@ -20,6 +22,17 @@ def fits(cluster: Cluster, node: int, shapes: Shapes, shape: int) -> bool:
         if cluster.gpu_milli[node, device] >= shapes.gpu_milli[shape]:
             able += 1
     return bool(able >= shapes.gpus[shape])
+
+
+@compiled
+def fitting_nodes(cluster: Cluster, shapes: Shapes) -> IntArray:
+    """Return on how many nodes each shape fits now. O(shapes * nodes * devices)."""
+    counts = np.zeros(len(shapes.gpus), np.int64)
+    for shape in range(len(shapes.gpus)):
+        for node in range(len(cluster.gpus)):
+            if fits(cluster, node, shapes, shape):
+                counts[shape] += 1
+    return counts
 
 
 @compiled

@@ -11,6 +11,7 @@ import numpy as np
 
 from dujiang.kit.errors import Invalid
 from dujiang.scheduling.simulator.cluster import Cluster, FloatArray, IntArray, Shapes, cluster_of, shapes_of
+from dujiang.scheduling.simulator.fit import fitting_nodes
 from dujiang.scheduling.simulator.fragments import Typical, fragments, typical_pods
 from dujiang.scheduling.simulator.moves import new_places, play_moving
 from dujiang.scheduling.simulator.outlook import new_outlook
@@ -23,6 +24,8 @@ POLICIES: Final[Mapping[str, int]] = {
     "Random": RANDOM, "DotProd": DOT_PRODUCT, "Clustering": CLUSTERING, "Packing": PACKING, "BestFit": BEST_FIT,
     "FGD": FGD, "default": OUTLOOK,
 }  # fmt: skip
+LONGEST_PART: Final = 1024
+"""Arrivals after which an outlook is drawn anew at the latest. On openb 512 gave the same."""
 
 
 class UnknownPolicy(Invalid):
@@ -124,32 +127,29 @@ def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int, 
 
 def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: Arrivals, run: Run,
               rng: np.random.Generator, moves: float, progress: Callable[[int], None] | None) -> int:  # fmt: skip
-    """Play in parts that double, for an outlook learns from what has arrived; return how many moves were made."""
+    """Play in parts, for an outlook learns from what has arrived; return how many moves were made."""
     scores = new_scores(experiment.shapes, cluster)
-    outlook = new_outlook(experiment.shapes, arrivals.order[:0], rng, slots=2)
+    models = int(cluster.model.max()) + 1
+    outlook = new_outlook(experiment.shapes, models, arrivals.order[:0], fitting_nodes(cluster, experiment.shapes), rng,
+                          slots=2)  # fmt: skip
     places, made = new_places(experiment.shapes), np.zeros(2, dtype=np.int64)
     first, end = 0, 1
     while first < len(arrivals.order):
         end = min(end, len(arrivals.order))
         if policy == OUTLOOK:
-            outlook = new_outlook(experiment.shapes, arrivals.order[:first], rng)
-        cluster.version[:] += 1
-        for part in range(first, end, _PART):
-            to = min(part + _PART, end)
-            if moves:
-                play_moving(part, to, arrivals.order, cluster, experiment.shapes, scores, experiment.typical, outlook,
-                            run, places, moves, made)  # fmt: skip
-            else:
-                play(policy, part, to, arrivals.order, arrivals.draws, cluster, experiment.shapes, scores,
-                     experiment.typical, outlook, run)  # fmt: skip
-            if progress is not None:
-                progress(to - part)
-        first, end = end, 2 * end
+            fitting = fitting_nodes(cluster, experiment.shapes)
+            outlook = new_outlook(experiment.shapes, models, arrivals.order[:first], fitting, rng)
+            cluster.version[:] += 1
+        if moves:
+            play_moving(first, end, arrivals.order, cluster, experiment.shapes, scores, experiment.typical, outlook,
+                        run, places, moves, made)  # fmt: skip
+        else:
+            play(policy, first, end, arrivals.order, arrivals.draws, cluster, experiment.shapes, scores,
+                 experiment.typical, outlook, run)  # fmt: skip
+        if progress is not None:
+            progress(end - first)
+        first, end = end, min(2 * end, end + LONGEST_PART)
     return int(made[0])
-
-
-_PART: Final = 1024
-"""Decisions between two signs of life."""
 
 
 def _warm(experiment: Experiment, policy: int, moves: float) -> None:

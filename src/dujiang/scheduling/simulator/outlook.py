@@ -2,12 +2,17 @@
 
 What a state of a node is worth is found by playing on: the node is offered short random sequences of pods, takes each
 that fits (the tightest device first), and what is left of its devices at the end of a sequence is lost. The loss of a
-node is the mean over the sequences. A pod goes to the node and device where the loss grows least (or shrinks most),
-of equals to the tightest. So processors and memory that run out before the devices count exactly as far as they
-strand devices, a gap counts as far as nothing comes that fills it, and nothing is refused that fits.
+node is the mean over the sequences. A pod goes to the node and device where the loss grows least (or shrinks most), of
+equals to the tightest. So processors and memory that run out before the devices count exactly as far as they strand
+devices, a gap counts as far as nothing comes that fills it, and nothing is refused that fits.
 
-The sequences are drawn from the pods that have arrived so far and drawn anew each time their number has doubled:
-nothing is known beforehand, neither the mix nor how much will come. The losses of states are remembered until then.
+A pod goes to one of the nodes that hold it: a node is offered each shape as often as it comes, divided by the nodes
+where it fits now. So the last idle nodes wait for pods of eight devices, and the few of a model for the pods that
+need it, while others find a place elsewhere.
+
+The sequences are drawn from the pods that have arrived so far, anew each time their number has doubled and at least
+every thousand: nothing is known beforehand, neither the mix nor how much will come. The losses of states are
+remembered until then.
 """
 
 from __future__ import annotations
@@ -32,8 +37,10 @@ TIE: Final = 1e-4
 class Outlook(NamedTuple):
     """What is expected to come, and what was worked out from it."""
 
-    offers: IntArray
-    """(sequences, length, 5): processors, memory, devices, thousandths of each, models of the pods offered."""
+    offers: NDArray[np.int32]
+    """(models, sequences, length, 4): processors, memory, devices, thousandths of each of pods that may use them."""
+    lengths: IntArray
+    """(models, sequences): how many of the offers there are."""
     least_cpu_milli: int
     """No offer asks for less."""
     keys: NDArray[np.uint64]
@@ -43,23 +50,42 @@ class Outlook(NamedTuple):
     """(1): how many slots are taken."""
 
 
-def new_outlook(shapes: Shapes, arrived: IntArray, rng: np.random.Generator, *, sequences: int = SEQUENCES,
-                length: int = LENGTH, slots: int = SLOTS) -> Outlook:  # fmt: skip
+def new_outlook(shapes: Shapes, models: int, arrived: IntArray, fitting: IntArray, rng: np.random.Generator, *,
+                sequences: int = SEQUENCES, length: int = LENGTH, slots: int = SLOTS) -> Outlook:  # fmt: skip
     """Return the outlook after these arrivals.
 
-    Each place in the sequences is a systematic sample of the pods that asked for devices: every shape comes as often as
-    its share says, to within one sequence.
+    Each place in the sequences is a systematic sample: every shape comes as often as its weight says, to within one
+    sequence.
+
+    Args:
+        shapes: the distinct requests.
+        models: how many models of devices the cluster has.
+        arrived: the shape of each pod that has arrived.
+        fitting: on how many nodes each shape fits now.
+        rng: for the draws.
+        sequences: how many; 0 when no pod that asked for devices has arrived.
+        length: offers in each.
+        slots: of the table, a power of two.
     """
-    asking = np.sort(arrived[shapes.gpus[arrived] > 0])
-    if not len(asking):
+    weight = np.bincount(arrived, minlength=len(shapes.gpus)) * (shapes.gpus > 0) / np.maximum(fitting, 1)
+    coming = np.flatnonzero(weight)
+    if not len(coming):
         sequences = 0
     drawn = np.zeros((sequences, length), dtype=np.int64)
+    reached = np.cumsum(weight[coming]) / max(weight.sum(), 1e-300)
     for place in range(length if sequences else 0):
-        at = (np.arange(sequences) + rng.random()) / sequences * len(asking)
-        drawn[:, place] = rng.permutation(asking[at.astype(np.int64)])
-    offers = np.stack([column[drawn] for column in shapes], axis=-1)
-    least = int(offers[:, :, 0].min(initial=0 if not sequences else np.iinfo(np.int64).max))
-    return Outlook(offers, least, np.zeros(slots, np.uint64), np.zeros(slots), np.zeros(1, np.int64))
+        at = (np.arange(sequences) + rng.random()) / sequences
+        drawn[:, place] = rng.permutation(coming[np.searchsorted(reached[:-1], at, side="right")])
+    offers = np.zeros((models, sequences, length, 4), dtype=np.int32)
+    lengths = np.zeros((models, sequences), dtype=np.int64)
+    columns = np.stack(shapes[:4], axis=-1).clip(max=np.iinfo(np.int32).max)
+    for model in range(models):
+        for sequence, row in enumerate(drawn):
+            usable = row[(shapes.models[row] >> model) & 1 == 1]
+            offers[model, sequence, : len(usable)] = columns[usable]
+            lengths[model, sequence] = len(usable)
+    least = int(shapes.cpu_milli[coming].min()) if sequences else 0
+    return Outlook(offers, lengths, least, np.zeros(slots, np.uint64), np.zeros(slots), np.zeros(1, np.int64))
 
 
 @compiled
@@ -101,8 +127,8 @@ def _mixed(value: int) -> np.uint64:
 @compiled
 def _played_on(cpu_milli: int, memory_mib: int, free_milli: IntArray, devices: int, model: int, total: int,
                outlook: Outlook, left: IntArray) -> float:  # fmt: skip
-    offers = outlook.offers
-    sequences, length, _ = offers.shape
+    offers, lengths = outlook.offers[model], outlook.lengths[model]
+    sequences = len(offers)
     if sequences == 0:
         return 0.0
     most_at_first = 0
@@ -113,11 +139,9 @@ def _played_on(cpu_milli: int, memory_mib: int, free_milli: IntArray, devices: i
         cpu, memory, rest, most = cpu_milli, memory_mib, total, most_at_first
         for device in range(devices):
             left[device] = free_milli[device]
-        for place in range(length):
+        for place in range(lengths[sequence]):
             milli = offers[sequence, place, 3]
             if milli > most or cpu < offers[sequence, place, 0] or memory < offers[sequence, place, 1]:
-                continue
-            if (offers[sequence, place, 4] >> model) & 1 == 0:
                 continue
             wanted = offers[sequence, place, 2]
             if milli < WHOLE:
