@@ -195,10 +195,11 @@ class Runner:
             report = await self._tick(loop)
             if failures := self._status[loop.name].consecutive_failures:
                 await first_of(self._clock, loop.backoff_s(failures), stopping.wait)
-            elif report.again:
+            elif report.again or (loop._woken.is_set() and not loop.rest_s):
                 await asyncio.sleep(0)
             else:
-                await first_of(self._clock, loop.rest_s, stopping.wait)
+                if loop.rest_s:
+                    await first_of(self._clock, loop.rest_s, stopping.wait)
                 if not loop._woken.is_set():
                     await first_of(self._clock, loop.every_s - loop.rest_s, loop._woken.wait, stopping.wait)
 
