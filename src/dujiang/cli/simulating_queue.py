@@ -1,4 +1,4 @@
-"""`dujiang simulate queue`, `partition` and `deadlines`: what a policy makes of waiting and of deadlines."""
+"""`dujiang simulate queue`, `partition`, `deadlines`, `sharing`: waiting, deadlines, and what sharing is worth."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dujiang.cli.exits import Exit
 from dujiang.cli.output import note, write_json, write_table
-from dujiang.cli.session import Json
+from dujiang.cli.session import Json, Stop
 from dujiang.cli.simulating import Policies, progress_bar, simulate_app, usage_errors
 
-__all__ = ["queue", "simulate_app"]
+__all__ = ["deadlines", "partition", "queue", "sharing", "simulate_app"]
 
 JobsFile = Annotated[Path, typer.Option("--jobs", help="Trace of jobs: Philly, ITP or ledger table, ledger JSON, SWF.")]
 GpusPerNode = Annotated[int, typer.Option("--gpus-per-node", min=1, max=1024, help="Devices of each node.")]
@@ -107,3 +108,149 @@ def _write_queue(told: Sequence[Mapping[str, Any]], has_faults: bool) -> None:
         for each in told:
             sys.stdout.write(f"{each['policy']}: {each['node_faults']} failures of nodes hit {each['jobs_hit']} jobs; "
                              f"{each['lost_gpu_h']:,.1f} GPU-hours were done twice.\n")  # fmt: skip
+
+
+@simulate_app.command()
+def partition(
+    jobs: Annotated[Path | None, typer.Option("--jobs", help="Trace of jobs with column vc.")] = None,
+    minutes: Annotated[
+        Path | None, typer.Option("--minutes", help="Instead: vc, minute, total_gpus, running_gpus, pending_gpus.")
+    ] = None,
+    gpus_per_node: GpusPerNode = 8,
+    policy: Policies = None,
+    fill: Annotated[
+        float, typer.Option("--fill", min=0.05, max=1, help="Mean load at which a virtual cluster gets its nodes.")
+    ] = 0.8,
+    json: Json = False,
+) -> None:
+    """Say what virtual clusters with nodes of their own lose against one pool of the same nodes."""
+    from dujiang.scheduling.simulator.jobs_traces import read_jobs
+    from dujiang.scheduling.simulator.partition import compare, pool_bound, read_minutes, shares
+    from dujiang.scheduling.simulator.queue import Rules
+    from dujiang.scheduling.simulator.queue_policies import kind_of
+
+    if (jobs is None) == (minutes is None):
+        raise Stop("Give either --jobs or --minutes.", Exit.USAGE)
+    with usage_errors():
+        if minutes is not None:
+            bound = pool_bound(read_minutes(minutes))
+            if json:
+                write_json({"trace": str(minutes), **bound})
+            else:
+                sys.stdout.write(
+                    f"In use: {bound['static_utilisation']:.2%} as it was, "
+                    f"at most {bound['pool_bound']:.2%} as one pool; devices idle elsewhere could have served "
+                    f"{bound['waiting_that_idle_gpus_could_serve']:.1%} of the waiting.\n"
+                )
+            return
+        assert jobs is not None
+        names = list(dict.fromkeys(policy or ["fifo", "default"]))
+        for name in names:
+            kind_of(name)
+        trace = read_jobs(jobs).jobs
+        nodes_of = shares(trace, gpus_per_node, fill=fill)
+        told = []
+        with progress_bar("jobs ended", 2 * len(trace) * len(names)) as advance:
+            for name in names:
+                seen = 0
+
+                def tell(ended: int) -> None:
+                    nonlocal seen
+                    if advance is not None:
+                        advance(ended - seen)
+                    seen = ended
+
+                told.append(compare(trace, name, Rules(1, gpus_per_node), nodes_of, tell=tell))
+    if json:
+        about = {"trace": str(jobs), "gpus_per_node": gpus_per_node, "fill": fill, "nodes_of": nodes_of}
+        write_json({**about, "policies": told})
+        return
+    rows = [
+        [each["policy"], f"{each['static_average_s']:,.0f}", f"{each['pool_average_s']:,.0f}", f"{each['ratio']:.2f}",
+         f"{each['static_max_s']:,}", f"{each['pool_max_s']:,}"]
+        for each in told
+    ]  # fmt: skip
+    titles = ["POLICY", "APART AVG S", "POOL AVG S", "RATIO", "APART MAX S", "POOL MAX S"]
+    write_table(titles, rows, right=[False, *(True for _ in titles[1:])])
+    sys.stdout.write(f"{len(nodes_of)} virtual clusters, {sum(nodes_of.values())} nodes of {gpus_per_node}.\n")
+
+
+@simulate_app.command()
+def deadlines(
+    jobs: Annotated[Path, typer.Option("--jobs", help="Trace with deadline_s, model, batch_size, iterations.")],
+    throughput: Annotated[
+        Path, typer.Option("--throughput", help="Speeds: model, global_batch_size, gpus, iterations_per_s.")
+    ],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=1_000_000, help="Nodes of the cluster.")],
+    gpus_per_node: GpusPerNode = 8,
+    policy: Policies = None,
+    slot_s: Annotated[int, typer.Option("--slot-s", min=1, max=86_400, help="Time between two decisions.")] = 60,
+    rescale_s: Annotated[
+        float,
+        typer.Option("--rescale-s", min=0, max=3600, help="What a start or another number of devices costs a job."),
+    ] = 0.0,
+    json: Json = False,
+) -> None:
+    """Run elastic jobs with deadlines and say how many meet them, under edf, elasticflow or default."""
+    from dujiang.scheduling.simulator.deadlines import (
+        DEADLINE_POLICIES,
+        deadline_summary,
+        read_curves,
+        simulate_deadlines,
+    )
+    from dujiang.scheduling.simulator.jobs_traces import read_jobs
+
+    names, told = list(dict.fromkeys(policy or ["default"])), []
+    if wrong := [name for name in names if name not in DEADLINE_POLICIES]:
+        raise Stop(f"--policy {wrong[0]}: choose one of {', '.join(DEADLINE_POLICIES)}.", Exit.USAGE)
+    with usage_errors(), progress_bar("policies", len(names)) as advance:
+        trace, curves = read_jobs(jobs).jobs, read_curves(throughput)
+        for name in names:
+            began = perf_counter()
+            outcome = simulate_deadlines(
+                trace, curves, name, gpus=nodes * gpus_per_node, slot_s=slot_s, rescale_s=rescale_s
+            )
+            figures = deadline_summary(trace, outcome, name)
+            told.append({**figures, "seconds": round(perf_counter() - began, 3)})
+            if advance is not None:
+                advance(1)
+    about = {
+        "trace": str(jobs),
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "slot_s": slot_s,
+        "rescale_s": rescale_s,
+    }
+    if json:
+        write_json({**about, **told[0]} if len(told) == 1 else {**about, "policies": told})
+        return
+    rows = [
+        [each["policy"], f"{each['deadline_satisfied']:.4f}", f"{each['deadlines_met']:,}", f"{each['admitted']:,}",
+         f"{each['admitted_and_missed']:,}", f"{each['possible_alone']:.4f}", f"{each['seconds']:.1f}"]
+        for each in told
+    ]  # fmt: skip
+    titles = ["POLICY", "MET", "JOBS", "ADMITTED", "OF THESE MISSED", "POSSIBLE ALONE", "S"]
+    write_table(titles, rows, right=[False, *(True for _ in titles[1:])])
+
+
+@simulate_app.command()
+def sharing(
+    pods: Annotated[Path, typer.Option("--pods", help="Pods with creation_time and deletion_time: .csv or .csv.gz.")],
+    json: Json = False,
+) -> None:
+    """Say how much of the devices that pods hold they asked for: whole devices, or shares of one for several."""
+    from dujiang.scheduling.simulator.sharing import read_stays
+    from dujiang.scheduling.simulator.sharing import sharing as figures_of
+
+    with usage_errors():
+        figures = figures_of(read_stays(pods))
+    if json:
+        write_json({"pods_file": str(pods), **figures})
+        return
+    rows = [
+        [name, f"{part['held_gpu_h']:,.0f}", f"{part['asked_of_held']:.2%}", f"{part['most_gpus']:,}",
+         f"{part['asked_of_fixed']:.2%}"]
+        for name, part in (("whole devices", figures["whole"]), ("shares", figures["shared"]))
+    ]  # fmt: skip
+    titles = ["", "HELD GPU-H", "ASKED OF HELD", "MOST GPUS", "ASKED OF A CLUSTER OF THAT SIZE"]
+    write_table(titles, rows, right=[False, *(True for _ in titles[1:])])
