@@ -48,6 +48,10 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 _SHARED: Final = {400: "The request cannot be read", 429: "Too many requests", 503: "Temporarily unavailable"}
 _GUARDED: Final = {401: "Sign in first", 403: "Not allowed"}
+_ASK_THEMSELVES: Final = frozenset({"/metrics", "/v1/login"})
+"""Routes that anybody may call and that ask who it is by themselves."""
+_NAMING: Final = frozenset({"project", "user", "node"})
+"""Parameters of queries that name an object which may not be there."""
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -78,7 +82,15 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-_NEVER_ANSWERED: Final = ("dujiang.cli", "dujiang.bootstrap", "dujiang.engines.local", "dujiang.engines.simulated")
+_NEVER_ANSWERED: Final = (
+    "dujiang.cli",
+    "dujiang.bootstrap",
+    "dujiang.engines.local",
+    "dujiang.engines.simulated",
+    "dujiang.kit.migrate",
+    "dujiang.kit.settings",
+    "dujiang.api.server",
+)
 """Parts whose errors reach no caller of the API, or only in the words of the contract."""
 
 
@@ -103,7 +115,9 @@ def _complete(operation: dict[str, Any], method: str, path: str, permission: str
         told |= _GUARDED
         operation["security"] = [{"token": []}]
         operation["x-permission"] = str(permission)
-    if "{" in path:
+    elif path in _ASK_THEMSELVES:
+        told |= _GUARDED
+    if "{" in path or any(one["name"] in _NAMING for one in operation.get("parameters", ())):
         told[404] = "Not found"
     if method in ("post", "put", "patch", "delete"):
         told |= {404: "Not found", 409: "Conflict", 507: "No space left"}

@@ -14,7 +14,7 @@ from dujiang.billing.domain.check import Identity, Offence, Verdict
 from dujiang.billing.domain.prices import PER_UNIT, UNITS, Price, Resource
 from dujiang.billing.store import StoredCharge
 from dujiang.kit.clock import to_micros
-from dujiang.kit.http import Model
+from dujiang.kit.http import Model, Moment
 
 
 class PriceIn(Model):
@@ -26,7 +26,7 @@ class PriceIn(Model):
     vendor: Annotated[str, Field(max_length=64, description="Of the device; empty for any.")] = ""
     model: Annotated[str, Field(max_length=128, description="Of the device; empty for any.")] = ""
     currency: Annotated[str | None, Field(max_length=3, description="As the list when left out.")] = None
-    effective_from: Annotated[datetime | None, Field(description="With its zone; now when left out.")] = None
+    effective_from: Annotated[Moment | None, Field(description="With its zone; now when left out.")] = None
 
 
 class PriceOut(Model):

@@ -11,11 +11,12 @@ import binascii
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
 import orjson
 from fastapi import Depends, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
 from dujiang.kit.errors import DujiangError, Invalid
@@ -32,6 +33,21 @@ class Model(BaseModel):
     """Base of every request and answer: unknown fields are refused, dataclasses of the domain are read by attribute."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+def _as_written(value: Any) -> Any:
+    """Refuse a bare number: it would be taken for seconds since 1970."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value
+    raise ValueError("a time is written 2026-01-31T08:00:00Z")
+
+
+Moment = Annotated[datetime, BeforeValidator(_as_written)]
+"""A time in a request: RFC 3339 text, never a number."""
+Flag = Annotated[bool, Field(strict=True)]
+"""true or false in a body, and no word or number that could be meant so."""
 
 
 class BadCursor(Invalid):

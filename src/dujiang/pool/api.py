@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid
-from dujiang.kit.http import Page, Paged
+from dujiang.kit.http import Moment, Page, Paged
 from dujiang.pool.domain.nodes import Node, NodeState
 from dujiang.pool.domain.summary import host_totals, kind_totals
 from dujiang.pool.schemas import (
@@ -135,8 +135,8 @@ def _ledger(routes: APIRouter, pool: PoolService, tenancy: Tenancy) -> None:
         caller: Reader,
         paging: Paged,
         live: Annotated[bool | None, Query(description="true: held now; false: given back.")] = None,
-        since: Annotated[datetime | None, Query(description="Held at or after this time.")] = None,
-        until: Annotated[datetime | None, Query(description="Held before this time.")] = None,
+        since: Annotated[Moment | None, Query(description="Held at or after this time.")] = None,
+        until: Annotated[Moment | None, Query(description="Held before this time.")] = None,
         project: Annotated[str | None, Query(max_length=253)] = None,
         job: Annotated[str | None, Query(max_length=64, description="Identifier of the job.")] = None,
         node: Annotated[str | None, Query(max_length=253)] = None,

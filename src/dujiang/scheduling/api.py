@@ -20,7 +20,7 @@ from dujiang.tenancy.service import Tenancy
 
 Reader = Annotated[Caller, Depends(needs(Permission.QUEUE_READ))]
 Manager = Annotated[Caller, Depends(needs(Permission.QUOTA_MANAGE))]
-Amount = Annotated[int | None, Field(ge=0, le=2**60)]
+Amount = Annotated[int | None, Field(ge=0, le=2**60, strict=True)]
 
 
 class QuotaIn(Model):

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid, NotFound
-from dujiang.kit.http import Model
+from dujiang.kit.http import Model, Moment
 from dujiang.telemetry.domain import LARGEST_STEP, LONGEST_NAME, FlagKind, Point, Special, clean_name, special_of
 from dujiang.telemetry.service import MOST_SHOWN, Curve, Telemetry
 from dujiang.telemetry.store import Series
@@ -99,16 +99,16 @@ class PointIn(Model):
     """One value to report."""
 
     name: str = Field(min_length=1, max_length=LONGEST_NAME)
-    step: int = Field(ge=-LARGEST_STEP, le=LARGEST_STEP)
+    step: int = Field(ge=-LARGEST_STEP, le=LARGEST_STEP, strict=True)
     value: FiniteFloat | Literal["nan", "inf", "-inf"]
-    at: datetime | None = None
+    at: Moment | None = None
 
 
 class MetricsIn(Model):
     """Values to report."""
 
     points: list[PointIn] = Field(min_length=1, max_length=MOST_POSTED)
-    attempt: int | None = Field(default=None, ge=1, le=1_000_000)
+    attempt: int | None = Field(default=None, ge=1, le=1_000_000, strict=True)
     """The attempt that reports (`DUJIANG_ATTEMPT`); the latest one where none is named."""
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid
-from dujiang.kit.http import INT64_MAX, Page, Paged
+from dujiang.kit.http import INT64_MAX, Moment, Page, Paged
 from dujiang.tenancy.access import JOURNALED, Caller, cause_of, needs
 from dujiang.tenancy.audit import Audit, Question
 from dujiang.tenancy.domain import Permission
@@ -294,8 +294,8 @@ def _audit(routes: APIRouter, tenancy: Tenancy, audit: Audit) -> None:
         subject: Text = None,
         type: Annotated[list[str] | None, Query(max_length=20, description="Of record; may be repeated.")] = None,
         project: Annotated[str | None, Query(max_length=63, description="Name or id.")] = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         order: Literal["newest", "oldest"] = "newest",
     ) -> Page[RecordView]:
         """List the records of the audit trail; `since` is taken in, `until` is left out."""
@@ -330,7 +330,7 @@ def _audit(routes: APIRouter, tenancy: Tenancy, audit: Audit) -> None:
     @routes.post("/v1/audit/verify", tags=["audit"])
     async def verify_audit_on_record(
         caller: Annotated[Caller, Depends(needs(_P.PLATFORM_VERIFY))],
-        seq: Annotated[int | None, Body(ge=1, le=INT64_MAX)] = None,
+        seq: Annotated[int | None, Body(ge=1, le=INT64_MAX, strict=True)] = None,
         hash: Annotated[str | None, Body(pattern="^[0-9a-f]{64}$")] = None,
     ) -> ProofView:
         """Walk the chain as the GET does, and leave a record that the caller did."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
 
-from dujiang.kit.http import Model
+from dujiang.kit.http import Flag, Model
 from dujiang.tenancy.domain import MAX_PASSWORD, Permission, Role, TokenKind
 
 Name = Annotated[str, Field(max_length=63, description="Lower-case letters, digits and hyphens.", examples=["vision"])]
@@ -44,7 +44,7 @@ class UserChange(Model):
 
     display_name: Label | None = None
     role: Role | None = None
-    disabled: bool | None = None
+    disabled: Flag | None = None
     password: Password | None = None
 
 
@@ -69,7 +69,7 @@ class ProjectChange(Model):
     """What to change of a project; what is left out stays."""
 
     description: Annotated[str, Field(max_length=2000)] | None = None
-    archived: bool | None = None
+    archived: Flag | None = None
 
 
 class MemberView(Model):
