@@ -155,8 +155,21 @@ def _remove(active: Ints, count: int, place: int) -> None:
 
 
 @compiled
+def _pays(target: int, planned: int, following: int, held: int, rates: Floats, slot_s: float, rescale_s: float) -> bool:
+    """Say whether a job that holds a step instead of the planned one is no further behind in the next slot."""
+    base = 0.0
+    if planned >= 0:
+        base = rates[planned] * (slot_s - (rescale_s if planned != held else 0.0))
+    raised = rates[target] * (slot_s - (rescale_s if target != held else 0.0))
+    back = 0.0
+    if following >= 0 and following != target and following == planned:
+        back = rates[following] * rescale_s
+    return bool(raised >= base + back)
+
+
+@compiled
 def _spread(
-    active: Ints, count: int, step: Ints, left: Floats, curve: Ints, usual: Ints, held: Ints, next_step: Ints,
+    active: Ints, count: int, step: Ints, left: Floats, curve: Ints, planned: Ints, held: Ints, next_step: Ints,
     spare: int, sizes: Ints, rates: Floats, counts: Ints, slot_s: float, rescale_s: float,
 ) -> int:  # fmt: skip
     """Raise steps while devices are left, each time where a device saves most later; return what is left.
@@ -174,31 +187,33 @@ def _spread(
                     spare -= extra
                     step[job] = held[job]
     while spare > 0:
-        best, best_gain = -1, 0.0
+        best, best_step, best_gain = -1, 0, 0.0
         for place in range(count):
             job = active[place]
             which, at = curve[job], step[job]
-            if at + 1 >= counts[which]:
-                continue
             had, used = 0.0, 0
             if at >= 0:
                 had, used = rates[which, at], sizes[which, at]
-            extra = sizes[which, at + 1] - used
-            if extra > spare or had * slot_s >= left[job]:
+            if had * slot_s >= left[job]:
                 continue
-            per_device = rates[which, usual[job]] / sizes[which, usual[job]]
-            if rescale_s > 0:
-                planned = max(had, rates[which, next_step[job]] if next_step[job] >= 0 else 0.0)
-                if rates[which, at + 1] * (slot_s - rescale_s) < had * slot_s + planned * rescale_s:
+            usual = max(0, planned[job])
+            per_device = rates[which, usual] / sizes[which, usual]
+            for target in range(at + 1, counts[which] if rescale_s > 0 else min(at + 2, counts[which])):
+                extra = sizes[which, target] - used
+                if extra > spare:
+                    break
+                if rescale_s > 0 and not _pays(
+                    target, planned[job], next_step[job], held[job], rates[which], slot_s, rescale_s
+                ):
                     continue
-            gain = (min(rates[which, at + 1], left[job] / slot_s) - had) / extra / per_device
-            if gain > best_gain:
-                best, best_gain = job, gain
+                gain = (min(rates[which, target], left[job] / slot_s) - had) / extra / per_device
+                if gain > best_gain:
+                    best, best_step, best_gain = job, target, gain
         if best < 0:
             break
-        which, at = curve[best], step[best]
-        spare -= sizes[which, at + 1] - (sizes[which, at] if at >= 0 else 0)
-        step[best] = at + 1
+        at = step[best]
+        spare -= sizes[curve[best], best_step] - (sizes[curve[best], at] if at >= 0 else 0)
+        step[best] = best_step
     return spare
 
 
@@ -225,7 +240,7 @@ def play(
     active = np.zeros(jobs + 1, np.int64)
     waiting = np.zeros(jobs + 1, np.int64)
     step = np.full(jobs, -1, np.int64)
-    usual = np.zeros(jobs, np.int64)
+    planned = np.full(jobs, -1, np.int64)
     held = np.full(jobs, -1, np.int64)
     next_step = np.full(jobs, -1, np.int64)
     count, queued, arrived, now = 0, 0, 0, 0
@@ -278,18 +293,19 @@ def play(
             else:
                 at = now - first[job]
                 step[job] = rows[offset[job] + at] if at < length[job] else -1
-                usual[job] = max(0, step[job])
+                planned[job] = step[job]
                 next_step[job] = rows[offset[job] + at + 1] if at + 1 < length[job] else -1
             if step[job] >= 0:
                 spare -= sizes[curve[job], step[job]]
         if policy != EDF:
-            spare = _spread(active, count, step, left, curve, usual, held, next_step, spare, sizes, rates, counts,
+            spare = _spread(active, count, step, left, curve, planned, held, next_step, spare, sizes, rates, counts,
                             slot_s, rescale_s)  # fmt: skip
             for place in range(queued):
                 step[waiting[place]] = -1
-                usual[waiting[place]] = 0
+                planned[waiting[place]] = -1
+                next_step[waiting[place]] = -1
             if spare > 0:
-                _spread(waiting, queued, step, left, curve, usual, held, next_step, spare, sizes, rates, counts,
+                _spread(waiting, queued, step, left, curve, planned, held, next_step, spare, sizes, rates, counts,
                         slot_s, rescale_s)  # fmt: skip
         # What it does
         for which in range(2):
