@@ -53,7 +53,7 @@ def openb(
     numbers, names = seeds_of(seeds), list(dict.fromkeys(policy or ["default"]))
     with usage_errors():
         for name in names:
-            policy_number(name)
+            policy_number(name, moves=moves)
         experiment = experiment_of(read_nodes(nodes), read_pods(pods))
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     with progress_bar("pods decided", experiment.arrivals(arrival) * len(numbers) * len(names)) as advance:

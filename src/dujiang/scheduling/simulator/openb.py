@@ -82,14 +82,17 @@ def experiment_of(nodes: Sequence[Node], pods: Sequence[Pod]) -> Experiment:
     return Experiment(cluster, shapes, of_pod, typical_pods(shapes, of_pod), int(cluster.gpu_milli.sum()))
 
 
-def policy_number(name: str) -> int:
+def policy_number(name: str, *, moves: float = 0.0) -> int:
     """Return the number of a policy by its name, in any case.
 
     Raises:
-        UnknownPolicy: with the names there are.
+        UnknownPolicy: with the names there are; or it is to move pods and cannot.
     """
     for known, number in POLICIES.items():
         if known.lower() == name.lower():
+            if moves and number != OUTLOOK:
+                raise UnknownPolicy(f"Policy {name} moves nothing; leave --moves out, or use policy default alone.",
+                                    policy=name)  # fmt: skip
             return number
     raise UnknownPolicy(f"There is no policy {name}; there are: {', '.join(POLICIES)}.", policy=name)
 
@@ -109,9 +112,7 @@ def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int, 
     Raises:
         UnknownPolicy: no such policy, or it cannot move pods.
     """
-    number = policy_number(policy)
-    if moves and number != OUTLOOK:
-        raise UnknownPolicy(f"Policy {policy} moves nothing; ask for moves with policy default only.", policy=policy)
+    number = policy_number(policy, moves=moves)
     arrivals = draw_arrivals(
         experiment.shapes, experiment.of_pod, nodes=len(experiment.cluster.gpus),
         capacity_milli=experiment.capacity_milli, ratio=arrival, seed=seed,
@@ -148,7 +149,7 @@ def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: A
                  experiment.typical, outlook, run)  # fmt: skip
         if progress is not None:
             progress(end - first)
-        first, end = end, min(2 * end, end + LONGEST_PART)
+        first, end = end, min(4 * end, end + LONGEST_PART)
     return int(made[0])
 
 
@@ -177,6 +178,12 @@ def _outcome(experiment: Experiment, policy: str, seed: int, cluster: Cluster, a
 
 
 def _by_percent(percent: IntArray, values: FloatArray) -> dict[int, float]:
+    """Return the mean over the arrivals at each whole percent; where none falls on one, what it was before."""
     counts = np.bincount(percent)
     sums = np.bincount(percent, weights=values)
-    return {at: round(float(sums[at] / counts[at]), 4) for at in range(len(counts)) if counts[at]}
+    until = np.cumsum(counts)
+    found: dict[int, float] = {}
+    for at in range(len(counts)):
+        value = sums[at] / counts[at] if counts[at] else values[until[at] - 1] if until[at] else 0.0
+        found[at] = round(float(value), 4)
+    return found

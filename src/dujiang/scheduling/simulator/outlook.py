@@ -10,7 +10,7 @@ A pod goes to one of the nodes that hold it: a node is offered each shape as oft
 where it fits now. So the last idle nodes wait for pods of eight devices, and the few of a model for the pods that
 need it, while others find a place elsewhere.
 
-The sequences are drawn from the pods that have arrived so far, anew each time their number has doubled and at least
+The sequences are drawn from the pods that have arrived so far, anew each time they are four times as many, and at least
 every thousand: nothing is known beforehand, neither the mix nor how much will come. The losses of states are
 remembered until then.
 """
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, FloatArray, IntArray, Shapes
 from dujiang.scheduling.simulator.compiled import compiled
 
-SEQUENCES: Final = 64
+SEQUENCES: Final = 32
 LENGTH: Final = 24
-"""Offers to one node. Measured on openb: from 16 to 50 the result is the same within the noise of the draws."""
-SLOTS: Final = 1 << 20
+"""Offers to one node. On openb 32 sequences of 24, 64 of 24 and 32 of 32 gave the same within the noise of draws."""
+SLOTS: Final = 1 << 17
 """Of the table of remembered losses; two thirds are used at most, what comes later is worked out each time."""
 TIE: Final = 1e-4
 """The weight of a free thousandth of a device (of a processor: a twentieth): it decides between equal losses only."""
@@ -92,15 +92,18 @@ def new_outlook(shapes: Shapes, models: int, arrived: IntArray, fitting: IntArra
 def node_loss(cpu_milli: int, memory_mib: int, free_milli: IntArray, devices: int, model: int, outlook: Outlook,
               scratch: IntArray) -> float:  # fmt: skip
     """Return the expected loss of a node in thousandths of a device; remembered, whatever the order of its devices."""
-    total = 0
-    key = _mixed(cpu_milli * 64 + model) + _mixed(memory_mib * 4 + 1)
+    key, total = _host_key(cpu_milli, memory_mib, model), 0
     for device in range(devices):
         total += free_milli[device]
-        key += _mixed(free_milli[device] * 8 + 5)
-    if total == 0:
-        return 0.0
-    if key == 0:
-        key = np.uint64(1)
+        key += _device_key(free_milli[device])
+    return _remembered(key, cpu_milli, memory_mib, free_milli, devices, model, total, outlook, scratch)
+
+
+@compiled
+def _remembered(key: np.uint64, cpu_milli: int, memory_mib: int, free_milli: IntArray, devices: int, model: int,
+                total: int, outlook: Outlook, scratch: IntArray) -> float:  # fmt: skip
+    if total == 0 or cpu_milli < outlook.least_cpu_milli:
+        return float(total)
     mask = np.uint64(len(outlook.keys) - 1)
     slot = key & mask
     while outlook.keys[slot] != 0:
@@ -113,6 +116,17 @@ def node_loss(cpu_milli: int, memory_mib: int, free_milli: IntArray, devices: in
         outlook.losses[slot] = loss
         outlook.used[0] += 1
     return loss
+
+
+@compiled
+def _host_key(cpu_milli: int, memory_mib: int, model: int) -> np.uint64:
+    return _mixed(cpu_milli * 64 + model) + _mixed(memory_mib * 4 + 1)
+
+
+@compiled
+def _device_key(free_milli: int) -> np.uint64:
+    """Return the part of a device: parts are added up, so that their order is none."""
+    return _mixed(free_milli * 8 + 5)
 
 
 @compiled
@@ -191,28 +205,38 @@ def outlook_score(cluster: Cluster, node: int, shapes: Shapes, shape: int, outlo
     devices, model = cluster.gpus[node], cluster.model[node]
     milli, wanted = shapes.gpu_milli[shape], shapes.gpus[shape]
     cpu, memory = cluster.cpu_milli[node], cluster.memory_mib[node]
-    before = node_loss(cpu, memory, cluster.gpu_milli[node], devices, model, outlook, scratch)
-    cpu -= shapes.cpu_milli[shape]
-    memory -= shapes.memory_mib[shape]
-    spare, taken, still = 0, 0, wanted
+    key, spare, taken, still = np.uint64(0), 0, 0, wanted
     for device in range(devices):
         free = cluster.gpu_milli[node, device]
         spare += free
+        key += _device_key(free)
         after[device] = free
-        if milli == WHOLE and free == WHOLE and still > 0:
-            after[device] = 0
-            taken |= 1 << device
-            still -= 1
+    before = _remembered(
+        key + _host_key(cpu, memory, model), cpu, memory, after, devices, model, spare, outlook, scratch
+    )
+    cpu -= shapes.cpu_milli[shape]
+    memory -= shapes.memory_mib[shape]
+    key += _host_key(cpu, memory, model)
+    rest = spare - wanted * milli
     least = 0.0
     if milli == WHOLE or wanted == 0:
-        least = node_loss(cpu, memory, after, devices, model, outlook, scratch)
+        for device in range(devices):
+            if still > 0 and after[device] == WHOLE:
+                key += _device_key(0) - _device_key(WHOLE)
+                after[device] = 0
+                taken |= 1 << device
+                still -= 1
+        least = _remembered(key, cpu, memory, after, devices, model, rest, outlook, scratch)
     else:
         for device in range(devices):
-            if after[device] < milli or _seen_before(after, device):
+            free = after[device]
+            if free < milli or _seen_before(after, device):
                 continue
-            after[device] -= milli
-            loss = node_loss(cpu, memory, after, devices, model, outlook, scratch) + TIE * after[device]
-            after[device] += milli
+            after[device] = free - milli
+            changed = key + _device_key(free - milli) - _device_key(free)
+            loss = _remembered(changed, cpu, memory, after, devices, model, rest, outlook, scratch)
+            loss += TIE * after[device]
+            after[device] = free
             if taken == 0 or loss < least:
                 least, taken = loss, 1 << device
     return before - least - TIE * (spare + 0.05 * cpu), taken
