@@ -59,8 +59,8 @@ def write(dice: Dice) -> Script:
     """Draw a story."""
     rng = dice.stream("script")
     fleet = _fleet(rng)
-    active_s = rng.uniform(70, 160)
-    count = rng.randint(20, 45)
+    active_s = rng.uniform(60, 140)
+    count = rng.randint(20, 40)
     times = sorted(rng.uniform(0, active_s * 0.8) for _ in range(count))
     arrivals = tuple(_arrival(rng, number, at_s, fleet, active_s) for number, at_s in enumerate(times))
     return Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2, 2)))

@@ -44,7 +44,7 @@ KEY: Final = b"a key for the simulation"
 SETTINGS: Final = Settings(jobs=JobSettings(checkpoint_root="/nowhere", lost_after_s=LOST_AFTER_S))
 MOST_QUIET_STEPS: Final = 600
 _OFTEN: Final = {
-    "attempts": 0.9, "start": 0.7, "inventory": 0.3, "sweep": 0.1, "rating": 0.08, "figures": 0.08,
+    "attempts": 0.85, "start": 0.65, "inventory": 0.25, "sweep": 0.1, "rating": 0.08, "figures": 0.08,
     "outbox.models.job_ended": 0.08,
 }  # fmt: skip
 _SELDOM: Final = 0.02
@@ -67,6 +67,7 @@ class Wanted:
 
     arrival: Arrival
     job_id: str | None = None
+    asked: int = 0
     refused: bool = False
     cancelled: bool = False
 
@@ -175,7 +176,7 @@ class Simulation:
                 else:
                     for tick in ticks:
                         await self._safely(tick)
-        if not self.is_quiet and rng.random() < 0.02:
+        if not self.is_quiet and rng.random() < 0.015:
             await self._look_in()
 
     def _to_next_s(self) -> float:
@@ -267,13 +268,15 @@ class Simulation:
         project_id = self.projects[spec.project or "default"]
 
         async def submit(tx: Tx, platform: Platform) -> None:
-            found = await platform.jobs.jobs(tx, JobFilter(name=spec.name))  # an answer may have been lost
+            # An answer may have been lost.
+            found = await platform.jobs.jobs(tx, JobFilter(name=spec.name)) if one.asked > 1 else []
             job = found[0] if found else await platform.jobs.submit(
                 tx, spec, project_id=project_id, submitted_by="usr_somebody"
             )  # fmt: skip
             made.append(job.id)
 
         made: list[str] = []
+        one.asked += 1
         try:
             if await self._told(submit):
                 one.job_id = made[-1]

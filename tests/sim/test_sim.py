@@ -97,7 +97,7 @@ def test_the_same_seed_tells_the_same_story_in_any_process(tmp_path: Path, templ
 
 def test_stories_hold_every_kind_of_mishap(tmp_path: Path, template: Path) -> None:
     """A simulation in which nothing goes wrong proves nothing."""
-    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1000, 1012)]
+    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1000, 1010)]
     counted = sum((story.counted for story in stories), start=Counter[str]())
     wanted = (
         "killed", "clock step", "failed tick", "unreachable", "stale", "stop", "cordon", "drain", "uncordon", "order",
@@ -111,8 +111,12 @@ class TestPlanted:
     """Faults that are planted on purpose are found: a check that cannot fail is none."""
 
     def found(self, folder: Path, template: Path, *, says: str, among: int = 12) -> None:
-        told_all = [told(seed, folder, template) for seed in range(among)]
-        assert any(says in one for one in told_all), told_all
+        heard = []
+        for seed in range(among):
+            heard.append(told(seed, folder, template))
+            if says in heard[-1]:
+                return
+        pytest.fail(f"nobody noticed: {heard}")
 
     def test_work_given_up_too_soon(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path) -> None:
         hasty = simulation.SETTINGS.model_copy(update={"jobs": replace(simulation.SETTINGS.jobs, lost_after_s=1.0)})
