@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from dujiang.kit.errors import DujiangError, Unavailable
 from dujiang.kit.http import (
     BadCursor,
+    Flag,
     Model,
+    Moment,
     Page,
     Paging,
     ServerEvent,
@@ -182,3 +186,16 @@ def test_unknown_fields_are_refused() -> None:
 
     with pytest.raises(ValueError, match="extra"):
         Small.model_validate({"name": "x", "other": 1})
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "0", "0.5", " 12 ", "1e9", "-1", "nan", True])
+def test_a_number_is_no_time(value: object) -> None:
+    with pytest.raises(ValidationError, match="a time is written"):
+        TypeAdapter(Moment).validate_python(value)
+    assert TypeAdapter(Moment).validate_python("2026-01-31T08:00:00Z") == datetime(2026, 1, 31, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", "yes", 1.0])
+def test_a_flag_is_true_or_false(value: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Flag).validate_python(value)
