@@ -29,8 +29,8 @@ def jobs(tmp_path: Path) -> str:
 
 
 def test_one_policy_is_one_object(run: Run, jobs: str) -> None:
-    code, out, err = run("simulate", "queue", "--jobs", jobs, "--nodes", "1", "--gpus-per-node", "2", "--policy", "fifo",
-                         "--json")  # fmt: skip
+    code, out, err = run("simulate", "queue", "--jobs", jobs, "--nodes", "1", "--gpus-per-node", "2",
+                         "--policy", "fifo", "--json")  # fmt: skip
     told = json.loads(out)
     assert (code, err) == (0, "")
     assert told["queueing_s"] == {"average": 9.0, "p50": 9.0, "p99": 17.82, "max": 18}
@@ -70,7 +70,7 @@ def test_the_default_policy_is_ours(run: Run, jobs: str) -> None:
 
 def test_failures_are_told(run: Run, jobs: str, tmp_path: Path) -> None:
     (tmp_path / "faults.csv").write_text(f"node,start_day,end_day\n0,{5 / 86400},{8 / 86400}\n")
-    code, out, _ = run("simulate", "queue", "--jobs", jobs, "--nodes", "1", "--gpus-per-node", "2", "--policy", "fifo",
+    code, out, _ = run("simulate", "queue", "--jobs", jobs, "--nodes", "1", "--gpus-per-node", "2",
                        "--failures", str(tmp_path / "faults.csv"), "--checkpoint-s", "2")  # fmt: skip
     assert code == 0
     assert "1 failures of nodes hit 1 jobs; 0.0 GPU-hours were done twice." in out

@@ -73,7 +73,12 @@ def queue(
                 seen = ended
 
             outcome = outcomes[name] = simulate(trace.jobs, name, rules, tell=tell, keep_spans=report is not None)
-            told.append({**summary(trace.jobs, outcome, name), "seconds": round(perf_counter() - began, 3)})
+            told.append(
+                {
+                    **summary(trace.jobs, outcome, name, max_wait_s=rules.max_wait_s),
+                    "seconds": round(perf_counter() - began, 3),
+                }
+            )
     about = {
         "trace": str(jobs), "form": trace.form, "left_out": trace.left_out, "nodes": nodes,
         "gpus_per_node": gpus_per_node,

@@ -93,11 +93,28 @@ def test_default_bounds_waiting_and_does_not_stop_a_job_again_that_waited_so_lon
     assert unbounded.end_s[0] == 6000 + 2400
 
 
-def test_default_no_job_that_waited_too_long_passes_another() -> None:
-    # The gang of two waits behind ones; as first in line it keeps the later single one from starting again and again.
+def test_default_a_gang_that_waited_too_long_gets_its_devices_from_those_that_run() -> None:
     rows = [(0, 10_000, 1), (0, 2_000, 2), *((at, 300, 1) for at in range(0, 9_000, 300))]
     found = run("default", *rows, max_wait_s=2_000)
-    assert found.end_s[1] - rows[1][1] <= 2_000 + 300
+    assert found.end_s[1] == 2_000 + 2_000
+
+
+def test_default_keeps_half_of_the_devices_for_work_that_has_not_waited_too_long() -> None:
+    # Four long jobs sink and wait behind a stream of short ones; at the bound two of four devices are theirs, not all.
+    long = [(0, 20_000, 1)] * 4
+    stream = [(at, 100, 1) for at in range(600, 30_000, 100) for _ in range(4)]
+    found = run("default", *long, *stream, gpus=4, max_wait_s=5_000)
+    order = sorted(range(len(long) + len(stream)), key=lambda place: [*long, *stream][place][0])
+    assert order == list(range(len(order)))  # the jobs are in order of submission
+    assert sorted(found.end_s[:4])[:2] == [25_000, 25_000]
+    waits = [end - submit - duration for end, (submit, duration, _) in zip(found.end_s, [*long, *stream], strict=True)]
+    assert sum(1 for wait in waits[:4] if wait > 5_000) == 2
+
+
+def test_default_lets_a_job_run_ten_restarts_before_it_stops_it() -> None:
+    found = run("default", (0, 5_000, 1), (700, 50, 1), (800, 50, 1), (1_900, 50, 1), gpus=1, restart_s=60)
+    assert found.start_s == [0, 700, 1_350, 2_000]
+    # stopped at 700, back at 750, safe until 1,350; back at 1,400, safe until 2,000
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dujiang.scheduling.simulator.queue import Outcome
 from dujiang.scheduling.simulator.queue_policies import kind_of
 
 
-def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str) -> dict[str, Any]:
+def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str, *, max_wait_s: int = 0) -> dict[str, Any]:
     """Return the figures of one policy, times in seconds.
 
     `queueing_s` is submission to end without the run time: waiting before the start and in between.
@@ -31,6 +31,7 @@ def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str) -> dict[str
         "queueing_s": spread(waits),
         "jct_s": spread(end - submit),
         "first_start_s": spread(start - submit),
+        "waited_beyond_bound": int((waits > max_wait_s).sum()) if max_wait_s else None,
         "makespan_s": int(end.max() - submit.min()),
         "utilisation": round(outcome.busy_s / max(1, outcome.up_s), 6),
         "stops": sum(outcome.stops),

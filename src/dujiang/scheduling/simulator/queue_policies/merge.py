@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 Rank = tuple[int, ...]
@@ -11,16 +11,14 @@ Rank = tuple[int, ...]
 
 
 def choose(
-    running: Sequence[Rank], waiting: Sequence[Rank], size: Sequence[int], free: int,
-    *, holds: Callable[[Rank], bool] = lambda rank: False,
-) -> tuple[list[int], list[int]]:  # fmt: skip
+    running: Sequence[Rank], waiting: Sequence[Rank], size: Sequence[int], free: int
+) -> tuple[list[int], list[int]]:
     """Walk running and waiting jobs in one order and keep each whose devices are still there.
 
     Args:
         running, waiting: ranks in rising order on one scale.
         size: devices of each job, by its number.
         free: devices that are up and held by nobody.
-        holds: true of waiting jobs of which none may pass another: once one does not fit, none behind it starts.
 
     Returns:
         Places in `running` that stop and places in `waiting` that start. Running jobs before the first that waits are
@@ -28,7 +26,7 @@ def choose(
     """
     at = first = bisect_left(running, waiting[0]) if waiting else len(running)
     before = list(accumulate([size[rank[-1]] for rank in running[first:]], initial=0))
-    left, is_held = free + before[-1], False
+    left = free + before[-1]
     stops: list[int] = []
     starts: list[int] = []
 
@@ -51,10 +49,8 @@ def choose(
         if not left:
             break
         asked = size[rank[-1]]
-        if asked <= left and not (is_held and holds(rank)):
+        if asked <= left:
             left -= asked
             starts.append(place)
-        elif not is_held:
-            is_held = holds(rank)
     keep_until(len(running))
     return stops, starts
