@@ -3,15 +3,15 @@
 What a state of a node is worth is found by playing on: the node is offered short random sequences of pods, takes each
 that fits (the tightest device first), and what is left of its devices at the end of a sequence is lost. The loss of a
 node is the mean over the sequences. A pod goes to the node and device where the loss grows least (or shrinks most); a
-little counts how full the node is. So processors and memory that run out before the devices count exactly as far as they strand
-devices, a gap counts as far as nothing comes that fills it, and nothing is refused that fits.
+little counts how full the node is. So processors and memory that run out before the devices count exactly as far as
+they strand devices, a gap counts as far as nothing comes that fills it, and nothing is refused that fits.
 
 A pod goes to one of the nodes that hold it: a node is offered each shape as often as it comes, divided by the nodes
 where it fits now. So the last idle nodes wait for pods of eight devices, and the few of a model for the pods that
 need it, while others find a place elsewhere.
 
-The sequences are drawn from the pods that have arrived so far, anew each time they are four times as many, and at least
-every thousand: nothing is known beforehand, neither the mix nor how much will come. The losses of states are
+The sequences are drawn from the pods that have arrived so far, anew each time they are four times as many, and at
+least every thousand: nothing is known beforehand, neither the mix nor how much will come. The losses of states are
 remembered until then.
 """
 
