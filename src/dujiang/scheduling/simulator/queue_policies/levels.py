@@ -11,7 +11,8 @@ only by work that is a level smaller, and not before it has run ten times as lon
 Waiting is bounded: a job that has waited `max_wait_s` in all comes first and is not stopped again. Such jobs hold at
 most half of the devices, a single one more; those beyond that follow in order of submission. So the bound holds as long
 as half of the cluster serves them, and where it does not, short work goes on beside them: without the half, a cluster
-that is too small for its load becomes a FIFO (measured: 52,415 s in place of 3,379 s on Philly with 74 nodes).
+that is too small for its load becomes a FIFO (measured: 52,415 s in place of 3,379 s on Philly with 74 nodes). While
+more is overdue than the whole cluster holds, no bound can be kept, and a tenth of the devices is kept for it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SMALLEST: Final = 600
 """Device-seconds of our first level; each further one is twice as wide."""
 FIRST_PART: Final = 0.5
 """Part of the devices that jobs which have waited too long may hold before all others."""
+FIRST_PART_IN_NEED: Final = 0.1
+"""The same while more is asked for by such jobs than there is: no bound can be kept then, and short work can."""
 SAFE_RESTARTS: Final = 10
 """A job runs at least so many times the cost of a restart before it is stopped."""
 _FIRST: Final = -1
@@ -71,6 +74,7 @@ class Levels:
         self._is_overdue, self._is_over = [False] * jobs, [False] * jobs
         self._overdue: list[tuple[int, int]] = []
         """Jobs that have waited too long and are not first yet: by submission."""
+        self._overdue_devices = 0
         self._first_devices = 0
         self._turns: list[tuple[int, int, Rank]] = []
         """When a job changes level: time, job, and its rank then; one whose rank is another is out of date."""
@@ -129,22 +133,27 @@ class Levels:
             if self._watch.running[job]:
                 self._take(self._running, job)
                 self._run(job, now)
-            elif self._waited_s(job, now) >= self._max_wait_s:
+            elif self._max_wait_s and not self._is_overdue[job] and self._waited_s(job, now) >= self._max_wait_s:
                 insort(self._overdue, (self._watch.submit_s[job], job))
                 self._is_overdue[job] = True
+                self._overdue_devices += self._watch.size[job]
                 self._promote(now)
 
     def _promote(self, now: int) -> None:
         """Put those first that have waited too long, as many as their part of the devices holds, and one at least."""
-        watch, room = self._watch, FIRST_PART * self._watch.capacity
+        watch = self._watch
+        part = FIRST_PART if self._overdue_devices <= watch.capacity else FIRST_PART_IN_NEED
+        room = part * watch.capacity
         while self._overdue:
             job = self._overdue[0][1]
             if self._is_over[job]:
                 del self._overdue[0]
+                self._overdue_devices -= watch.size[job]
                 continue
             if self._first_devices and self._first_devices + watch.size[job] > room:
                 return
             del self._overdue[0]
+            self._overdue_devices -= watch.size[job]
             self._take(self._running if watch.running[job] else self._waiting, job)
             self._is_first[job] = True
             self._first_devices += watch.size[job]
