@@ -195,3 +195,14 @@ def test_figures_of_a_run() -> None:
     assert told["utilisation"] == pytest.approx((10 + 20 + 1) / (2 * 21), abs=1e-6)
     assert told["by_size"]["1"]["jobs"] == 2
     assert told["makespan_s"] == 21
+
+
+def test_2d_las_a_job_that_was_stopped_does_not_come_back_before_its_turn() -> None:
+    # The first sinks at 3,600, is stopped at once for the second, and waits when it would have sunk again.
+    stream = [(at, 3_600, 1) for at in range(3_600, 40_000, 3_600)]
+    found = run("2d-las", (0, 40_000, 1), *stream, gpus=1)
+    assert found.start_s[1:] == [submit for submit, _, _ in stream]
+    assert found.end_s[0] > 40_000
+    back = [start for job, start, _ in found.spans if job == 0]
+    assert back[0] == 0
+    assert back[1] >= stream[-1][0] + 3_600
