@@ -25,18 +25,23 @@ ATTEMPT = {"number", "state", "reason", "exit_code", "signal", "node", "started_
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformProcess]:
     """One platform for all tests here; at the end it stops as asked, and nothing of it is left."""
     made = PlatformProcess(tmp_path_factory.mktemp("cli") / "home")
-    made.start()
-    until(lambda: any(node["state"] == "READY" for node in made.run("nodes", "--json").json), 30, "the node is ready")
-    yield made
-    live = [job["id"] for job in made.run("ps", "--json").json]
-    if live:
-        made.run("cancel", *live)
-        until(lambda: made.run("ps", "--json").json == [], 60, "everything has ended")
-    proven = made.run("verify", "--json")
-    assert (proven.code, proven.json["holds"]) == (0, True), proven.out
-    assert made.stop() == 0
-    assert made.tracebacks() == []
-    until(lambda: made.processes() == [], 30, f"nothing is left: {made.processes()}")
+    try:
+        made.start()
+        until(
+            lambda: any(node["state"] == "READY" for node in made.run("nodes", "--json").json), 30, "the node is ready"
+        )
+        yield made
+        live = [job["id"] for job in made.run("ps", "--json").json]
+        if live:
+            made.run("cancel", *live)
+            until(lambda: made.run("ps", "--json").json == [], 60, "everything has ended")
+        proven = made.run("verify", "--json")
+        assert (proven.code, proven.json["holds"]) == (0, True), proven.out
+        assert made.stop() == 0
+        assert made.tracebacks() == []
+        until(lambda: made.processes() == [], 30, f"nothing is left: {made.processes()}")
+    finally:
+        made.kill()  # where something failed on the way; else it has stopped
 
 
 @pytest.fixture

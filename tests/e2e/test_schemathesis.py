@@ -85,30 +85,33 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     platform = PlatformProcess(tmp_path_factory.mktemp("api") / "home", env={"DUJIANG_SIMULATED__FLEET": "4x2"})
-    platform.start()
-    session = requests.Session()
-    session.trust_env = False
-    with platform.client() as client:
-        until(lambda: client.get("/v1/nodes")["items"], 30, "the cluster is seen")
-        client.post("/v1/projects", {"name": "lab"})
-        client.post("/v1/users", {"name": "ann", "role": "member"})
-        token = client.post("/v1/tokens", {"name": "spare"})["id"]
-        ended = client.post("/v1/jobs", {"spec": {"name": "x", "run": "#sim exit=1", "project": "default"}})["id"]
-        client.post("/v1/jobs", {"spec": {"name": "y", "run": "#sim duration=forever", "project": "default"}})
-        until(lambda: client.get(f"/v1/jobs/{ended}")["finished_at"], 30, "a job has ended")
-        names = {
-            "project": "lab", "user": "ann", "token": token, "job_id": ended, "name": "digits", "version": "latest",
-            "alias": "best",
-        }  # fmt: skip
-        yield Running(
-            f"http://127.0.0.1:{platform.port}", session, names, (platform.home / "admin.token").read_text().strip()
-        )
-    session.close()
-    with platform.client() as client:
-        told = client.get("/v1/verify")
-        assert told["holds"], json.dumps(told)[:5000]
-    assert platform.stop() == 0
-    assert platform.tracebacks() == []
+    try:
+        platform.start()
+        session = requests.Session()
+        session.trust_env = False
+        with platform.client() as client:
+            until(lambda: client.get("/v1/nodes")["items"], 30, "the cluster is seen")
+            client.post("/v1/projects", {"name": "lab"})
+            client.post("/v1/users", {"name": "ann", "role": "member"})
+            token = client.post("/v1/tokens", {"name": "spare"})["id"]
+            ended = client.post("/v1/jobs", {"spec": {"name": "x", "run": "#sim exit=1", "project": "default"}})["id"]
+            client.post("/v1/jobs", {"spec": {"name": "y", "run": "#sim duration=forever", "project": "default"}})
+            until(lambda: client.get(f"/v1/jobs/{ended}")["finished_at"], 30, "a job has ended")
+            names = {
+                "project": "lab", "user": "ann", "token": token, "job_id": ended, "name": "digits", "version": "latest",
+                "alias": "best",
+            }  # fmt: skip
+            yield Running(
+                f"http://127.0.0.1:{platform.port}", session, names, (platform.home / "admin.token").read_text().strip()
+            )
+        session.close()
+        with platform.client() as client:
+            told = client.get("/v1/verify")
+            assert told["holds"], json.dumps(told)[:5000]
+        assert platform.stop() == 0
+        assert platform.tracebacks() == []
+    finally:
+        platform.kill()  # where something failed on the way; else it has stopped
 
 
 @api.exclude(path=ENDLESS).parametrize()
