@@ -81,14 +81,17 @@ class Database:
         self._turn = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._engine = self._create_engine()
+        self._directs = sqlite.Directs() if self.is_sqlite else None
 
     async def create_all(self) -> None:
         """Create the tables without migrations, for simulation and tests."""
-        async with self._engine.begin() as connection:
+        async with self._turn, self._engine.begin() as connection:  # not within another's transaction in memory
             await connection.run_sync(metadata.create_all)
 
     async def close(self) -> None:
         """Give the connections back."""
+        if self._directs is not None:
+            await self._directs.close()
         await self._engine.dispose()
 
     def on_commit(self, listener: Callable[[], None]) -> None:
@@ -126,17 +129,19 @@ class Database:
                 yield tx
             return
         with _translated(connecting=True):
-            connection = await self._engine.connect()
+            connection = await self._connect()
         tx = Tx(connection, now=self._clock.now(), actor="", cause="")
         try:
             with _translated():
-                if self.is_sqlite:
+                if isinstance(connection, sqlite.Direct):
+                    await connection.begin_reading()
+                elif self.is_sqlite:
                     await connection.exec_driver_sql("BEGIN")
                 else:
                     await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 yield tx
         finally:
-            await asyncio.shield(_end(connection, rollback=True))
+            await asyncio.shield(self._end(connection, rollback=True))
 
     @asynccontextmanager
     async def changing_tables(self) -> AsyncIterator[AsyncConnection]:
@@ -185,15 +190,18 @@ class Database:
         async with self.reading() as tx:
             return await journal.verify(tx.connection, self._key, noted=noted)
 
+    async def _connect(self) -> AsyncConnection:
+        return await self._directs.get(self._engine) if self._directs is not None else await self._engine.connect()
+
     async def _run_begin(self, actor: str, cause: str) -> Tx:
         with _translated(connecting=True):
-            connection = await self._engine.connect()
+            connection = await self._connect()
         with _translated():
             try:
                 if self.is_sqlite:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
             except BaseException:
-                await connection.close()
+                await asyncio.shield(self._end(connection, rollback=True))
                 raise
         return Tx(connection, now=self._clock.now(), actor=actor, cause=cause)
 
@@ -209,16 +217,27 @@ class Database:
             await self._undo(tx.connection)
             raise
         finally:
-            await asyncio.shield(_end(tx.connection, rollback=error is not None))
+            await asyncio.shield(self._end(tx.connection, rollback=error is not None))
 
     async def _undo(self, connection: AsyncConnection) -> None:
         await connection.rollback()
-        if self.is_sqlite:
+        if self.is_sqlite and not isinstance(connection, sqlite.Direct):
             # SQLite keeps the transaction of a failed commit open, with the write lock; SQLAlchemy takes it for over
             # and sends nothing. (A full disk, a violated deferred reference.)
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
             await driver.rollback()
+
+    async def _end(self, connection: AsyncConnection, *, rollback: bool) -> None:
+        try:
+            if rollback:
+                with suppress(Exception):  # the connection is gone, then the rollback has happened
+                    await connection.rollback()
+        finally:
+            if self._directs is not None:
+                await self._directs.give_back(connection)
+            else:
+                await connection.close()
 
     def _create_engine(self) -> AsyncEngine:
         if not self.is_sqlite:
@@ -252,15 +271,6 @@ async def _closing(tx: Tx, finish: Callable[[Tx, BaseException | None], Any]) ->
         raise
     with _translated():
         await finish(tx, None)
-
-
-async def _end(connection: AsyncConnection, *, rollback: bool) -> None:
-    try:
-        if rollback:
-            with suppress(Exception):  # the connection is gone, then the rollback has happened
-                await connection.rollback()
-    finally:
-        await connection.close()
 
 
 class _translated:

@@ -94,7 +94,7 @@ class Outbox:
                 every_s=every_s,
                 rest_s=rest_s,
                 backoff_max_s=backoff_max_s,
-            )  # fmt: skip
+            )
             for one in self._subscriptions
         ]
         return self._loops

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 import aiosqlite
+from sqlalchemy import Connection, CursorResult, Executable, NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _SHORT: Final = frozenset({"cursor", "execute", "fetchone", "fetchmany", "fetchall", "rollback"})
 _WAITING: Final = ("BEGIN IMMEDIATE", "PRAGMA", "VACUUM", "ANALYZE", "REINDEX", "CREATE", "DROP", "ALTER")
 _BETWEEN_YIELDS: Final = 16
+_MANY: Final = 200
+"""Rows of one statement beyond which it is not short."""
+_KEPT: Final = 6
 
 
 class LoopConnection(aiosqlite.Connection):
@@ -43,18 +50,124 @@ class LoopConnection(aiosqlite.Connection):
                 await self._stopping  # the thread answers to this loop, which may be closed a moment later
             raise
 
+    @property
+    def is_free(self) -> bool:
+        """Whether what is short may run in place now."""
+        return not (self.scans or self._in_order or not self._running or self._connection is None)
+
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.scans or self._in_order or not self._running or self._connection is None or not _is_short(fn, args):
+        if not self.is_free or not _is_short(fn, args):
             try:
                 return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
             except asyncio.CancelledError:
                 self._in_order = True
                 raise
+        await self.give_way()
+        return fn(*args, **kwargs)
+
+    async def give_way(self) -> None:
+        """Let other tasks have a turn, every few calls."""
         self._since_yield += 1
         if self._since_yield >= _BETWEEN_YIELDS:
             self._since_yield = 0
             await asyncio.sleep(0)
-        return fn(*args, **kwargs)
+
+
+class Direct:
+    """An `AsyncConnection` that runs short statements without the asynchronous driver beneath it.
+
+    SQLAlchemy's asynchronous layer costs five times what the statement does: a greenlet, a cursor and its adapters for
+    each. So a second, synchronous SQLAlchemy connection stands on the same SQLite connection; what begins, commits or
+    may wait still goes the other way. Measured: a transaction that reads once takes 0.1 ms of CPU instead of 0.5.
+    """
+
+    def __init__(self, connection: AsyncConnection, driver: LoopConnection, beside: Connection) -> None:
+        self.inner, self._driver, self._beside = connection, driver, beside
+        self._raw: sqlite3.Connection = driver._conn
+        self.dialect = connection.dialect
+
+    def __getattr__(self, name: str) -> Any:
+        """Leave everything else to SQLAlchemy's own."""
+        return getattr(self.inner, name)
+
+    async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
+        """Run a statement, or one statement for many rows."""
+        if not self._driver.is_free or (rows is not None and len(rows) > _MANY):
+            return await self.inner.execute(statement, rows)
+        await self._driver.give_way()
+        return self._beside.execute(statement, rows)
+
+    async def begin_reading(self) -> None:
+        """Begin a transaction that only reads."""
+        if self._driver.is_free:
+            self._raw.execute("BEGIN")
+        else:
+            await self.inner.exec_driver_sql("BEGIN")
+
+    async def rollback(self) -> None:
+        """Undo what is open, whoever began it. SQLite keeps the transaction of a failed commit open, too."""
+        if self.inner.get_transaction() is not None:
+            await self.inner.rollback()
+        if not self._driver.is_free:
+            await self._driver.rollback()
+        elif self._raw.in_transaction:
+            self._raw.rollback()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it may be used again without a look at it."""
+        return self._driver.is_free and not self._raw.in_transaction
+
+
+class Directs:
+    """Makes them, and keeps those that are not in use."""
+
+    def __init__(self) -> None:
+        self._next: sqlite3.Connection | None = None
+        self._engine = create_engine("sqlite://", creator=self._take, poolclass=NullPool, pool_reset_on_return=None)
+        self._beside: WeakKeyDictionary[LoopConnection, Connection] = WeakKeyDictionary()
+        self._idle: list[Direct] = []
+        self._waiting = 0
+
+    async def get(self, engine: AsyncEngine) -> AsyncConnection:
+        """Return a connection of this engine; one for the simulation's driver goes all the way."""
+        if self._idle:
+            return cast(AsyncConnection, self._idle.pop())
+        self._waiting += 1
+        try:
+            connection = await engine.connect()
+        finally:
+            self._waiting -= 1
+        driver = (await connection.get_raw_connection()).driver_connection
+        if type(driver) is not LoopConnection:
+            return connection
+        beside = self._beside.get(driver)
+        if beside is None:
+            self._next = driver._conn
+            beside = self._beside[driver] = self._engine.connect()
+        return cast(AsyncConnection, Direct(connection, driver, beside))
+
+    async def give_back(self, connection: AsyncConnection | Direct) -> None:
+        """Take a connection back whose transaction has ended."""
+        is_fit = isinstance(connection, Direct) and connection.is_sound
+        if is_fit and not self._waiting and len(self._idle) < _KEPT:  # who waits, waits at the pool
+            assert isinstance(connection, Direct)
+            self._idle.append(connection)
+        else:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Let go of all."""
+        while self._idle:
+            await self._idle.pop().inner.close()
+        for beside in list(self._beside.values()):
+            with suppress(SQLAlchemyError):  # what a cancelled call was on is closed before
+                beside.close()
+        self._beside.clear()
+
+    def _take(self) -> sqlite3.Connection:
+        assert self._next is not None
+        return self._next
 
 
 class _Closing(sqlite3.Connection):
