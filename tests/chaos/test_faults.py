@@ -91,7 +91,7 @@ def test_a_job_that_ends_while_nobody_looks_keeps_its_exit_code(platform: Platfo
 
 def test_a_second_platform_in_one_home_is_refused(platform: PlatformProcess) -> None:
     said = platform.run("up", "--port", "0")
-    assert said.code == 1
+    assert said.code == 6
     assert is_sentence(said)
     assert f"at http://127.0.0.1:{platform.port}" in said.err
     assert platform.run("ps").code == 0, "the first one is not disturbed"
@@ -104,7 +104,7 @@ def test_a_port_in_use_is_said(make_platform: Maker) -> None:
         other.listen()
         port = other.getsockname()[1]
         said = platform.run("up", "--port", str(port))
-    assert said.code == 1
+    assert said.code == 6
     assert is_sentence(said)
     assert f"Port {port} of 127.0.0.1 is in use; choose another with --port" in said.err
 
@@ -122,7 +122,7 @@ def test_a_bad_settings_file_is_said_with_its_place(make_platform: Maker, text: 
     file = platform.home / "dujiang.toml"
     file.write_text(text)
     said = platform.run("up", "--port", "0")
-    assert said.code == 1
+    assert said.code == 2
     assert is_sentence(said)
     assert says in said.err
     assert str(file) in said.err

@@ -60,6 +60,7 @@ def _explain(error: Exception) -> int:
     from dujiang.cli.session import Stop
     from dujiang.client import Problem, Unreachable
     from dujiang.jobs.spec import SpecInvalid
+    from dujiang.kit.errors import DujiangError
 
     match error:
         case Stop():
@@ -73,6 +74,8 @@ def _explain(error: Exception) -> int:
             return int(Exit.USAGE)
         case Problem():
             return _explain_problem(error.status, error.sentence, error.facts)
+        case DujiangError() if error.http_status in (409, 422):  # `up` in a home or on a port in use, bad settings
+            return _complain(error.sentence, of_status(error.http_status))
     return _complain(str(error), Exit.FAILED)
 
 
