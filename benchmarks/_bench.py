@@ -1,4 +1,4 @@
-"""What the benchmarks share: a platform of their own on a scratch home, figures, tables, and the line about the machine.
+"""What benchmarks share: a platform of their own on a scratch home, figures, tables, and the line about the machine.
 
 A platform that is measured here is started here, on a folder that is new, and stopped by its process number.
 """
@@ -57,7 +57,9 @@ class Platform:
         """Submit a job; return its identifier."""
         return str(self.post("/v1/jobs", {"spec": spec})["id"])
 
-    def wait(self, job_id: str, is_so: Callable[[dict[str, Any]], bool], *, every_s: float, within_s: float = 60) -> Any:
+    def wait(
+        self, job_id: str, is_so: Callable[[dict[str, Any]], bool], *, every_s: float, within_s: float = 60
+    ) -> Any:
         """Look at a job until something is so; return it."""
         deadline = time.monotonic() + within_s
         while not is_so(job := self.get(f"/v1/jobs/{job_id}")):
@@ -136,7 +138,9 @@ def need_programs(programs: Sequence[str], packages: Sequence[str]) -> None:
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Missing(f"{', '.join(missing)} not installed, and only root with apt can: apt install {' '.join(packages)}")
+        raise Missing(
+            f"{', '.join(missing)} not installed, and only root with apt can: apt install {' '.join(packages)}"
+        )
     env = {**os.environ, **APT_ENV}
     for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
         done = subprocess.run(["apt-get", *words], env=env, capture_output=True, text=True, check=False)
@@ -167,10 +171,16 @@ def say_machine(command: str) -> None:
 
 def machine() -> str:
     """Return the machine in one line."""
-    cpu = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
+    )
     memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     cores = len(os.sched_getaffinity(0))
-    name = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux") if hasattr(platform, "freedesktop_os_release") else "Linux"
+    name = (
+        platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+        if hasattr(platform, "freedesktop_os_release")
+        else "Linux"
+    )
     return (
         f"{cores} cores ({cpu or platform.machine()}), {memory / (1 << 20):.0f} GiB, {name}, "
         f"Linux {platform.release()}, Python {platform.python_version()}"

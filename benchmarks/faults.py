@@ -59,7 +59,7 @@ def main() -> None:
         ])  # fmt: skip
     lost = [one["lost"] for one in found]
     rows.append([
-        "steps done again (each tenth is saved)", len(lost), f"{quantile(lost, 0.5):.0f}", f"{quantile(lost, 0.95):.0f}",
+        "steps done again (a tenth is saved)", len(lost), f"{quantile(lost, 0.5):.0f}", f"{quantile(lost, 0.95):.0f}",
         f"{max(lost):.0f}", "< 10", met(max(lost) < 10),
     ])  # fmt: skip
     say("From the kill of a running program", ["", "n", "p50", "p95", "max", "target", "met"], rows)

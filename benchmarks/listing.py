@@ -46,7 +46,11 @@ def main() -> None:
         ids = asyncio.run(fill(folder / "home" / "dujiang.db", projects, user, args.jobs))
         rows = measure(platform, ids, args.calls)
         size = (folder / "home" / "dujiang.db").stat().st_size / 1e6
-    say(f"{args.jobs:,} jobs in SQLite ({size:.0f} MB), one client", ["", "n", "p50", "p99", "max", "target p99", "met"], rows)
+    say(
+        f"{args.jobs:,} jobs in SQLite ({size:.0f} MB), one client",
+        ["", "n", "p50", "p99", "max", "target p99", "met"],
+        rows,
+    )
     say_machine("make bench B=listing")
 
 

@@ -52,7 +52,8 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = io.open("%s"):read("*a")
 function done(summary, latency)
-  io.write(string.format('\\nRESULT {"requests": %%d, "us": %%d, "status": %%d, "broken": %%d, "p50": %%d, "p99": %%d}\\n',
+  io.write(string.format(
+    '\\nRESULT {"requests": %%d, "us": %%d, "status": %%d, "broken": %%d, "p50": %%d, "p99": %%d}\\n',
     summary.requests, summary.duration, summary.errors.status,
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
     latency:percentile(50), latency:percentile(99)))
@@ -142,7 +143,9 @@ def _targets(middle: dict[tuple[str, str, int], Measured], connections: Sequence
     for name, factor in (("big", 4.0), ("small", 2.0)):
         if 32 in connections:
             ratio = middle[OURS, name, 32].per_s / middle[PLAIN, name, 32].per_s
-            rows.append([f"{name}, 32 connections, of {PLAIN}'s", f">= {factor:g}x", f"{ratio:.2f}x", met(ratio >= factor)])
+            rows.append(
+                [f"{name}, 32 connections, of {PLAIN}'s", f">= {factor:g}x", f"{ratio:.2f}x", met(ratio >= factor)]
+            )
     for name in NETS:
         if 1 in connections:
             slower = middle[OURS, name, 1].p50_ms / middle[PLAIN, name, 1].p50_ms
@@ -152,7 +155,9 @@ def _targets(middle: dict[tuple[str, str, int], Measured], connections: Sequence
             theirs = [middle[who, name, count].per_s for who in (BENTO, BENTO_BATCHED) if (who, name, count) in middle]
             if theirs and count > 1:
                 ratio = middle[OURS, name, count].per_s / max(theirs)
-                rows.append([f"{name}, {count} connections, of BentoML's better", ">= 5x", f"{ratio:.1f}x", met(ratio >= 5)])
+                rows.append(
+                    [f"{name}, {count} connections, of BentoML's better", ">= 5x", f"{ratio:.1f}x", met(ratio >= 5)]
+                )
     # A lone caller asks again only when it has its answer: its rate is one over its latency, which is compared above.
     crowds = [(middle[OURS, name, count], name, count) for name in NETS for count in connections if count > 1]
     for one, name, count in crowds:
@@ -296,7 +301,9 @@ def bento_python() -> Path:
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Missing(f"BentoML cannot be installed ({done.stderr.strip().splitlines()[-1]}); --no-bento goes without.")
+            raise Missing(
+                f"BentoML cannot be installed ({done.stderr.strip().splitlines()[-1]}); --no-bento goes without."
+            )
     stamp.write_text(lock.read_text())
     return python
 

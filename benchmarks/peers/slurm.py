@@ -151,7 +151,9 @@ class Slurm:
             time.sleep(0.1)
 
     def _client(self, *words: str, check: bool = True) -> str:
-        done = subprocess.run([str(_path(words[0])), *words[1:]], env=self._env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(_path(words[0])), *words[1:]], env=self._env, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             raise SystemExit(f"{words[0]} failed: {done.stderr.strip()}")
         return done.stdout

@@ -58,7 +58,7 @@ from dujiang.tenancy.credentials import Passwords
 from dujiang.tenancy.service import Tenancy
 
 _SHORT_REST_S = 0.01
-"""Of the loops that start and end work: what happens in this time, the starts and ends of short jobs, is seen together."""
+"""Of the loops that start and end work: what happens in this time, starts and ends of short jobs, is seen together."""
 _REST_S = 0.1
 """Of the loops that nobody waits for: without it a thousand short jobs make them tick thousands of times."""
 
