@@ -63,7 +63,7 @@ def write(dice: Dice) -> Script:
     count = rng.randint(20, 40)
     times = sorted(rng.uniform(0, active_s * 0.8) for _ in range(count))
     arrivals = tuple(_arrival(rng, number, at_s, fleet, active_s) for number, at_s in enumerate(times))
-    return Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2, 2)))
+    return Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2)))
 
 
 def _fleet(rng: random.Random) -> FleetSpec:
@@ -93,7 +93,7 @@ def _storm(rng: random.Random) -> Storm:
         supervisor_lost_every_s=gap(0.5, 20, 100), notice_s=rng.uniform(0, NOTICE_S),
     )  # fmt: skip
     return Storm(
-        world, busy=some(0.5, 0.05), refused=some(0.5, 0.05), unheard=some(0.5, 0.05), full=some(0.3, 0.02),
+        world, busy=some(0.5, 0.05), refused=some(0.5, 0.05), unheard=some(0.5, 0.05), full=some(0.3, 0.04),
         kill=some(0.6, 0.1), clock_steps=rng.random() < 0.5, operator=some(0.7, 0.12),
     )  # fmt: skip
 

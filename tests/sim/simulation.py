@@ -384,12 +384,13 @@ def run(seed: int, folder: Path, template: Path) -> Story:
 
         asyncio.get_running_loop().set_default_executor(InPlace())
         simulation = Simulation(seed, folder, template)
-        try:
-            story = await simulation.play()
-            await check_all(simulation)
-            return story
-        finally:
-            await simulation.close()
+        with on_stage(simulation.mishaps):
+            try:
+                story = await simulation.play()
+                await check_all(simulation)
+                return story
+            finally:
+                await simulation.close()
 
     return asyncio.run(whole())
 
