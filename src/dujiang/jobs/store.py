@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -136,7 +137,7 @@ async def insert_jobs(tx: Tx, made: Sequence[Job], secrets: Mapping[str, Mapping
 
 async def read_job(tx: Tx, job_id: str) -> Job | None:
     """Return a job."""
-    row = (await tx.execute(select(jobs).where(jobs.c.id == job_id))).first()
+    row = (await tx.execute(_JOBS, {"ids": [job_id]})).first()
     return _job(row) if row is not None else None
 
 
@@ -152,8 +153,7 @@ async def read_jobs(tx: Tx, job_ids: Iterable[str]) -> dict[str, Job]:
 
 async def _by_ids(tx: Tx, job_ids: Iterable[str], *, lock: bool) -> Any:
     for chunk in _chunks(sorted(set(job_ids))):
-        query = select(jobs).where(jobs.c.id.in_(chunk)).order_by(jobs.c.id)
-        for row in await tx.execute(query.with_for_update() if lock else query):
+        for row in await tx.execute(_LOCK_JOBS if lock else _JOBS, {"ids": chunk}):
             yield _job(row)
 
 
@@ -173,8 +173,7 @@ async def count_by_state(tx: Tx) -> dict[str, int]:
 
 async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
     """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place."""
-    query = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(jobs.c.waits.is_(true()))
-    return [tuple(row) for row in await tx.execute(query)]
+    return [tuple(row) for row in await tx.execute(_WAITING_IDS)]
 
 
 async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list[Job]:
@@ -240,16 +239,14 @@ async def insert_attempts(tx: Tx, made: Sequence[Attempt]) -> None:
 
 async def live_attempts(tx: Tx) -> list[Attempt]:
     """Return the attempts that have not ended, in order."""
-    query = select(attempts).where(attempts.c.state.in_(_LIVE)).order_by(attempts.c.job_id, attempts.c.number)
-    return [_attempt(row) for row in await tx.execute(query)]
+    return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS)]
 
 
 async def cancelled_among(tx: Tx, job_ids: Iterable[str]) -> dict[str, str]:
     """Return the reason for each of these jobs that someone asked to stop."""
     found: dict[str, str] = {}
     for chunk in _chunks(sorted(set(job_ids))):
-        query = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(chunk), jobs.c.cancel_at.is_not(None))
-        found.update({row.id: row.cancel_reason for row in await tx.execute(query)})
+        found.update({row.id: row.cancel_reason for row in await tx.execute(_CANCELLED, {"ids": chunk})})
     return found
 
 
@@ -258,8 +255,7 @@ async def lock_attempts(tx: Tx, keys: Iterable[AttemptKey]) -> dict[AttemptKey, 
     wanted = set(keys)
     found: dict[AttemptKey, Attempt] = {}
     for chunk in _chunks(sorted({key.job_id for key in wanted})):
-        query = select(attempts).where(attempts.c.job_id.in_(chunk)).order_by(attempts.c.job_id, attempts.c.number)
-        for row in await tx.execute(query.with_for_update()):
+        for row in await tx.execute(_LOCK_ATTEMPTS, {"ids": chunk}):
             if AttemptKey(row.job_id, row.number) in wanted:
                 found[AttemptKey(row.job_id, row.number)] = _attempt(row)
     return found
@@ -269,8 +265,7 @@ async def attempts_of(tx: Tx, job_ids: Iterable[str]) -> dict[str, list[Attempt]
     """Return the attempts of these jobs in order of number; jobs without any are left out."""
     found: dict[str, list[Attempt]] = {}
     for chunk in _chunks(sorted(set(job_ids))):
-        query = select(attempts).where(attempts.c.job_id.in_(chunk)).order_by(attempts.c.job_id, attempts.c.number)
-        for row in await tx.execute(query):
+        for row in await tx.execute(_ATTEMPTS, {"ids": chunk}):
             found.setdefault(row.job_id, []).append(_attempt(row))
     return found
 
@@ -284,9 +279,7 @@ async def update_attempts(tx: Tx, changed: Sequence[Attempt]) -> None:
 
 async def unread_attempts(tx: Tx, limit: int) -> list[Attempt]:
     """Return attempts whose figures have not been read to the end, the oldest first."""
-    query = select(attempts).where(attempts.c.figures_complete.is_(False), attempts.c.started_at.is_not(None))
-    query = query.order_by(attempts.c.job_id, attempts.c.number).limit(limit)
-    return [_attempt(row) for row in await tx.execute(query)]
+    return [_attempt(row) for row in await tx.execute(_UNREAD, {"most": limit})]
 
 
 async def mark_read(tx: Tx, keys: Sequence[AttemptKey]) -> None:
@@ -300,8 +293,7 @@ async def states_of_attempts(tx: Tx, keys: Iterable[AttemptKey]) -> dict[Attempt
     wanted = set(keys)
     found: dict[AttemptKey, JobState] = {}
     for chunk in _chunks(sorted({key.job_id for key in wanted})):
-        query = select(attempts.c.job_id, attempts.c.number, attempts.c.state).where(attempts.c.job_id.in_(chunk))
-        for row in await tx.execute(query):
+        for row in await tx.execute(_STATES, {"ids": chunk}):
             key = AttemptKey(row.job_id, row.number)
             if key in wanted:
                 found[key] = JobState(row.state)
@@ -344,6 +336,19 @@ _UPDATE_WAITING = (
     update(jobs)
     .where(jobs.c.id == bindparam("of_id"), jobs.c.waits.is_(true()))
     .values(_set(jobs, ("reason", "sentence", "waiting")))
+)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_JOBS = select(jobs).where(jobs.c.id.in_(_IDS)).order_by(jobs.c.id)
+_LOCK_JOBS = _JOBS.with_for_update()
+_WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(jobs.c.waits.is_(true()))
+_CANCELLED = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(_IDS), jobs.c.cancel_at.is_not(None))
+_IN_ORDER = select(attempts).order_by(attempts.c.job_id, attempts.c.number)
+_LIVE_ATTEMPTS = _IN_ORDER.where(attempts.c.state.in_(_LIVE))
+_ATTEMPTS = _IN_ORDER.where(attempts.c.job_id.in_(_IDS))
+_LOCK_ATTEMPTS = _ATTEMPTS.with_for_update()
+_STATES = select(attempts.c.job_id, attempts.c.number, attempts.c.state).where(attempts.c.job_id.in_(_IDS))
+_UNREAD = _IN_ORDER.where(attempts.c.figures_complete.is_(False), attempts.c.started_at.is_not(None)).limit(
+    bindparam("most")
 )
 _THIS = (attempts.c.job_id == bindparam("of_job"), attempts.c.number == bindparam("of_number"))
 _UPDATE_ATTEMPT = update(attempts).where(*_THIS).values(_set(attempts, _MOVING))

@@ -38,8 +38,13 @@ class Tx:
         self._events: list[journal.Event] = []
         self._afterwards: list[Callable[[], None]] = []
 
-    async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
-        """Run a statement, or one statement for many rows."""
+    async def execute(
+        self, statement: Executable, rows: Sequence[dict[str, Any]] | dict[str, Any] | None = None
+    ) -> CursorResult[Any]:
+        """Run a statement, with the values of its parameters, or one statement for many rows.
+
+        A statement that runs often is built once and takes parameters: building one costs more than running it.
+        """
         if rows is None:
             return await self.connection.execute(statement)
         return await self.connection.execute(statement, rows)

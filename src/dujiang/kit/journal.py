@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 
 import orjson
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, insert, select, update
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -48,6 +48,10 @@ head = Table(
 )
 
 GENESIS = "0" * 64
+_LOCK_HEAD = select(head.c.seq, head.c.hash).with_for_update()
+_MOVE_HEAD = update(head).values(seq=bindparam("seq"), hash=bindparam("hash"))
+_LATEST = select(head.c.seq)
+_APPEND = insert(journal)
 _TYPES: dict[str, type[Event]] = {}
 
 
@@ -127,8 +131,8 @@ async def append(
         }  # fmt: skip
         chain = _digest(key, chain, record)
         rows.append({**record, "hash": chain})
-    await connection.execute(insert(journal), rows)
-    await connection.execute(update(head).values(seq=seq, hash=chain))
+    await connection.execute(_APPEND, rows)
+    await connection.execute(_MOVE_HEAD, {"seq": seq, "hash": chain})
     return seq
 
 
@@ -164,7 +168,7 @@ async def read(
 
 async def latest_seq(connection: AsyncConnection) -> int:
     """Return the sequence number of the newest record, 0 when there is none."""
-    return (await connection.execute(select(head.c.seq))).scalar() or 0
+    return (await connection.execute(_LATEST)).scalar() or 0
 
 
 async def latest(connection: AsyncConnection) -> tuple[int, str]:
@@ -211,12 +215,11 @@ async def verify(
 
 
 async def _lock_head(connection: AsyncConnection) -> tuple[int, str]:
-    query = select(head.c.seq, head.c.hash).with_for_update()
-    row = (await connection.execute(query)).first()
+    row = (await connection.execute(_LOCK_HEAD)).first()
     if row is None:  # the first record of all; on PostgreSQL two transactions may both be that, and one waits here
         dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
         await connection.execute(dialect.insert(head).values(id=1, seq=0, hash=GENESIS).on_conflict_do_nothing())
-        row = (await connection.execute(query)).one()
+        row = (await connection.execute(_LOCK_HEAD)).one()
     return row.seq, row.hash
 
 

@@ -90,8 +90,10 @@ class Direct:
         """Leave everything else to SQLAlchemy's own."""
         return getattr(self.inner, name)
 
-    async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
-        """Run a statement, or one statement for many rows."""
+    async def execute(
+        self, statement: Executable, rows: Sequence[dict[str, Any]] | dict[str, Any] | None = None
+    ) -> CursorResult[Any]:
+        """Run a statement, with the values of its parameters, or one statement for many rows."""
         if not self._driver.is_free or (rows is not None and len(rows) > _MANY):
             return await self.inner.execute(statement, rows)
         await self._driver.give_way()

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Select,
     bindparam,
@@ -37,7 +38,7 @@ async def read_used(tx: Tx, node_ids: Sequence[str] | None = None) -> Used:
         _gather(used, await tx.execute(_USED))
     else:
         for chunk in _chunks(node_ids):
-            _gather(used, await tx.execute(_USED.where(allocations.c.node_id.in_(chunk))))
+            _gather(used, await tx.execute(_USED_ON, {"ids": chunk}))
     return used
 
 
@@ -58,10 +59,8 @@ async def rows_of(tx: Tx, job_ids: Iterable[str], *, live_only: bool = False) ->
     """Return the rows of these jobs, all attempts."""
     found: list[Allocation] = []
     for chunk in _chunks(sorted(set(job_ids))):
-        query = select(allocations).where(allocations.c.job_id.in_(chunk))
-        if live_only:
-            query = query.where(allocations.c.ended_at.is_(None))
-        found += [allocation(row) for row in await tx.execute(query.order_by(allocations.c.id))]
+        query = _LIVE_OF_JOBS if live_only else _OF_JOBS
+        found += [allocation(row) for row in await tx.execute(query, {"ids": chunk})]
     return found
 
 
@@ -69,8 +68,7 @@ async def live_keys(tx: Tx, job_ids: Iterable[str]) -> set[AttemptKey]:
     """Return which attempts of these jobs hold something."""
     found: set[AttemptKey] = set()
     for chunk in _chunks(sorted(set(job_ids))):
-        query = _KEYS.where(allocations.c.job_id.in_(chunk))
-        found.update(AttemptKey(row.job_id, row.attempt) for row in await tx.execute(query))
+        found.update(AttemptKey(row.job_id, row.attempt) for row in await tx.execute(_KEYS_OF_JOBS, {"ids": chunk}))
     return found
 
 
@@ -144,6 +142,11 @@ _USED = (
     .group_by(allocations.c.node_id, allocations.c.device_id)
 )
 _KEYS = select(allocations.c.job_id, allocations.c.attempt).where(allocations.c.ended_at.is_(None)).distinct()
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_USED_ON = _USED.where(allocations.c.node_id.in_(_IDS))
+_KEYS_OF_JOBS = _KEYS.where(allocations.c.job_id.in_(_IDS))
+_OF_JOBS = select(allocations).where(allocations.c.job_id.in_(_IDS)).order_by(allocations.c.id)
+_LIVE_OF_JOBS = _OF_JOBS.where(allocations.c.ended_at.is_(None))
 _AT = bindparam("at", type_=allocations.c.ended_at.type)
 _CLOSE = (
     update(allocations)
