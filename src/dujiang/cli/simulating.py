@@ -43,10 +43,6 @@ def openb(
         float,
         typer.Option("--moves", min=0, max=1, help="How many of the placed pods may be moved, as a part of them."),
     ] = 0.0,
-    patience: Annotated[
-        int,
-        typer.Option("--patience", min=0, help="For how many arrivals a pod may wait for a place that wastes less."),
-    ] = 0,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a report with plots to this file.")] = None,
     json: Json = False,
 ) -> None:
@@ -57,16 +53,15 @@ def openb(
     numbers, names = seeds_of(seeds), list(dict.fromkeys(policy or ["default"]))
     with usage_errors():
         for name in names:
-            policy_number(name, moves=moves, patience=patience)
+            policy_number(name, moves=moves)
         experiment = experiment_of(read_nodes(nodes), read_pods(pods))
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     with progress_bar("pods decided", experiment.arrivals(arrival) * len(numbers) * len(names)) as advance:
         for seed in numbers:
             for name in names:
-                outcome = simulate(
-                    experiment, name, arrival=arrival, seed=seed, moves=moves, patience=patience, progress=advance
+                found[name].append(
+                    simulate(experiment, name, arrival=arrival, seed=seed, moves=moves, progress=advance)
                 )
-                found[name].append(outcome)
     told = [summary(outcomes) for outcomes in found.values()]
     about = {"nodes": str(nodes), "pods": str(pods), "gpus": experiment.capacity_milli / 1000, "arrival": arrival}
     if html is not None:
@@ -96,7 +91,6 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "fragments_gpus": mean(lambda each: each.fragments_milli / 1000),
         "idle_gpus": mean(lambda each: each.idle_milli / 1000),
         "moves": mean(lambda each: each.moves),
-        "pods_waiting": mean(lambda each: each.waiting),
         "seconds": mean(lambda each: each.seconds),
         "decisions_per_s": round(sum(e.arrived for e in outcomes) / max(1e-9, sum(e.seconds for e in outcomes)), 1),
         "runs": [_run(each) for each in outcomes],
@@ -109,7 +103,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
         "seed": outcome.seed, "arrived_pct": last, "allocation_pct": outcome.allocation_pct[last],
         "pods_arrived": outcome.arrived, "pods_placed": outcome.placed,
         "fragments_gpus": outcome.fragments_milli / 1000, "idle_gpus": outcome.idle_milli / 1000,
-        "moves": outcome.moves, "pods_waiting": outcome.waiting, "seconds": round(outcome.seconds, 4),
+        "moves": outcome.moves, "seconds": round(outcome.seconds, 4),
     }  # fmt: skip
 
 

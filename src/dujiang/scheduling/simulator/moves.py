@@ -1,16 +1,13 @@
-"""Two liberties that our own policy may be given: to move a few placed pods, and to let a pod wait. Compiled.
+"""Moves of placed pods, so that one that fits nowhere does: our own policy with a bounded number of moves. Compiled.
 
-Moves: when a pod that asks for devices fits nowhere, each placed pod is looked at: would the new one fit in its
-place, and is there another place for it? Of all such moves the one after which the least is expected to be lost is
-made. A move is one placed pod that goes from one node to another.
-
-Patience: a pod whose best place would lose more than a part of what it asks for waits, so many arrivals at most, for
-one that loses less; then it is placed wherever it fits. Without patience nothing waits that fits.
+When a pod that asks for devices fits nowhere, each placed pod is looked at: would the new one fit in its place, and is
+there another place for it? Of all such moves the one after which the least is expected to be lost is made. A move is
+one placed pod that goes from one node to another.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,30 +18,6 @@ from dujiang.scheduling.simulator.fragments import Typical, fragments
 from dujiang.scheduling.simulator.outlook import Outlook, node_loss, outlook_score
 from dujiang.scheduling.simulator.place import NOWHERE, OUTLOOK, Run, Scores, choose, work_out
 
-STAKE: Final = 0.08
-"""A pod waits, where it may, when its best place would lose more than this part of what it asks for."""
-
-
-class Liberties(NamedTuple):
-    """What is allowed, and what was made of it."""
-
-    move_share: float
-    """At most this part of the placed pods are moves."""
-    patience: int
-    """How many arrivals a pod may wait."""
-    moves: IntArray
-    """(1): so far."""
-    placed: IntArray
-    """(1): pods so far."""
-    is_waiting: IntArray
-    """(arrivals): 1 while it waits."""
-
-
-def new_liberties(move_share: float, patience: int, arrivals: int) -> Liberties:
-    """Return liberties of which none was taken."""
-    one = np.zeros(1, np.int64)
-    return Liberties(move_share, patience, one, one.copy(), np.zeros(arrivals, np.int64))
-
 
 class Places(NamedTuple):
     """The best two places for each shape, worked out when asked for."""
@@ -52,7 +25,7 @@ class Places(NamedTuple):
     node: IntArray
     """(shapes, 2), or NOWHERE."""
     asked: IntArray
-    """(shapes): for which question they were worked out last."""
+    """(shapes): at which arrival they were worked out last."""
 
 
 def new_places(shapes: Shapes) -> Places:
@@ -61,10 +34,10 @@ def new_places(shapes: Shapes) -> Places:
 
 
 @compiled
-def play_freely(first: int, end: int, order: IntArray, cluster: Cluster, shapes: Shapes, scores: Scores,
-                typical: Typical, outlook: Outlook, run: Run, places: Places, liberties: Liberties,
+def play_moving(first: int, end: int, order: IntArray, cluster: Cluster, shapes: Shapes, scores: Scores,
+                typical: Typical, outlook: Outlook, run: Run, places: Places, share: float, made: IntArray,
                 ) -> None:  # fmt: skip
-    """Place the arrivals from `first` to before `end` by our own policy, with liberties.
+    """Place the arrivals from `first` to before `end`, moving placed pods where that makes room.
 
     Args:
         first: arrival.
@@ -77,68 +50,37 @@ def play_freely(first: int, end: int, order: IntArray, cluster: Cluster, shapes:
         outlook: as for `choose`.
         run: filled in; where pods are now.
         places: kept between calls.
-        liberties: kept between calls.
+        share: at most this part of the placed pods are moves.
+        made: [moves, placed pods] so far; changed in place.
     """
     lost = fragments(cluster, typical)
-    allocated = run.allocated_milli[first - 1] if first > 0 else 0
-    for now in range(first, end):
-        for is_new in (False, True):
-            arrival = now if is_new else now - liberties.patience
-            if not is_new and (arrival < 0 or liberties.is_waiting[arrival] == 0):
-                continue
-            shape = order[arrival]
-            node, devices = choose(OUTLOOK, cluster, shapes, shape, scores, typical, outlook, 0.0)
-            if not is_new:
-                liberties.is_waiting[arrival] = 0
-            elif liberties.patience > 0 and node != NOWHERE:
-                at_stake = STAKE * shapes.gpus[shape] * shapes.gpu_milli[shape]
-                if (
-                    shapes.gpus[shape] > 0
-                    and _loss_of(cluster, node, shapes, shape, devices, scores, outlook) > at_stake
-                ):
-                    liberties.is_waiting[arrival] = 1
-                    continue
-            may_move = liberties.moves[0] + 1 <= liberties.move_share * (liberties.placed[0] + 1)
-            if node == NOWHERE and may_move and shapes.gpus[shape] > 0:
-                node, devices = _make_room(2 * now + is_new, now, arrival, order, cluster, shapes, scores, typical,
-                                           outlook, run, places)  # fmt: skip
-                if node != NOWHERE:
-                    liberties.moves[0] += 1
+    for arrival in range(first, end):
+        shape = order[arrival]
+        node, devices = choose(OUTLOOK, cluster, shapes, shape, scores, typical, outlook, 0.0)
+        if node == NOWHERE and shapes.gpus[shape] > 0 and made[0] + 1 <= share * (made[1] + 1):
+            node, devices = _make_room(arrival, order, cluster, shapes, scores, typical, outlook, run, places)
             if node != NOWHERE:
-                take(cluster, node, shapes, shape, devices)
-                run.node[arrival] = node
-                run.devices[arrival] = devices
-                liberties.placed[0] += 1
-                allocated += shapes.gpus[shape] * shapes.gpu_milli[shape]
-                lost = fragments(cluster, typical)
-        run.fragments_milli[now] = lost
-        run.allocated_milli[now] = allocated
+                made[0] += 1
+        if node != NOWHERE:
+            take(cluster, node, shapes, shape, devices)
+            run.node[arrival] = node
+            run.devices[arrival] = devices
+            made[1] += 1
+            lost = fragments(cluster, typical)
+        run.fragments_milli[arrival] = lost
 
 
 @compiled
-def _loss_of(cluster: Cluster, node: int, shapes: Shapes, shape: int, devices: int, scores: Scores,
-             outlook: Outlook) -> float:  # fmt: skip
-    """Return by how much the expected loss of a node grows when a pod is placed there."""
-    version = cluster.version[node]
-    before = _loss(cluster, node, scores, outlook)
-    take(cluster, node, shapes, shape, devices)
-    after = _loss(cluster, node, scores, outlook)
-    give(cluster, node, shapes, shape, devices)
-    cluster.version[node] = version
-    return after - before
-
-
-@compiled
-def _make_room(asking: int, now: int, arrival: int, order: IntArray, cluster: Cluster, shapes: Shapes, scores: Scores,
-               typical: Typical, outlook: Outlook, run: Run, places: Places) -> tuple[int, int]:  # fmt: skip
+def _make_room(arrival: int, order: IntArray, cluster: Cluster, shapes: Shapes, scores: Scores, typical: Typical,
+               outlook: Outlook, run: Run, places: Places) -> tuple[int, int]:  # fmt: skip
     """Make the best move that lets the arrival fit; return where it fits then, NOWHERE when no move does."""
     shape = order[arrival]
     best, moved, target = -1e18, NOWHERE, NOWHERE
-    for other in range(now):
+    for other in range(arrival):
         node = run.node[other]
         if node == NOWHERE or not _fits_instead(cluster, node, shapes, shape, order[other], run.devices[other]):
             continue
-        to = _place_for(asking, order[other], node, cluster, shapes, scores, typical, outlook, places)
+        to = _place_for(arrival, order[other], node, cluster, shapes, scores, typical, outlook, places)
         if to == NOWHERE:
             continue
         score = scores.score[order[other], to]
@@ -176,11 +118,11 @@ def _fits_instead(cluster: Cluster, node: int, shapes: Shapes, shape: int, leavi
 
 
 @compiled
-def _place_for(asking: int, shape: int, but: int, cluster: Cluster, shapes: Shapes, scores: Scores, typical: Typical,
+def _place_for(arrival: int, shape: int, but: int, cluster: Cluster, shapes: Shapes, scores: Scores, typical: Typical,
                outlook: Outlook, places: Places) -> int:  # fmt: skip
     """Return the best node for a shape that is not `but`."""
-    if places.asked[shape] != asking:
-        places.asked[shape] = asking
+    if places.asked[shape] != arrival:
+        places.asked[shape] = arrival
         first, second = NOWHERE, NOWHERE
         for node in range(len(cluster.gpus)):
             if scores.version[shape, node] != cluster.version[node]:

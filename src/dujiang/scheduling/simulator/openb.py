@@ -13,7 +13,7 @@ from dujiang.kit.errors import Invalid
 from dujiang.scheduling.simulator.cluster import Cluster, FloatArray, IntArray, Shapes, cluster_of, shapes_of
 from dujiang.scheduling.simulator.fit import fitting_nodes
 from dujiang.scheduling.simulator.fragments import Typical, fragments, typical_pods
-from dujiang.scheduling.simulator.moves import Liberties, new_liberties, new_places, play_freely
+from dujiang.scheduling.simulator.moves import new_places, play_moving
 from dujiang.scheduling.simulator.outlook import new_outlook
 from dujiang.scheduling.simulator.place import NOWHERE, OUTLOOK, Run, new_run, new_scores, play
 from dujiang.scheduling.simulator.published import BEST_FIT, CLUSTERING, DOT_PRODUCT, FGD, PACKING, RANDOM
@@ -63,8 +63,6 @@ class Outcome:
     arrived: int
     placed: int
     moves: int
-    waiting: int
-    """Pods that still waited at the end, of those not placed."""
     idle_milli: int
     """What is left of all devices at the end."""
     fragments_milli: int
@@ -84,23 +82,23 @@ def experiment_of(nodes: Sequence[Node], pods: Sequence[Pod]) -> Experiment:
     return Experiment(cluster, shapes, of_pod, typical_pods(shapes, of_pod), int(cluster.gpu_milli.sum()))
 
 
-def policy_number(name: str, *, moves: float = 0.0, patience: int = 0) -> int:
+def policy_number(name: str, *, moves: float = 0.0) -> int:
     """Return the number of a policy by its name, in any case.
 
     Raises:
-        UnknownPolicy: with the names there are; or it is to take liberties and cannot.
+        UnknownPolicy: with the names there are; or it is to move pods and cannot.
     """
     for known, number in POLICIES.items():
         if known.lower() == name.lower():
-            if (moves or patience) and number != OUTLOOK:
-                raise UnknownPolicy(f"Policy {name} moves nothing and lets nothing wait; leave out --moves and "
-                                    "--patience, or use policy default alone.", policy=name)  # fmt: skip
+            if moves and number != OUTLOOK:
+                raise UnknownPolicy(f"Policy {name} moves nothing; leave --moves out, or use policy default alone.",
+                                    policy=name)  # fmt: skip
             return number
     raise UnknownPolicy(f"There is no policy {name}; there are: {', '.join(POLICIES)}.", policy=name)
 
 
 def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int, moves: float = 0.0,
-             patience: int = 0, progress: Callable[[int], None] | None = None) -> Outcome:  # fmt: skip
+             progress: Callable[[int], None] | None = None) -> Outcome:  # fmt: skip
     """Run one policy on the arrivals of one seed.
 
     Args:
@@ -109,36 +107,33 @@ def simulate(experiment: Experiment, policy: str, *, arrival: float, seed: int, 
         arrival: what arrives in all, as a part of the cluster's devices: 1.3 is 130 %.
         seed: of the arrivals and of all chance in the policy.
         moves: how many of the placed pods may be moved, as a part of them; only our own policy can.
-        patience: for how many arrivals a pod may wait for a place that wastes less; likewise.
         progress: told how many pods have been decided since it was last told.
 
     Raises:
-        UnknownPolicy: no such policy, or it cannot take liberties.
+        UnknownPolicy: no such policy, or it cannot move pods.
     """
-    number = policy_number(policy, moves=moves, patience=patience)
+    number = policy_number(policy, moves=moves)
     arrivals = draw_arrivals(
         experiment.shapes, experiment.of_pod, nodes=len(experiment.cluster.gpus),
         capacity_milli=experiment.capacity_milli, ratio=arrival, seed=seed,
     )  # fmt: skip
-    liberties = new_liberties(moves, patience, len(arrivals.order))
-    _warm(experiment, number, new_liberties(moves, patience, 1))
+    _warm(experiment, number, moves)
     cluster = experiment.cluster.reordered(arrivals.nodes)
     run = new_run(len(arrivals.order))
     begun = process_time()
-    _play_all(experiment, number, cluster, arrivals, run, np.random.default_rng([seed, 1]), liberties, progress)
+    made = _play_all(experiment, number, cluster, arrivals, run, np.random.default_rng([seed, 1]), moves, progress)
     seconds = process_time() - begun
-    return _outcome(experiment, policy, seed, cluster, arrivals, run, liberties, seconds)
+    return _outcome(experiment, policy, seed, cluster, arrivals, run, made, seconds)
 
 
 def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: Arrivals, run: Run,
-              rng: np.random.Generator, liberties: Liberties,
-              progress: Callable[[int], None] | None) -> None:  # fmt: skip
-    """Play in parts, for an outlook learns from what has arrived."""
+              rng: np.random.Generator, moves: float, progress: Callable[[int], None] | None) -> int:  # fmt: skip
+    """Play in parts, for an outlook learns from what has arrived; return how many moves were made."""
     scores = new_scores(experiment.shapes, cluster)
     models = int(cluster.model.max()) + 1
     outlook = new_outlook(experiment.shapes, models, arrivals.order[:0], fitting_nodes(cluster, experiment.shapes), rng,
                           slots=2)  # fmt: skip
-    places = new_places(experiment.shapes)
+    places, made = new_places(experiment.shapes), np.zeros(2, dtype=np.int64)
     first, end = 0, 1
     while first < len(arrivals.order):
         end = min(end, len(arrivals.order))
@@ -146,36 +141,37 @@ def _play_all(experiment: Experiment, policy: int, cluster: Cluster, arrivals: A
             fitting = fitting_nodes(cluster, experiment.shapes)
             outlook = new_outlook(experiment.shapes, models, arrivals.order[:first], fitting, rng)
             cluster.version[:] += 1
-        if liberties.move_share or liberties.patience:
-            play_freely(first, end, arrivals.order, cluster, experiment.shapes, scores, experiment.typical, outlook,
-                        run, places, liberties)  # fmt: skip
+        if moves:
+            play_moving(first, end, arrivals.order, cluster, experiment.shapes, scores, experiment.typical, outlook,
+                        run, places, moves, made)  # fmt: skip
         else:
             play(policy, first, end, arrivals.order, arrivals.draws, cluster, experiment.shapes, scores,
                  experiment.typical, outlook, run)  # fmt: skip
         if progress is not None:
             progress(end - first)
         first, end = end, min(4 * end, end + LONGEST_PART)
+    return int(made[0])
 
 
-def _warm(experiment: Experiment, policy: int, liberties: Liberties) -> None:
+def _warm(experiment: Experiment, policy: int, moves: float) -> None:
     """Have everything compiled that a run needs, so that no run is timed with it."""
     arrivals = Arrivals(experiment.of_pod[:1], np.arange(len(experiment.cluster.gpus)), np.zeros((1, 2)))
     _play_all(
-        experiment, policy, experiment.cluster.copy(), arrivals, new_run(1), np.random.default_rng(0), liberties, None
+        experiment, policy, experiment.cluster.copy(), arrivals, new_run(1), np.random.default_rng(0), moves, None
     )
 
 
 def _outcome(experiment: Experiment, policy: str, seed: int, cluster: Cluster, arrivals: Arrivals, run: Run,
-             liberties: Liberties, seconds: float) -> Outcome:  # fmt: skip
+             moves: int, seconds: float) -> Outcome:  # fmt: skip
     demand = experiment.shapes.demand_milli()[arrivals.order]
     is_placed = run.node != NOWHERE
+    allocated = np.cumsum(np.where(is_placed, demand, 0))
     percent = np.rint(np.cumsum(demand) / experiment.capacity_milli * 100).astype(np.int64)
     return Outcome(
         policy=policy, seed=seed,
-        allocation_pct=_by_percent(percent, run.allocated_milli / experiment.capacity_milli * 100),
+        allocation_pct=_by_percent(percent, allocated / experiment.capacity_milli * 100),
         fragments_pct=_by_percent(percent, run.fragments_milli / experiment.capacity_milli * 100),
-        arrived=len(arrivals.order), placed=int(is_placed.sum()), moves=int(liberties.moves[0]),
-        waiting=int(liberties.is_waiting.sum()),
+        arrived=len(arrivals.order), placed=int(is_placed.sum()), moves=moves,
         idle_milli=int(cluster.gpu_milli.sum()), fragments_milli=round(fragments(cluster, experiment.typical)),
         seconds=seconds,
     )  # fmt: skip

@@ -44,8 +44,6 @@ class Run(NamedTuple):
     """(arrivals): which devices of that node, as bits."""
     fragments_milli: FloatArray
     """(arrivals): the fragments of the cluster after it."""
-    allocated_milli: IntArray
-    """(arrivals): what is allocated of all devices after it."""
 
 
 def new_scores(shapes: Shapes, cluster: Cluster) -> Scores:
@@ -58,8 +56,7 @@ def new_scores(shapes: Shapes, cluster: Cluster) -> Scores:
 
 def new_run(arrivals: int) -> Run:
     """Return a run of which nothing is played."""
-    return Run(np.full(arrivals, NOWHERE, np.int64), np.zeros(arrivals, np.int64), np.zeros(arrivals),
-               np.zeros(arrivals, np.int64))  # fmt: skip
+    return Run(np.full(arrivals, NOWHERE, np.int64), np.zeros(arrivals, np.int64), np.zeros(arrivals))
 
 
 @compiled
@@ -161,7 +158,6 @@ def play(policy: int, first: int, end: int, order: IntArray, draws: FloatArray, 
     for node in range(len(cluster.gpus)):
         lost[node] = _lost(cluster, node, typical)
         total += lost[node]
-    allocated = run.allocated_milli[first - 1] if first > 0 else 0
     for arrival in range(first, end):
         shape = order[arrival]
         node, devices = choose(policy, cluster, shapes, shape, scores, typical, outlook, draws[arrival, 0])
@@ -174,9 +170,7 @@ def play(policy: int, first: int, end: int, order: IntArray, draws: FloatArray, 
             total -= lost[node]
             lost[node] = _lost(cluster, node, typical)
             total += lost[node]
-            allocated += shapes.gpus[shape] * shapes.gpu_milli[shape]
         run.fragments_milli[arrival] = total
-        run.allocated_milli[arrival] = allocated
 
 
 @compiled
