@@ -22,7 +22,9 @@ def _cache_folder() -> Path | None:
         return Path(numba.config.CACHE_DIR)
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.read_bytes())
+        text = path.read_bytes()
+        if b"@compiled" in text or path.stem in ("cluster", "compiled"):
+            sources.update(text)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "dujiang" / f"compiled-{sources.hexdigest()[:16]}"
     try:
