@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -89,6 +90,8 @@ async def _run(home: PlatformHome, settings: Settings, sock: Any, key: bytes, en
         url = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
         home.publish({"url": url, "pid": os.getpid(), "version": dujiang.__version__}, token)
         _greet(home, settings, url)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: the collector need not look through it again
         await _serve(platform, settings, sock, holder=_holder(home, db))
     finally:
         home.withdraw()

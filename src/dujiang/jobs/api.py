@@ -22,7 +22,7 @@ from dujiang.kit.db import Database, Tx
 from dujiang.kit.follow import follow, last_seen
 from dujiang.kit.http import INT64_MAX, Page, Paged, ServerEvent
 from dujiang.tenancy.access import Caller, needs
-from dujiang.tenancy.domain import Permission
+from dujiang.tenancy.domain import Permission, Project
 from dujiang.tenancy.service import Tenancy
 
 Reader = Annotated[Caller, Depends(needs(Permission.JOB_READ))]
@@ -49,17 +49,16 @@ def router(
 
 def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
     async def submit(tx: Tx, caller: Caller, specs: Sequence[JobSpec]) -> list[dict[str, Any]]:
-        project_ids: dict[str | None, str] = {}
+        who, projects = caller.principal, dict[str | None, Project]()
         for spec in specs:
-            if spec.project not in project_ids:
-                found = await tenancy.project_for(
-                    tx, caller.principal, spec.project, Permission.JOB_SUBMIT, active=True
+            if spec.project not in projects:
+                projects[spec.project] = await tenancy.project_for(
+                    tx, who, spec.project, Permission.JOB_SUBMIT, active=True
                 )
-                project_ids[spec.project] = found.id
-        made = await jobs.submit_many(
-            tx, specs, project_ids=[project_ids[spec.project] for spec in specs], submitted_by=caller.principal.user_id
-        )
-        return await _jobs_json(tx, jobs, tenancy, made)
+        project_ids = [projects[spec.project].id for spec in specs]
+        made = await jobs.submit_many(tx, specs, project_ids=project_ids, submitted_by=who.user_id)
+        names = {project.id: project.name for project in projects.values()}
+        return [job_json(job, (), projects=names, users={who.user_id: who.name}) for job in made]
 
     @routes.post("/jobs", status_code=201, response_model=JobOut)
     async def submit_job(caller: Submitter, body: SubmitIn) -> Response:
