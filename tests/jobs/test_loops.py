@@ -359,6 +359,22 @@ async def test_an_attempt_unseen_for_a_while_goes_on_and_unseen_for_long_is_lost
     assert (await scene.job(job.id)).retries == 1
 
 
+async def test_a_time_in_which_nobody_looked_does_not_make_an_attempt_lost(scene: Scene) -> None:
+    job = await scene.submit("#sim duration=1000")
+    await scene.until(job.id, "RUNNING")
+    scene.cluster.set_faults(Faults(partial=1.0, left_out=1.0))
+    await scene.turn()
+    await scene.turn(100.0)  # the process stood still, or another one led; and the next view is partial, too
+    assert (await scene.job(job.id)).state is JobState.RUNNING
+    scene.cluster.set_faults(Faults(before=1.0))
+    await scene.turns(20)  # the engine is away, and back with a partial view
+    scene.cluster.set_faults(Faults(partial=1.0, left_out=1.0))
+    await scene.turn()
+    assert (await scene.job(job.id)).state is JobState.RUNNING
+    await scene.turns(10)
+    assert (await scene.job(job.id)).state is not JobState.RUNNING
+
+
 async def test_what_counts_as_lost_and_runs_all_the_same_is_stopped_before_long(scene: Scene) -> None:
     job = await scene.submit("#sim duration=1000", retry={"limit": 0})
     await scene.until(job.id, "RUNNING")

@@ -53,21 +53,31 @@ from dujiang.tenancy.service import Tenancy
 T = TypeVar("T")
 R = TypeVar("R")
 DRAINED: Final = "NodeDrained"
+_FEWEST_LOOKS: Final = 4
 _logger = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    """An attempt that looks do not show."""
+
+    for_s: float
+    looked_s: float
+    """When it was last looked for."""
 
 
 @dataclass(slots=True)
 class _Memory:
     """What the loop remembers between ticks; forgotten at a restart, which costs only time."""
 
-    unseen_since_s: dict[AttemptKey, float] = field(default_factory=dict)
+    unseen: dict[AttemptKey, _Unseen] = field(default_factory=dict)
     submitted_s: dict[AttemptKey, float] = field(default_factory=dict)
     stopped_s: dict[AttemptKey, float] = field(default_factory=dict)
 
     def keep(self, live: Iterable[AttemptKey]) -> None:
         """Forget what is over."""
         wanted = set(live)
-        for known in (self.unseen_since_s, self.submitted_s, self.stopped_s):
+        for known in (self.unseen, self.submitted_s, self.stopped_s):
             for key in known.keys() - wanted:
                 del known[key]
 
@@ -154,19 +164,35 @@ class AttemptLoop:
         seen: Mapping[AttemptKey, Observation],
     ) -> View:  # fmt: skip
         key, now_s, memory = attempt.key, self._clock.monotonic_s(), self._memory
-        if key in seen:
-            memory.unseen_since_s.pop(key, None)
-        unseen_s = 0.0 if key in seen else now_s - memory.unseen_since_s.setdefault(key, now_s)
+        lost_after_s = self._lost_after_s.get(attempt.cluster, self._settings.lost_after_s)
+        unseen_s = self._unseen_s(key, seen, now_s, lost_after_s)
         stop = cancelled.get(attempt.job_id) or attempt.stop_reason or (DRAINED if key in evicted else "")
         again_s = self._settings.ask_again_s
         return View(
             attempt,
             stop=stop,
             unseen_s=unseen_s,
-            lost_after_s=self._lost_after_s.get(attempt.cluster, self._settings.lost_after_s),
+            lost_after_s=lost_after_s,
             may_submit=now_s - memory.submitted_s.get(key, -again_s) >= again_s,
             stop_asked=now_s - memory.stopped_s.get(key, -again_s) < again_s,
         )
+
+    def _unseen_s(
+        self, key: AttemptKey, seen: Mapping[AttemptKey, Observation], now_s: float, lost_after_s: float
+    ) -> float:
+        """Return for how long looks have not shown it.
+
+        A time without looks counts for little: while this process stood still, another one led, or the engine did not
+        answer, nobody knows what it would have shown, and its first answers may be partial.
+        """
+        unseen = self._memory.unseen
+        if key in seen:
+            unseen.pop(key, None)
+            return 0.0
+        before = unseen.get(key, _Unseen(0.0, now_s))
+        for_s = before.for_s + min(now_s - before.looked_s, lost_after_s / _FEWEST_LOOKS)
+        unseen[key] = _Unseen(for_s, now_s)
+        return for_s
 
     # -- write -----------------------------------------------------------------------------------------------------
 
