@@ -93,7 +93,7 @@ def _storm(rng: random.Random) -> Storm:
         supervisor_lost_every_s=gap(0.5, 20, 100), notice_s=rng.uniform(0, NOTICE_S),
     )  # fmt: skip
     return Storm(
-        world, busy=some(0.5, 0.05), refused=some(0.5, 0.05), unheard=some(0.5, 0.05), full=some(0.3, 0.04),
+        world, busy=some(0.5, 0.05), refused=some(0.5, 0.05), unheard=some(0.5, 0.05), full=some(0.4, 0.08),
         kill=some(0.6, 0.1), clock_steps=rng.random() < 0.5, operator=some(0.7, 0.12),
     )  # fmt: skip
 

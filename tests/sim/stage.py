@@ -83,6 +83,20 @@ class Mishaps:
         return 0 if self._dice.random() >= self.yields else 1 + int(self._dice.random() * 3)
 
 
+class StageDriver(kit_sqlite._Closing):
+    """The SQLite connection below it, for what is asked of that directly."""
+
+    mishaps: Mishaps
+    is_locked_out = False
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        """Run a statement; find the write lock elsewhere now and then, and still there at the second try."""
+        if sql.startswith("BEGIN IMMEDIATE") and self.mishaps.strikes("busy", self.mishaps.busy):
+            self.is_locked_out = True
+            raise sqlite3.OperationalError("database is locked")
+        return super().execute(sql, *args)
+
+
 class StageConnection(kit_sqlite.LoopConnection):
     """An SQLite connection without a thread."""
 
@@ -95,15 +109,21 @@ class StageConnection(kit_sqlite.LoopConnection):
         name = fn.__name__
         if name == "commit":
             return self._commit(fn)
-        begins = name == "execute" and args[0].startswith("BEGIN IMMEDIATE")
-        if begins and self.mishaps.strikes("busy", self.mishaps.busy):
-            raise sqlite3.OperationalError("database is locked")
+        if name == "execute" and args[0].startswith("BEGIN IMMEDIATE"):
+            self._begin()
         return fn(*args, **kwargs)
 
     async def give_way(self) -> None:
         """Let others go first when the dice say so."""
         for _ in range(self.mishaps.turns()):
             await asyncio.sleep(0)
+
+    def _begin(self) -> None:
+        driver = self._connection
+        assert isinstance(driver, StageDriver)
+        if driver.is_locked_out or self.mishaps.strikes("busy", self.mishaps.busy):
+            driver.is_locked_out = False
+            raise sqlite3.OperationalError("database is locked")
 
     def _commit(self, fn: Callable[[], Any]) -> None:
         mishaps = self.mishaps
@@ -150,9 +170,11 @@ def on_stage(mishaps: Mishaps) -> Iterator[None]:
 
     def connect(path: str, *, timeout: float, isolation_level: None, **options: Any) -> StageConnection:
         def open_it() -> sqlite3.Connection:
-            return sqlite3.connect(
-                path, timeout=timeout, isolation_level=isolation_level, factory=kit_sqlite._Closing, **options
+            driver = sqlite3.connect(
+                path, timeout=timeout, isolation_level=isolation_level, factory=StageDriver, **options
             )
+            driver.mishaps = mishaps
+            return driver
 
         connection = StageConnection(open_it, 64)
         connection.mishaps = mishaps
