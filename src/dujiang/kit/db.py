@@ -86,7 +86,7 @@ class Database:
         self._turn = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._engine = self._create_engine()
-        self._directs = sqlite.Directs() if self.is_sqlite else None
+        self._directs = sqlite.Directs(busy_timeout_s) if self.is_sqlite else None
 
     async def create_all(self) -> None:
         """Create the tables without migrations, for simulation and tests."""
@@ -203,7 +203,9 @@ class Database:
             connection = await self._connect()
         with _translated():
             try:
-                if self.is_sqlite:
+                if isinstance(connection, sqlite.Direct):
+                    await connection.begin_writing()
+                elif self.is_sqlite:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
             except BaseException:
                 await asyncio.shield(self._end(connection, rollback=True))

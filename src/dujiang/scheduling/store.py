@@ -18,11 +18,12 @@ quotas = Table(
     Column("set_at", UtcMicros, nullable=False),
     CheckConstraint("gpu_milli >= 0 AND cpu_milli >= 0 AND memory_bytes >= 0", name="not_negative"),
 )
+_QUOTAS = select(quotas).order_by(quotas.c.project_id)
 
 
 async def read_quotas(tx: Tx) -> dict[str, Quota]:
     """Return every quota that limits something, by project."""
-    rows = await tx.execute(select(quotas).order_by(quotas.c.project_id))
+    rows = await tx.execute(_QUOTAS)
     return {row.project_id: Quota(row.gpu_milli, row.cpu_milli, row.memory_bytes) for row in rows}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -11,9 +12,11 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Select,
     String,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     insert,
@@ -151,14 +154,24 @@ async def project_page(
     tx: Tx, *, ids: Collection[str] | None, archived: bool, after: str | None, limit: int
 ) -> list[Project]:
     """Return projects by name, among those ids when given."""
-    query = select(projects).order_by(projects.c.name).limit(limit)
-    if ids is not None:
-        query = query.where(projects.c.id.in_(sorted(ids)))
+    query = _project_page(ids is not None, archived, after is not None)
+    values = {"most": limit, "ids": None if ids is None else sorted(ids), "after": after}
+    return [
+        _project(row)
+        for row in await tx.execute(query, {name: value for name, value in values.items() if value is not None})
+    ]
+
+
+@cache
+def _project_page(among: bool, archived: bool, later: bool) -> Select[Any]:
+    query = select(projects).order_by(projects.c.name).limit(bindparam("most"))
+    if among:
+        query = query.where(projects.c.id.in_(bindparam("ids", expanding=True)))
     if not archived:
         query = query.where(projects.c.archived_at.is_(None))
-    if after is not None:
-        query = query.where(projects.c.name > after)
-    return [_project(row) for row in await tx.execute(query)]
+    if later:
+        query = query.where(projects.c.name > bindparam("after"))
+    return query
 
 
 async def change_project(tx: Tx, project_id: str, values: Mapping[str, Any]) -> None:
