@@ -2,7 +2,7 @@
 
     python benchmarks/jobs.py [--singles 200] [--jobs 1000] [--idle-s 30] [--no-slurm] [--only latency|throughput]
 
-Slurm runs on this machine too, not at the same time: munge, slurmctld and slurmd of a scratch folder, on loopback ports,
+Slurm runs on this machine too, not at the same time: munge, slurmctld and slurmd of a scratch folder, loopback ports,
 with one node that claims 64 CPUs, as that is where it is fastest: with as many CPUs as the machine has cores (2) it
 completed 2.5 jobs a second. Ours run one a core, which is what a job gets that says nothing, and many at once, which is
 what a job gets that asks for little. `one call` is a batch of ours and an array of Slurm's.
