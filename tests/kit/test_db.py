@@ -125,6 +125,40 @@ async def test_cancelled_at_every_step_the_next_transaction_still_works(database
     assert (await database.verify_journal())[1] == []
 
 
+async def test_cancelled_while_it_commits_after_a_wait_for_the_lock_it_ends_as_cancelled(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    path = tmp_path / "shared.db"
+    database = Database(f"sqlite+aiosqlite:///{path}", clock=clock, journal_key=b"k")
+    await database.create_all()
+    other = sqlite3.connect(path, isolation_level=None)
+    outcomes = []
+    for number in range(30):
+        written = asyncio.Event()
+
+        async def work(number: int = number, written: asyncio.Event = written) -> None:
+            async with database.transaction() as tx:
+                await fill(tx, f"box{number}", 1)
+                written.set()
+
+        other.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.02)
+        other.execute("ROLLBACK")
+        await written.wait()
+        for _ in range(number // 3):
+            await asyncio.sleep(0)
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        outcomes.append(type(outcome))
+    other.close()
+    async with database.transaction() as tx:
+        await fill(tx, "last", 1)
+    await database.close()
+    assert set(outcomes) <= {asyncio.CancelledError, type(None)}
+    assert asyncio.CancelledError in outcomes
+
+
 async def test_listeners_hear_a_commit_with_a_record_and_nothing_else(database: Database) -> None:
     heard: list[str] = []
     database.on_commit(lambda: heard.append("commit"))

@@ -51,9 +51,14 @@ class LoopConnection(aiosqlite.Connection):
             raise
 
     @property
+    def is_open(self) -> bool:
+        """Whether it can still be asked anything."""
+        return self._running and self._connection is not None
+
+    @property
     def is_free(self) -> bool:
         """Whether what is short may run in place now."""
-        return not (self.scans or self._in_order or not self._running or self._connection is None)
+        return self.is_open and not (self.scans or self._in_order)
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self.is_free or not _is_short(fn, args):
@@ -135,10 +140,11 @@ class Direct:
         """Undo what is open, whoever began it. SQLite keeps the transaction of a failed commit open, too."""
         if self.inner.get_transaction() is not None:
             await self.inner.rollback()
-        if not self._driver.is_free:
+        if self._driver.is_free:
+            if self._raw.in_transaction:
+                self._raw.rollback()
+        elif self._driver.is_open:  # SQLAlchemy closes the connection of a cancelled call, which rolls it back
             await self._driver.rollback()
-        elif self._raw.in_transaction:
-            self._raw.rollback()
 
     @property
     def is_sound(self) -> bool:
