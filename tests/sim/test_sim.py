@@ -18,6 +18,7 @@ import structlog
 
 from dujiang.billing import store as billing_store
 from dujiang.jobs.domain import JobState, ending
+from dujiang.jobs.loop import running
 from dujiang.pool import service as pool_service
 from dujiang.pool.domain.inventory import Used
 from tests.sim import simulation
@@ -123,6 +124,7 @@ class TestPlanted:
     def test_work_given_up_too_soon(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path) -> None:
         hasty = simulation.SETTINGS.model_copy(update={"jobs": replace(simulation.SETTINGS.jobs, lost_after_s=1.0)})
         monkeypatch.setattr(simulation, "SETTINGS", hasty)
+        monkeypatch.setattr(running, "_FEWEST_LOOKS", 1)
         self.found(tmp_path, template, says="ran at once")
 
     def test_places_given_without_looking(
