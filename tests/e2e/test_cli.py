@@ -119,8 +119,8 @@ def test_without_a_server_it_is_said_how_to_get_one(platform: PlatformProcess, t
 def test_a_second_platform_does_not_start_in_the_same_home_or_on_the_same_port(
     platform: PlatformProcess, tmp_path: Path
 ) -> None:
-    refused(platform.run("up", "--port", "0"), 1, "runs in")
-    refused(PlatformProcess(tmp_path / "other").run("up", "--port", str(platform.port)), 1, str(platform.port))
+    refused(platform.run("up", "--port", "0"), 6, "runs in")
+    refused(PlatformProcess(tmp_path / "other").run("up", "--port", str(platform.port)), 6, str(platform.port))
     assert platform.run("ps", "--json").code == 0
 
 
