@@ -90,7 +90,8 @@ def show_version(model: ModelName, project: Project = None, json: Json = False) 
     listed = inputs.items() if isinstance(inputs, dict) else [(each.get("name"), each) for each in inputs]
     write_facts(
         [
-            ("state", found.get("state")),
+            ("state", stated(found)),
+            ("why", found.get("sentence") or None),
             ("aliases", ", ".join(found.get("aliases") or [])),
             ("created", moment(found.get("created_at"))),
             ("job", lineage.get("job_id")),

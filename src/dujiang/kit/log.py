@@ -33,7 +33,7 @@ def configure(*, level: str = "info", file: Path | None = None, stream: TextIO |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("uvicorn.access", "httpx", "aiosqlite", "alembic.runtime.migration"):
+    for noisy in ("uvicorn.access", "httpx", "aiosqlite", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

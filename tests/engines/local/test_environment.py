@@ -30,7 +30,7 @@ def environment(
         record,
         secrets or {},
         placed,
-        workdir="/work/a",
+        workdir="/home/a",
         output_dir="/out/a",
         ports=ports,
         master_port=20001,
