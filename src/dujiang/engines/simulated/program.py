@@ -3,7 +3,8 @@
 A job tells by comments in its text, which a real shell passes over: `#sim duration=90 exit=1`, for one rank
 `#sim rank=2 signal=9`; a launch that is not made from a specification also by environment variables
 (`DUJIANG_SIM_DURATION=90 DUJIANG_SIM_EXIT=1`; a specification takes no name that begins so). What the
-environment does not tell is drawn; with a comment nothing is: `#sim` alone prints nothing and exits 0 at once. The words:
+environment does not tell is drawn; with a comment nothing is: `#sim` alone prints nothing and exits 0 at once.
+The words:
 
 | word | meaning |
 |---|---|
