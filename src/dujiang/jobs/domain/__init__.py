@@ -12,7 +12,6 @@ from dujiang.jobs.domain.job import (
     JobState,
     NoSuchAttempt,
     NoSuchJob,
-    SimulatedOnly,
     Waiting,
 )
 from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
@@ -31,7 +30,6 @@ __all__ = [
     "Never",
     "NoSuchAttempt",
     "NoSuchJob",
-    "SimulatedOnly",
     "Step",
     "Stop",
     "Submit",

@@ -203,10 +203,3 @@ class JobEndedAlready(Conflict):
 
     code: ClassVar[str] = "job_ended"
     title: ClassVar[str] = "The job has ended"
-
-
-class SimulatedOnly(Conflict):
-    """What was asked for needs something real, and the pool has only simulated clusters."""
-
-    code: ClassVar[str] = "simulated_only"
-    title: ClassVar[str] = "Only simulated clusters"
