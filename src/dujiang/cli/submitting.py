@@ -82,14 +82,14 @@ def read_files(files: Sequence[str]) -> list[JobSpec]:
             specs += _understand(file, source)
         except SpecInvalid as error:
             wrong += int(error.facts["problem_count"])
-            _show_problems(file, source, error)
+            show_problems(file, source, error)
     if wrong:
         raise Stop(f"Nothing was submitted: {wrong} problem{'s' if wrong > 1 else ''}.", Exit.USAGE)
     return specs
 
 
 def _read(file: str) -> bytes:
-    from dujiang.jobs.spec.yaml import MAX_BYTES
+    from dujiang.kit.spec.yaml import MAX_BYTES
 
     if file == "-":
         return sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -129,7 +129,8 @@ def _renamed(spec: JobSpec, name: str) -> JobSpec:
     return replace(spec, name=read({"run": "true", "name": name}).name)
 
 
-def _show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
+def show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
+    """Write each problem of a file with the line it is on, on standard error."""
     from dujiang.jobs.spec import excerpt
 
     text = source.decode("utf-8", "replace")

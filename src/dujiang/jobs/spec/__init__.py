@@ -20,9 +20,9 @@ from dujiang.jobs.spec.model import (
     Secret,
     resolve_secrets,
 )
-from dujiang.jobs.spec.problems import Problem, SpecInvalid, excerpt
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
+from dujiang.kit.spec.problems import Problem, SpecInvalid, excerpt
 
 __all__ = [
     "WEIGHT_BANDS",

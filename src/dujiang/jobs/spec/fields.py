@@ -27,8 +27,8 @@ from dujiang.jobs.spec.model import (
     exact_duration,
     param_variable,
 )
-from dujiang.jobs.spec.problems import Problems, quote
-from dujiang.jobs.spec.readers import (
+from dujiang.kit.spec.problems import Problems, quote
+from dujiang.kit.spec.readers import (
     AnyScalar,
     AsText,
     Choice,
@@ -45,7 +45,7 @@ from dujiang.jobs.spec.readers import (
     Text,
     Whole,
 )
-from dujiang.jobs.spec.yaml import Located
+from dujiang.kit.spec.yaml import Located
 from dujiang.kit.units import format_bytes, format_duration, format_milli, parse_bytes, parse_duration_s, parse_milli
 
 _LINES = 262_144

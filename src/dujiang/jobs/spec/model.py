@@ -13,7 +13,7 @@ from enum import StrEnum
 from signal import Signals
 from typing import Any, Final, TypeAlias
 
-from dujiang.jobs.spec.problems import Problem, SpecInvalid
+from dujiang.kit.spec.problems import Problem, SpecInvalid
 
 Param: TypeAlias = str | int | float | bool
 

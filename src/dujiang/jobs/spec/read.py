@@ -22,12 +22,12 @@ from dujiang.jobs.spec.model import (
     Resources,
     Retry,
 )
-from dujiang.jobs.spec.problems import Problem, Problems, Refused, SpecInvalid
-from dujiang.jobs.spec.readers import (
+from dujiang.kit.spec.problems import Problem, Problems, Refused, SpecInvalid
+from dujiang.kit.spec.readers import (
     Record,
     Schema,
 )
-from dujiang.jobs.spec.yaml import Located, documents, from_value
+from dujiang.kit.spec.yaml import Located, documents, from_value
 from dujiang.kit.units import format_milli
 
 MAX_JOBS: Final = 1000

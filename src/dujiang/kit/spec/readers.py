@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from dujiang.jobs.spec.problems import Problems, Refused, quote
-from dujiang.jobs.spec.yaml import Located
 from dujiang.kit.errors import did_you_mean
+from dujiang.kit.spec.problems import Problems, Refused, quote
+from dujiang.kit.spec.yaml import Located
 from dujiang.kit.units import BadQuantity
 
 T = TypeVar("T")

@@ -42,7 +42,7 @@ class Problem:
 class SpecInvalid(Invalid):
     """A specification with at least one problem; `problems` holds them in the order of the text."""
 
-    code, title = "invalid_specification", "The job specification is not valid"
+    code, title = "invalid_specification", "The specification is not valid"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         ordered = tuple(sorted(problems, key=lambda p: (p.line or 0, p.column or 0)))

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from dujiang.jobs.spec.problems import Problem, Problems, SpecInvalid, quote
+from dujiang.kit.spec.problems import Problem, Problems, SpecInvalid, quote
 
 MAX_BYTES: Final = 2**20
 """Of one text."""
@@ -56,16 +56,18 @@ class Located:
         return self.line, self.column
 
 
-def documents(source: str | bytes, problems: Problems) -> list[Located]:
+def documents(
+    source: str | bytes, problems: Problems, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES
+) -> list[Located]:
     """Return the documents of a YAML or JSON text, noting what can be noted without giving up.
 
     Raises:
         SpecInvalid: not text, too large, too deep, or not YAML; with the place.
     """
-    text = _decode(source)
+    text = _decode(source, max_bytes)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return list(_Builder(yaml.parse(text, Loader=loader), problems).documents())
+        return list(_Builder(yaml.parse(text, Loader=loader), problems, max_values).documents())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = (mark.line + 1, mark.column + 1) if mark is not None else (None, None)
@@ -86,11 +88,11 @@ def from_value(value: Any) -> Located:
     return _from_value(value, 0, [0])
 
 
-def _decode(source: str | bytes) -> str:
+def _decode(source: str | bytes, max_bytes: int) -> str:
     size = len(source) if isinstance(source, bytes) else len(source.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
+    if size > max_bytes:
         raise SpecInvalid(
-            [Problem("", f"The text has {size} bytes; a specification has at most {MAX_BYTES}.", "Keep data in files.")]
+            [Problem("", f"The text has {size} bytes; a specification has at most {max_bytes}.", "Keep data in files.")]
         )
     if isinstance(source, bytes):
         try:
@@ -155,8 +157,8 @@ def _yaml_advice(said: str, text: str, line: int | None) -> str:
 class _Builder:
     """Makes trees of parse events, without recursion into the text's own nesting beyond MAX_DEPTH."""
 
-    def __init__(self, events: Iterator[Any], problems: Problems) -> None:
-        self._events, self._problems = events, problems
+    def __init__(self, events: Iterator[Any], problems: Problems, max_values: int) -> None:
+        self._events, self._problems, self._most = events, problems, max_values
         self._anchors: dict[str, tuple[Located, int]] = {}
         self._count = 0
 
@@ -231,8 +233,8 @@ class _Builder:
 
     def _spend(self, values: int, line: int, column: int) -> None:
         self._count += values
-        if self._count > MAX_VALUES:
-            raise _wrong(f"More than {MAX_VALUES} values, aliases counted each time they are used.", line, column)
+        if self._count > self._most:
+            raise _wrong(f"More than {self._most} values, aliases counted each time they are used.", line, column)
 
 
 _STR_TAG, _MAP_TAG, _SEQ_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
