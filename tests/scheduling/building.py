@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from dujiang.engines.contract import DeviceShare, RankPlacement
 from dujiang.scheduling.domain import (
     Ask,
     ClusterRow,
+    Constraints,
     DeviceRow,
     Fleet,
     Holding,
@@ -52,6 +54,8 @@ def a_job(
     job_id: str = "a", *, gpu: float = 0, cpu: float = 0, memory_gib: float = 0, ranks: int = 1, after_s: float = 0,
     project: str = "p", gpu_gib: float = 0, vendor: str = "", model: str = "", disk_gib: float = 0, **more: Any,
 ) -> Request:  # fmt: skip
+    named = [field.name for field in fields(Constraints) if field.name in more]
+    more["where"] = more.get("where") or Constraints(**{name: more.pop(name) for name in named})
     ask = Ask(
         round(gpu * 1000), int(gpu_gib * GIB), vendor, model, round(cpu * 1000),
         int(memory_gib * GIB), int(disk_gib * GIB),

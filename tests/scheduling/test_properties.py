@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dujiang.scheduling.domain import (
     ClusterRow,
+    Constraints,
     DeviceRow,
     Fleet,
     Holding,
@@ -66,7 +67,7 @@ def jobs(draw: st.DrawFn, prefix: str = "j") -> list[Request]:
             disk_gib=draw(st.sampled_from([0, 0, 40])), after_s=draw(st.integers(0, 3)), runs_at_most_s=limit,
             task_class=task_class, gpu_gib=draw(st.sampled_from([0, 0, 10, 60])) if gpu else 0,
             vendor=draw(st.sampled_from(["", "", "nvidia", "amd"])) if gpu else "",
-            selector=draw(st.sampled_from([(), (), (("rack", "a"),)])),
+            where=Constraints(selector=draw(st.sampled_from([(), (), (("rack", "a"),)]))),
             avoid=draw(st.sampled_from([(), (), (("c", "n0"),)])),
             not_before=draw(st.sampled_from([None, None, NOW, NOW + timedelta(seconds=9)])),
         )  # fmt: skip
@@ -118,7 +119,7 @@ def check_starts(snapshot: Snapshot, done: Plan) -> None:
         for rank in start.ranks:
             node = fleet.node_at[start.cluster, rank.node]
             assert fleet.node_open[node]
-            assert all(fleet.node_labels[node].get(key) == value for key, value in request.selector)
+            assert all(fleet.node_labels[node].get(key) == value for key, value in request.where.selector)
             asked = request.ask
             assert (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes) == (
                 asked.cpu_milli, asked.memory_bytes, asked.disk_bytes)  # fmt: skip

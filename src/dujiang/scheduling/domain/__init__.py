@@ -18,7 +18,16 @@ from dujiang.scheduling.domain.fleet import (
 from dujiang.scheduling.domain.plan import CHANGES, Plan, explain, plan
 from dujiang.scheduling.domain.possible import ImpossibleRequest, Largest, check_possible, largest_possible
 from dujiang.scheduling.domain.reasons import ADVICE, Change, Reason, Remedy, Shortage, Wait
-from dujiang.scheduling.domain.request import Ask, BadAsk, Request, Shape
+from dujiang.scheduling.domain.request import (
+    ANYWHERE,
+    LEVELS,
+    Ask,
+    BadAsk,
+    Constraints,
+    Level,
+    Request,
+    Shape,
+)
 from dujiang.scheduling.domain.snapshot import (
     COUNTED,
     UNLIMITED,
@@ -26,27 +35,32 @@ from dujiang.scheduling.domain.snapshot import (
     Quota,
     Snapshot,
     Snapshots,
+    Window,
     holdings_of_ledger,
     snapshot_of_rows,
 )
 
 __all__ = [
     "ADVICE",
+    "ANYWHERE",
     "BANDS",
     "CHANGES",
     "COUNTED",
+    "LEVELS",
     "UNLIMITED",
     "Ask",
     "BadAsk",
     "Band",
     "Change",
     "ClusterRow",
+    "Constraints",
     "DeviceRow",
     "Flavor",
     "Fleet",
     "Holding",
     "ImpossibleRequest",
     "Largest",
+    "Level",
     "NodeRow",
     "Plan",
     "Quota",
@@ -61,6 +75,7 @@ __all__ = [
     "TaskClass",
     "Wait",
     "WeightOutsideBand",
+    "Window",
     "apply_change",
     "check_possible",
     "explain",

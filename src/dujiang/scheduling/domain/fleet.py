@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from dujiang.engines.contract import Isolation
 from dujiang.pool.domain import Columns, PoolView
-from dujiang.scheduling.domain.request import WHOLE, Ask
+from dujiang.scheduling.domain.request import LEVELS, WHOLE, Ask, Level
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -27,6 +28,12 @@ class ClusterRow:
     name: str
     stacks_ranks: bool = True
     """Whether several ranks of one job may share a node."""
+    price: float = 0.0
+    """List cost of one device for one hour, in the currency of the platform; the cheaper cluster is tried first."""
+    is_cloud: bool = False
+    """Rented by use: work goes there only where a policy lets it burst."""
+    interruptions_per_day: float = 0.0
+    """How often a node is taken away (spot capacity)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class DeviceRow:
     model: str
     memory_bytes: int
     is_open: bool = True
+    isolation: Isolation = Isolation.COUNTED_ONLY
+    """What a share of it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,10 @@ class NodeRow:
     state: str = ""
     """`CORDONED`, `NOT_READY` ...: the word for it when it is not open."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    """`key` or `key=value`: only work that tolerates each of them starts there."""
+    domains: Mapping[Level, str] = field(default_factory=dict)
+    """Which switch, rack and site it belongs to, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,8 @@ class Flavor:
     memory_bytes: int
     devices: slice
     """Of the device arrays."""
+    isolation: Isolation = Isolation.COUNTED_ONLY
+    """What a share of one gets."""
 
     def matches(self, ask: Ask) -> bool:
         """Say whether its devices are of the kind asked for, and large enough."""
@@ -100,6 +115,9 @@ class Fleet:
     node_names: tuple[str, ...]
     node_states: tuple[str, ...]
     node_labels: tuple[Mapping[str, str], ...]
+    node_taints: tuple[tuple[str, ...], ...]
+    node_domains: IntArray
+    """(levels, n): number of the switch, rack and site of each node; a node of unknown place has one of its own."""
     node_cluster: IntArray
     """(n)"""
     node_open: BoolArray
@@ -159,35 +177,52 @@ def fleet_of_rows(clusters: Sequence[ClusterRow], nodes: Sequence[NodeRow]) -> F
     limits = [(node.cpu_milli, node.memory_bytes, node.disk_bytes) for node in ordered]
     return _assemble(
         listed,
-        np.array([position[node.cluster] for node in ordered], dtype=np.int64),
-        [node.name for node in ordered],
-        ["" if node.is_open else node.state or "CLOSED" for node in ordered],
-        [node.labels for node in ordered],
-        np.array([node.is_open for node in ordered], dtype=np.bool_),
-        np.array(limits, dtype=np.int64).reshape(-1, 3),
-        [device.name for _, device in devices],
-        [(device.vendor, device.model, device.memory_bytes) for _, device in devices],
-        np.array([device.index for _, device in devices], dtype=np.int64),
-        np.array([at for at, _ in devices], dtype=np.int64),
-        np.array([device.is_open and ordered[at].is_open for at, device in devices], dtype=np.bool_),
+        _Nodes(
+            cluster=np.array([position[node.cluster] for node in ordered], dtype=np.int64),
+            names=[node.name for node in ordered],
+            states=["" if node.is_open else node.state or "CLOSED" for node in ordered],
+            labels=[node.labels for node in ordered],
+            taints=[node.taints for node in ordered],
+            domains=[node.domains for node in ordered],
+            open=np.array([node.is_open for node in ordered], dtype=np.bool_),
+            limit=np.array(limits, dtype=np.int64).reshape(-1, 3),
+        ),
+        _Devices(
+            names=[device.name for _, device in devices],
+            kinds=[_Kind(one.memory_bytes, one.vendor, one.model, one.isolation) for _, one in devices],
+            index=np.array([device.index for _, device in devices], dtype=np.int64),
+            node=np.array([at for at, _ in devices], dtype=np.int64),
+            open=np.array([device.is_open and ordered[at].is_open for at, device in devices], dtype=np.bool_),
+        ),
     )
 
 
 def fleet_of_pool(columns: Columns) -> Fleet:
     """Return the fleet of the pool's columns. O(d log d); keep it while the columns are the same object."""
+    kinds = [
+        _Kind(kind.memory_bytes, kind.vendor, kind.model, cluster.isolation)
+        for kind in columns.kinds for cluster in columns.clusters
+    ]  # fmt: skip
+    at = columns.device_kind * len(columns.clusters) + columns.node_cluster[columns.device_node]
     return _assemble(
         [ClusterRow(cluster.name, cluster.stacks_ranks) for cluster in columns.clusters],
-        columns.node_cluster,
-        columns.node_names,
-        ["" if is_open else str(state) for state, is_open in zip(columns.node_states, columns.node_open, strict=True)],
-        columns.node_labels,
-        columns.node_open,
-        columns.node_limit,
-        columns.device_names,
-        [_kind(columns, number) for number in columns.device_kind.tolist()],
-        columns.device_index,
-        columns.device_node,
-        columns.device_open,
+        _Nodes(
+            cluster=columns.node_cluster,
+            names=columns.node_names,
+            states=["" if ok else str(s) for s, ok in zip(columns.node_states, columns.node_open, strict=True)],
+            labels=columns.node_labels,
+            taints=[() for _ in columns.node_names],
+            domains=[{} for _ in columns.node_names],
+            open=columns.node_open,
+            limit=columns.node_limit,
+        ),
+        _Devices(
+            names=columns.device_names,
+            kinds=[kinds[number] for number in at.tolist()],
+            index=columns.device_index,
+            node=columns.device_node,
+            open=columns.device_open,
+        ),
     )
 
 
@@ -197,51 +232,89 @@ def free_of_pool(fleet: Fleet, view: PoolView) -> tuple[IntArray, IntArray, IntA
     return view.node_free.T.copy(), view.device_free[source, 0], view.device_free[source, 1]
 
 
-def _kind(columns: Columns, number: int) -> tuple[str, str, int]:
-    kind = columns.kinds[number]
-    return kind.vendor, kind.model, kind.memory_bytes
+@dataclass(frozen=True, slots=True, order=True)
+class _Kind:
+    """Devices that a request cannot tell apart."""
+
+    memory_bytes: int
+    vendor: str
+    model: str
+    isolation: Isolation
 
 
-def _assemble(
-    clusters: Sequence[ClusterRow], node_cluster: IntArray, node_names: Sequence[str], node_states: Sequence[str],
-    node_labels: Sequence[Mapping[str, str]], node_open: BoolArray, node_limit: IntArray, device_names: Sequence[str],
-    device_kinds: Sequence[tuple[str, str, int]], device_index: IntArray, device_node: IntArray,
-    device_open: BoolArray,
-) -> Fleet:  # fmt: skip
-    """Put nodes already in order of (cluster, name) and devices in any order of node and index into a fleet."""
-    clusters_of = node_cluster[device_node].tolist()
-    keys = [(kind[2], kind[0], kind[1], cluster) for kind, cluster in zip(device_kinds, clusters_of, strict=True)]
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """Nodes in order of (cluster, name), as columns."""
+
+    cluster: IntArray
+    names: Sequence[str]
+    states: Sequence[str]
+    labels: Sequence[Mapping[str, str]]
+    taints: Sequence[tuple[str, ...]]
+    domains: Sequence[Mapping[Level, str]]
+    open: BoolArray
+    limit: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Devices:
+    """Devices in any order, as columns."""
+
+    names: Sequence[str]
+    kinds: Sequence[_Kind]
+    index: IntArray
+    node: IntArray
+    open: BoolArray
+
+
+def _assemble(clusters: Sequence[ClusterRow], nodes: _Nodes, devices: _Devices) -> Fleet:
+    keys = list(zip(devices.kinds, nodes.cluster[devices.node].tolist(), strict=True))
     number_of = {key: number for number, key in enumerate(sorted(set(keys)))}
     flavor = np.array([number_of[key] for key in keys], dtype=np.int64)
-    source = np.lexsort((device_index, device_node, flavor)).astype(np.int64)
-    bounds = np.searchsorted(flavor[source], np.arange(len(number_of) + 1))
-    edges = np.searchsorted(node_cluster, np.arange(len(clusters) + 1))
-    names = tuple(device_names[at] for at in source.tolist())
-    device_node = device_node[source]
+    source = np.lexsort((devices.index, devices.node, flavor)).astype(np.int64)
+    bounds = np.searchsorted(flavor[source], np.arange(len(number_of) + 1)).tolist()
+    edges = np.searchsorted(nodes.cluster, np.arange(len(clusters) + 1)).tolist()
+    names = tuple(devices.names[at] for at in source.tolist())
+    device_node = devices.node[source]
     return Fleet(
         clusters=tuple(clusters),
-        cluster_nodes=tuple(slice(int(a), int(b)) for a, b in pairwise(edges)),
+        cluster_nodes=tuple(slice(a, b) for a, b in pairwise(edges)),
         flavors=tuple(
-            Flavor(number, key[3], key[1], key[2], key[0], slice(int(bounds[number]), int(bounds[number + 1])))
-            for key, number in number_of.items()
+            Flavor(
+                number, cluster, kind.vendor, kind.model, kind.memory_bytes,
+                slice(bounds[number], bounds[number + 1]), kind.isolation,
+            ) for (kind, cluster), number in number_of.items()
         ),
-        node_names=tuple(node_names),
-        node_states=tuple(node_states),
-        node_labels=tuple(node_labels),
-        node_cluster=node_cluster,
-        node_open=node_open,
-        node_devices=np.bincount(device_node, minlength=len(node_names)),
-        node_limit=np.ascontiguousarray(node_limit.T),
+        node_names=tuple(nodes.names),
+        node_states=tuple(nodes.states),
+        node_labels=tuple(nodes.labels),
+        node_taints=tuple(tuple(sorted(set(taints))) for taints in nodes.taints),
+        node_domains=_domains(nodes),
+        node_cluster=nodes.cluster,
+        node_open=nodes.open,
+        node_devices=np.bincount(device_node, minlength=len(nodes.names)),
+        node_limit=np.ascontiguousarray(nodes.limit.T),
         device_names=names,
-        device_index=device_index[source],
+        device_index=devices.index[source],
         device_node=device_node,
         device_flavor=flavor[source],
-        device_open=device_open[source],
-        device_memory=np.array([device_kinds[at][2] for at in source.tolist()], dtype=np.int64),
+        device_open=devices.open[source],
+        device_memory=np.array([devices.kinds[at].memory_bytes for at in source.tolist()], dtype=np.int64),
         device_source=source,
         node_at={
             (clusters[cluster].name, name): at
-            for at, (cluster, name) in enumerate(zip(node_cluster.tolist(), node_names, strict=True))
+            for at, (cluster, name) in enumerate(zip(nodes.cluster.tolist(), nodes.names, strict=True))
         },
         device_at={(node, name): at for at, (node, name) in enumerate(zip(device_node.tolist(), names, strict=True))},
-    )
+    )  # fmt: skip
+
+
+def _domains(nodes: _Nodes) -> IntArray:
+    """Number the domains of each level, apart for each cluster; a node of unknown place is a domain of its own."""
+    numbers = np.empty((len(LEVELS), len(nodes.names)), dtype=np.int64)
+    for row, level in enumerate(LEVELS):
+        known: dict[object, int] = {}
+        for at, (cluster, domains) in enumerate(zip(nodes.cluster.tolist(), nodes.domains, strict=True)):
+            name = domains.get(level)
+            numbers[row, at] = known.setdefault(at if name is None else (cluster, name), len(known))
+    return numbers

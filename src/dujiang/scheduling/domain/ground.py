@@ -42,11 +42,10 @@ class Grounds:
     def mask(self, shape: Shape, *, avoiding: bool, closed_too: bool = False) -> BoolArray:
         """Return the nodes (n) that selector and state let it use."""
         avoid = shape.avoid if avoiding else ()
-        key = (shape.selector, avoid, closed_too)
+        key = (shape.where.selector, avoid, closed_too)
         if key not in self._masks:
             mask = np.ones(self.fleet.node_count, dtype=np.bool_) if closed_too else self.fleet.node_open.copy()
-            if shape.selector:
-                wanted = shape.selector
+            if wanted := shape.where.selector:
                 mask &= [all(labels.get(k) == v for k, v in wanted) for labels in self.fleet.node_labels]
             for pair in avoid:
                 if pair in self.fleet.node_at:

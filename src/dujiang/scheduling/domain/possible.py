@@ -49,7 +49,7 @@ def largest_possible(fleet: Fleet, request: Request) -> Largest:
 
     kinds = [
         f for f in fleet.flavors
-        if f.is_called(shape.ask) and shape.cluster in ("", fleet.clusters[f.cluster].name)
+        if f.is_called(shape.ask) and shape.where.cluster in ("", fleet.clusters[f.cluster].name)
     ]  # fmt: skip
     whole = Ask(gpu_milli=WHOLE)
     fitting = [f for f in kinds if f.matches(shape.ask)]
@@ -89,13 +89,13 @@ def check_possible(fleet: Fleet, request: Request, quota: Quota | None = None) -
 
 def _sentence(fleet: Fleet, request: Request, largest: Largest) -> str:
     ask, have = request.ask, "; ".join(largest.models) or "none"
-    if request.cluster and request.cluster not in [cluster.name for cluster in fleet.clusters]:
+    if request.where.cluster and request.where.cluster not in [cluster.name for cluster in fleet.clusters]:
         names = [cluster.name for cluster in fleet.clusters]
-        return f'There is no cluster "{request.cluster}".{did_you_mean(request.cluster, names)}'
-    if request.selector and not any(
-        all(labels.get(key) == value for key, value in request.selector) for labels in fleet.node_labels
+        return f'There is no cluster "{request.where.cluster}".{did_you_mean(request.where.cluster, names)}'
+    if request.where.selector and not any(
+        all(labels.get(key) == value for key, value in request.where.selector) for labels in fleet.node_labels
     ):
-        wanted = ", ".join(f"{key}={value}" for key, value in request.selector)
+        wanted = ", ".join(f"{key}={value}" for key, value in request.where.selector)
         return f"No node has the labels {wanted}."
     if ask.gpu_milli and not largest.gpu_memory_bytes:
         kind = " ".join(part for part in (ask.vendor, ask.model) if part) or "any"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Invalid
 from dujiang.kit.units import format_bytes, format_milli
 from dujiang.scheduling.domain.bands import TaskClass, weight_of
@@ -85,30 +87,74 @@ class Ask:
         return ", ".join(parts) or "nothing"
 
 
+class Level(StrEnum):
+    """How near to one another nodes are: a topology domain, from the narrowest to the widest."""
+
+    NODE = "node"
+    SWITCH = "switch"
+    RACK = "rack"
+    SITE = "site"
+
+
+LEVELS: Final = (Level.SWITCH, Level.RACK, Level.SITE)
+"""Those above the node, in the order of `Fleet.node_domains`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Where a job may go, beyond what it asks for. Everything empty: anywhere."""
+
+    cluster: str = ""
+    """Only there; empty is anywhere."""
+    selector: tuple[tuple[str, str], ...] = ()
+    """Labels that a node must have, sorted."""
+    tolerations: tuple[str, ...] = ()
+    """Taints of nodes that it puts up with, `key` or `key=value`, sorted; `*` is all."""
+    within: Level | None = None
+    """All ranks in one domain of this level."""
+    is_within_required: bool = True
+    """False: rather than wait, ranks may be farther from one another, each level tried in turn."""
+    spread: Level | None = None
+    """No two ranks in one domain of this level."""
+    apart: str = ""
+    """Jobs of a project that name the same word share no node with one another."""
+    isolation: Isolation | None = None
+    """The least isolation of a share of a device; None takes any."""
+    near: tuple[str, ...] = ()
+    """Clusters that hold its data: these are tried first."""
+
+    def __post_init__(self) -> None:
+        """Sort what has no order."""
+        object.__setattr__(self, "selector", tuple(sorted(set(self.selector))))
+        object.__setattr__(self, "tolerations", tuple(sorted(set(self.tolerations))))
+
+
+ANYWHERE: Final = Constraints()
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """All that decides where a job fits. Jobs of one shape are told apart by the queue alone."""
 
     ask: Ask
     ranks: int = 1
-    cluster: str = ""
-    """Only there; empty is anywhere."""
-    selector: tuple[tuple[str, str], ...] = ()
-    """Labels that a node must have, sorted."""
+    where: Constraints = ANYWHERE
     avoid: tuple[tuple[str, str], ...] = ()
     """(cluster, node) pairs not to use while any other could hold the job, sorted."""
+    barred: tuple[int, ...] = ()
+    """Windows of the snapshot whose nodes it must not use: it could still run when they begin."""
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
         """Hash it once: a round looks every job's shape up several times."""
-        object.__setattr__(self, "_hash", hash((self.ask, self.ranks, self.cluster, self.selector, self.avoid)))
+        object.__setattr__(self, "_hash", hash((self.ask, self.ranks, self.where, self.avoid, self.barred)))
 
     def __hash__(self) -> int:
         """Return the hash."""
         return self._hash
 
 
-_shape = lru_cache(4096)(Shape)
+shape_of = lru_cache(4096)(Shape)
 """Jobs that are alike share one value, which is then found without a comparison."""
 
 
@@ -121,6 +167,7 @@ class Request:
     ask: Ask
     submitted_at: datetime
     ranks: int = 1
+    """As many as it wants; an elastic job takes fewer, down to `ranks_min`."""
     task_class: TaskClass = TaskClass.NORMAL
     weight: float | None = None
     """None is the middle of the band."""
@@ -128,28 +175,43 @@ class Request:
     """A retry waits until then."""
     runs_at_most_s: float | None = None
     """Time limit, grace and set-up together; None when it may run for ever. Lets it start in a gap before a reserved
-    start."""
-    cluster: str = ""
-    selector: tuple[tuple[str, str], ...] = ()
-    """Labels that a node must have."""
+    start, and before a window begins."""
+    where: Constraints = ANYWHERE
     avoid: tuple[tuple[str, str], ...] = ()
     """(cluster, node) pairs that earlier attempts failed on: used only when no other could hold the job."""
-    shape: Shape = field(init=False, repr=False, compare=False)
-    """What decides where it fits."""
+    alternatives: tuple[Ask, ...] = ()
+    """What will do as well, in order of preference, when there is no room for `ask`."""
+    ranks_min: int | None = None
+    """The fewest that it can start with; None: all of `ranks`."""
+    queue: str = ""
+    """Name of the queue that it is counted in; empty is the project's own."""
+    deadline: datetime | None = None
+    """When it must be over; admitted only while every admitted deadline can still be met."""
+    expected_s: float | None = None
+    """How long it will run by what is known of others like it; a guess, never a promise."""
+    shapes: tuple[Shape, ...] = field(init=False, repr=False, compare=False)
+    """What decides where it fits, one for each ask, best first."""
 
     def __post_init__(self) -> None:
         """Fill in the weight and check it.
 
         Raises:
             WeightOutsideBand: not a weight of the class.
-            BadAsk: no rank, or too many.
+            BadAsk: no rank, too many, or more at least than at most.
         """
         if not 1 <= self.ranks <= MAX_RANKS:
             raise BadAsk(f"A job has 1 to {MAX_RANKS} ranks, not {self.ranks}.")
+        if self.ranks_min is not None and not 1 <= self.ranks_min <= self.ranks:
+            raise BadAsk(f"The fewest ranks are between 1 and {self.ranks}, not {self.ranks_min}.")
         object.__setattr__(self, "weight", weight_of(self.task_class, self.weight))
-        object.__setattr__(self, "selector", tuple(sorted(set(self.selector))))
         object.__setattr__(self, "avoid", tuple(sorted(set(self.avoid))))
-        object.__setattr__(self, "shape", _shape(self.ask, self.ranks, self.cluster, self.selector, self.avoid))
+        asks = (self.ask, *self.alternatives)
+        object.__setattr__(self, "shapes", tuple(shape_of(ask, self.ranks, self.where, self.avoid) for ask in asks))
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape that it would rather have."""
+        return self.shapes[0]
 
     def total(self) -> tuple[int, int, int]:
         """Return gpu_milli, cpu_milli and memory_bytes of all ranks together, as quotas count them."""

@@ -142,12 +142,12 @@ def options(fleet: Fleet, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
     """Yield the (cluster, flavor) pairs that a shape may use, best first: least device memory; no devices at all."""
     if shape.ask.gpu_milli:
         for flavor in fleet.flavors:
-            if flavor.matches(shape.ask) and shape.cluster in ("", fleet.clusters[flavor.cluster].name):
+            if flavor.matches(shape.ask) and shape.where.cluster in ("", fleet.clusters[flavor.cluster].name):
                 yield flavor.cluster, flavor
         return
     has = np.bincount(fleet.node_cluster[fleet.device_node], minlength=len(fleet.clusters))
     for cluster in np.argsort(has, kind="stable").tolist():
-        if shape.cluster in ("", fleet.clusters[cluster].name):
+        if shape.where.cluster in ("", fleet.clusters[cluster].name):
             yield cluster, None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
 from dujiang.pool.domain import Allocation, Inventory, PoolView
+from dujiang.scheduling.domain.bands import TaskClass
 from dujiang.scheduling.domain.fleet import Fleet, IntArray, fleet_of_pool, free_of_pool
 from dujiang.scheduling.domain.request import WHOLE, Request
 
@@ -47,11 +48,46 @@ class Holding:
     started_at: datetime
     ends_at: datetime | None = None
     """The latest moment at which it will have given everything back; None when unknown."""
+    expected_end: datetime | None = None
+    """When it will have ended by what is known of others like it; a guess."""
+    queue: str = ""
+    """What it is counted in; empty is its project's own."""
+    task_class: TaskClass = TaskClass.NORMAL
+    weight: float = 0.5
+    apart: str = ""
+    """It shares no node with jobs of its project that name the same word."""
+    is_stopping: bool = False
+    """It has been told to stop: it gives everything back by `ends_at`."""
+    may_stop: bool = False
+    """It can be stopped and go on later: it retries after a preemption."""
+    saved_at: datetime | None = None
+    """When it last wrote a checkpoint; what it did since is lost when it is stopped. None: all is lost."""
+    ranks_min: int | None = None
+    """Elastic: the fewest ranks that it can go on with; None when it is not elastic."""
+    ranks_max: int | None = None
+    """Elastic: the most ranks that it has a use for."""
 
     def total(self) -> Amounts:
         """Return what quotas count."""
         gpu = sum(share.gpu_milli for rank in self.ranks for share in rank.devices)
         return gpu, sum(rank.cpu_milli for rank in self.ranks), sum(rank.memory_bytes for rank in self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time in which nodes are for some only: a reservation, or for nobody: maintenance.
+
+    What could still run on them when it begins is not started there, but for the projects that it is for.
+    """
+
+    name: str
+    cluster: str
+    nodes: tuple[str, ...]
+    """Of the cluster, sorted; empty is all of them."""
+    begins_at: datetime
+    ends_at: datetime
+    projects: tuple[str, ...] = ()
+    """Whom it is for; empty is nobody."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +107,8 @@ class Snapshot:
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     version: int = 0
     """The pool's version: starts are refused once it has moved."""
+    windows: tuple[Window, ...] = ()
+    """Reservations and maintenance that have not ended, in any order."""
 
     def usage(self) -> dict[str, Amounts]:
         """Return what each project holds."""

@@ -51,7 +51,7 @@ def _family(shape: Shape) -> Family:
     """Return what must be alike for amounts to be compared: places, kind of device, how device memory is counted."""
     ask = shape.ask
     kind = (ask.is_fraction, ask.whole_devices > 0, ask.gpu_memory_bytes > 0, ask.vendor, ask.model)
-    return shape.cluster, shape.selector, kind
+    return shape.where, shape.barred, kind
 
 
 def _amounts(shape: Shape) -> Amounts:
