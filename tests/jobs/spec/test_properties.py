@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from dujiang.jobs.spec import JobSpec, Problem, SpecInvalid, json_schema, parse, read
-from dujiang.jobs.spec.fields import job_fields, mended_name
+from dujiang.jobs.spec.fields import job_fields
+from dujiang.jobs.spec.words import mended_name
 from tests.jobs.spec.strategies import JSON_VALUES, from_schema
 
 SCHEMA = json_schema()

@@ -3,7 +3,6 @@
 `parse` reads YAML or JSON text, `read` a decoded value, `json_schema` publishes the form. Pure: reads no file.
 """
 
-from dujiang.jobs.spec.fields import mended_name
 from dujiang.jobs.spec.model import (
     WEIGHT_BANDS,
     Cause,
@@ -22,6 +21,7 @@ from dujiang.jobs.spec.model import (
 )
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
+from dujiang.jobs.spec.words import mended_name
 from dujiang.kit.spec.problems import Problem, SpecInvalid, excerpt
 
 __all__ = [
