@@ -15,6 +15,7 @@ from typing import Final
 from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.reasons import Wait
 from dujiang.scheduling.domain.snapshot import Snapshot
+from dujiang.scheduling.domain.stops import Stop
 from dujiang.scheduling.domain.telling import tell
 
 CHANGES: Final = 4
@@ -30,6 +31,8 @@ class Plan:
     """Empty when the plan was not to tell."""
     version: int
     """The pool's version of the snapshot: hand it to the ledger, which refuses once the pool has moved."""
+    stops: tuple[Stop, ...] = ()
+    """What running work to stop for what waits, in the order it was decided."""
 
 
 def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: bool = True) -> Plan:
