@@ -100,7 +100,9 @@ def _allowed(name: str, schema: Schema) -> bool:
 
 
 def _name(item: Any) -> Any:
-    return item["name"] if isinstance(item, dict) else item
+    if isinstance(item, dict):
+        return item.get("name") or item["job"]
+    return item.partition(":")[0] if isinstance(item, str) else item
 
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(

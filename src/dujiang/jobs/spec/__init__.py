@@ -19,17 +19,22 @@ from dujiang.jobs.spec.model import (
     Secret,
     resolve_secrets,
 )
+from dujiang.jobs.spec.order import MOST_TASKS, After, BadIndices, JobArray, When, parse_indices
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
 from dujiang.jobs.spec.words import mended_name
 from dujiang.kit.spec.problems import Problem, SpecInvalid, excerpt
 
 __all__ = [
+    "MOST_TASKS",
     "WEIGHT_BANDS",
+    "After",
+    "BadIndices",
     "Cause",
     "Checkpoint",
     "Gpu",
     "InputData",
+    "JobArray",
     "JobClass",
     "JobSpec",
     "Kind",
@@ -40,10 +45,12 @@ __all__ = [
     "Retry",
     "Secret",
     "SpecInvalid",
+    "When",
     "excerpt",
     "json_schema",
     "mended_name",
     "parse",
+    "parse_indices",
     "read",
     "resolve_secrets",
 ]

@@ -33,9 +33,11 @@ ELSEWHERE: Mapping[str, str] = {
         ("image", "container", "docker"), "This release runs commands in the environment of the node; make it in setup."
     ),
     **dict.fromkeys(
-        ("depends_on", "dependencies", "after", "array"),
-        "This release has no dependencies and no arrays; submit one after the other with --wait.",
+        ("depends_on", "dependencies", "dependency", "needs", "afterok", "afterany", "afternotok"),
+        "Write after: [{job: ..., when: ok, any or notok}].",
     ),
+    **dict.fromkeys(("array_size", "tasks", "matrix", "completions"), "Write array: {size: ...}."),
+    **dict.fromkeys(("schedule", "cron"), "Create it with `dujiang schedule create`."),
     **dict.fromkeys(("data", "datasets", "dataset", "file_mounts"), "Write inputs: [{name: ..., path: ...}]."),
     **dict.fromkeys(("model", "models", "artifacts"), "Write outputs: {model: {name: ..., path: ...}}."),
     **dict.fromkeys(("grace_period", "termination_grace_period", "stop_timeout"), "Write grace."),

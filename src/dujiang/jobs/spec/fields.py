@@ -25,6 +25,7 @@ from dujiang.jobs.spec.model import (
     exact_duration,
     param_variable,
 )
+from dujiang.jobs.spec.order_fields import AFTER, ARRAY
 from dujiang.jobs.spec.resources import RESOURCES
 from dujiang.jobs.spec.words import (
     CHECKPOINT_PATH,
@@ -355,5 +356,19 @@ def job_fields() -> list[Field]:
             "Data whose content is hashed after setup, so that what is made of it can be traced.",
         ),
         Field("outputs", _OUTPUTS, "What the platform keeps."),
+        Field(
+            "after",
+            AFTER,
+            "Jobs that must have ended first: ids, names, or {job: ..., when: ok, any or notok}. An earlier job of the "
+            "same submission may be named.",
+            examples=[["prepare"], [{"job": "train", "when": "any"}]],
+        ),
+        Field(
+            "array",
+            ARRAY,
+            "Many tasks of this job, each a job of its own: how many, or which indices; a program finds its index as "
+            "DUJIANG_ARRAY_INDEX.",
+            examples=[100, "0-99%10", {"indices": "0-9,15,20-30:2", "at_once": 4}],
+        ),
         Field("labels", Table(LABEL, AsText(255), "labels", 64), "Words of your own to find the job by."),
     ]

@@ -13,6 +13,7 @@ from enum import StrEnum
 from signal import Signals
 from typing import Any, Final, TypeAlias
 
+from dujiang.jobs.spec.order import After, JobArray
 from dujiang.kit.spec.problems import Problem, SpecInvalid
 
 Param: TypeAlias = str | int | float | bool
@@ -201,6 +202,10 @@ class JobSpec:
     inputs: tuple[InputData, ...] = ()
     outputs: Outputs = Outputs()
     labels: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[After, ...] = ()
+    """Jobs that must have ended first."""
+    array: JobArray | None = None
+    """None is a single job."""
 
     def document(self, *, reveal_secrets: bool = False) -> dict[str, Any]:
         """Return the specification as JSON values that read back to it.
@@ -304,6 +309,8 @@ def _fields(spec: JobSpec, reveal: bool) -> list[tuple[str, Any]]:
         ("inputs", [{"name": data.name, "path": data.path} for data in spec.inputs] or None),
         ("outputs", {"model": {"name": model.name, "path": model.path}} if model else None),
         ("labels", dict(spec.labels) or None),
+        ("after", [one.document() for one in spec.after] or None),
+        ("array", spec.array and dict(spec.array.document())),
     ]
 
 

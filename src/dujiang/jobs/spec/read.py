@@ -134,6 +134,8 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
             inputs=given.get("inputs", ()),
             outputs=given.get("outputs", Outputs()),
             labels=given.get("labels", {}),
+            after=given.get("after", ()),
+            array=given.get("array"),
         )
 
     return Record("a job", job_fields(), build, ELSEWHERE, {"allOf": _band_schemas()})
