@@ -1,0 +1,291 @@
+"""Makes the plan and says what each capacity is worth.
+
+The solver answers in floating point; here its answer becomes exact again (whole numbers and simple fractions are
+recognised), and money is added up exactly and rounded once, each line and each total from its own exact amount.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+
+from dujiang.kit.money import Money
+from dujiang.scheduling.capacity.form import Condition, Floats, Form, form_of
+from dujiang.scheduling.capacity.model import Model
+from dujiang.scheduling.capacity.solver import TIME_LIMIT_S, Answer, Solver
+
+MOST_RESOLVED: Final = 200
+"""Capacities whose worth of one more is found by solving again; those with the highest shadow prices first."""
+_SNAP: Final = 1e-7
+"""How near (relative to the number, at least 1) a figure of the solver must be to a simple fraction to be it."""
+_MOST_PARTS: Final = 1000
+"""Denominators of simple fractions: thousandths are the smallest share of a device there is."""
+_PRICE_PLACES: Final = Decimal("0.000001")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Devices of one flavor for one service."""
+
+    service: str
+    flavor: str
+    devices: Decimal
+    served: Decimal
+    """Of the service's need, in its units."""
+    cost: Decimal
+    impact: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityValue:
+    """What a capacity is worth to the plan."""
+
+    flavor: str
+    capacity: Decimal | None
+    used: Decimal
+    binds: bool
+    shadow_price: Decimal
+    """What the objective falls by per device more, at the margin; with whole devices that of the relaxation."""
+    one_more: Decimal | None
+    """What the objective falls by with exactly one device more, solved again; None when that was not done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A condition that the plan meets with nothing to spare."""
+
+    kind: Condition
+    name: str
+    bound: Decimal
+    price: Decimal
+    """What the objective rises by per unit more of the bound, at the margin; of the relaxation with whole devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a plan comes to, exactly."""
+
+    cost: Decimal
+    impact: Decimal
+
+    def objective(self, weight: Decimal) -> Decimal:
+        """Return cost plus weighted failure impact."""
+        return self.cost + weight * self.impact
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityPlan:
+    """Who gets how much of what, what it costs, and what limits it. Money is rounded, in the model's currency."""
+
+    shares: tuple[Share, ...]
+    cost: Decimal
+    impact: Decimal
+    objective: Decimal
+    capacities: tuple[CapacityValue, ...]
+    binding: tuple[Bind, ...]
+    whole: bool
+    """Some devices had to be whole: shadow prices are those of the relaxation."""
+    relaxed_objective: Decimal
+    """The objective if devices could be divided: no plan is below it."""
+    gap: float
+    """Part of the objective that is not proven when time was short; 0 when the plan is the best there is."""
+    exact: Spending
+
+
+def optimise(
+    model: Model, *, time_limit_s: float = TIME_LIMIT_S, most_resolved: int = MOST_RESOLVED, tell: Tell | None = None
+) -> CapacityPlan:
+    """Return the best plan, with the worth of each capacity.
+
+    Args:
+        model: the question.
+        time_limit_s: of each solve with whole devices.
+        most_resolved: for how many capacities to solve again with one device more.
+        tell: hears what is being done, for a progress line.
+
+    Raises:
+        Impossible: no plan meets all demands.
+        Unbounded: there is no cheapest plan.
+        NotSolved: no answer in time.
+    """
+    tell = tell or (lambda _: None)
+    form = form_of(model)
+    costs = form.costs(1, model.weight)
+    tell("solving")
+    divided = Solver(form, whole=False)
+    margin = divided.solve(costs)
+    solver, answer = divided, margin
+    if model.is_whole:
+        solver = Solver(form, whole=True, time_limit_s=time_limit_s)
+        if not _is_whole(form, margin):
+            tell("solving for whole devices")
+            answer = solver.solve(costs)
+    devices = exact(form, answer.x)
+    spent = spending(form, devices)
+    values = _values(model, form, devices, margin)
+    if answer.gap == 0:
+        values = _with_one_more(model, form, values, solver, costs, spent, most_resolved, tell)
+    return CapacityPlan(
+        shares=_shares(model, form, devices),
+        cost=rounded(model, spent.cost),
+        impact=rounded(model, spent.impact),
+        objective=rounded(model, spent.objective(model.weight)),
+        capacities=values,
+        binding=_binding(model, form, devices, margin),
+        whole=model.is_whole,
+        relaxed_objective=rounded(model, spending(form, exact(form, margin.x, whole=False)).objective(model.weight)),
+        gap=answer.gap,
+        exact=spent,
+    )
+
+
+def exact(form: Form, x: Floats, *, whole: bool = True) -> list[Decimal]:
+    """Return the solver's figures as exact numbers: whole where they must be, simple fractions where they are."""
+    return [
+        Decimal(round(value)) if whole and is_whole else simple(value)
+        for value, is_whole in zip(x.tolist(), form.whole.tolist(), strict=True)
+    ]
+
+
+def simple(value: float) -> Decimal:
+    """Return a figure of the solver as the simple fraction it is near to, else to nine places."""
+    fraction = Fraction(value).limit_denominator(_MOST_PARTS)
+    if abs(float(fraction) - value) <= _SNAP * max(1.0, abs(value)):
+        return Decimal(fraction.numerator) / Decimal(fraction.denominator)
+    return Decimal(repr(round(value, 9)))
+
+
+def spending(form: Form, devices: Sequence[Decimal]) -> Spending:
+    """Return what a plan costs and risks, exactly."""
+    used = [(column.supply, n) for column, n in zip(form.columns, devices, strict=False) if n]
+    return Spending(
+        sum((supply.cost * n for supply, n in used), Decimal(0)),
+        sum((supply.impact * n for supply, n in used), Decimal(0)),
+    )
+
+
+def rounded(model: Model, amount: Decimal) -> Decimal:
+    """Return an amount in whole smallest units of the model's currency."""
+    return Money(amount, model.currency).rounded().amount + 0  # no minus zero
+
+
+def _is_whole(form: Form, answer: Answer) -> bool:
+    x = answer.x[: len(form.whole)][form.whole]
+    return bool((np.abs(x - np.round(x)) <= _SNAP).all())
+
+
+def _shares(model: Model, form: Form, devices: Sequence[Decimal]) -> tuple[Share, ...]:
+    return tuple(
+        Share(
+            column.demand.name, column.supply.name, n, n * column.way.rate,
+            rounded(model, n * column.supply.cost), rounded(model, n * column.supply.impact),
+        )
+        for column, n in zip(form.columns, devices, strict=True)
+        if n
+    )  # fmt: skip
+
+
+def _values(model: Model, form: Form, devices: Sequence[Decimal], margin: Answer) -> tuple[CapacityValue, ...]:
+    used: dict[str, Decimal] = {supply.name: Decimal(0) for supply in model.supplies}
+    for column, n in zip(form.columns, devices, strict=True):
+        used[column.supply.name] += n
+    found = []
+    for supply in model.supplies:
+        row = form.rows.get((Condition.CAPACITY, supply.name))
+        price = Decimal(0) if row is None else _price(-margin.row_duals[row])
+        binds = supply.capacity is not None and _meets(used[supply.name], supply.capacity)
+        found.append(CapacityValue(supply.name, supply.capacity, used[supply.name], binds, price, None))
+    return tuple(found)
+
+
+def _with_one_more(
+    model: Model, form: Form, values: Sequence[CapacityValue], solver: Solver, costs: Floats, spent: Spending,
+    most: int, tell: Tell,
+) -> tuple[CapacityValue, ...]:  # fmt: skip
+    """Solve again with one device more of each capacity that could matter.
+
+    Without whole devices a capacity that does not bind is worth nothing (the least cost is convex in it); with them it
+    may be: five devices do not serve what takes six.
+    """
+    worth: dict[str, Decimal] = {}
+    asked = 0
+    for value in sorted(values, key=lambda each: (-each.shadow_price, not each.binds)):
+        if value.capacity is None or (not model.is_whole and not value.binds):
+            worth[value.flavor] = Decimal(0)
+        elif asked < most:
+            asked += 1
+            tell(f"one more of {value.flavor}")
+            with solver.row_at_most(form.rows[Condition.CAPACITY, value.flavor], float(value.capacity) + 1):
+                answer = solver.solve(costs)
+            if answer.gap == 0:
+                then = spending(form, exact(form, answer.x)).objective(model.weight)
+                worth[value.flavor] = max(Decimal(0), _priced(spent.objective(model.weight) - then))
+    return tuple(
+        CapacityValue(v.flavor, v.capacity, v.used, v.binds, v.shadow_price, worth.get(v.flavor)) for v in values
+    )
+
+
+def _binding(model: Model, form: Form, devices: Sequence[Decimal], margin: Answer) -> tuple[Bind, ...]:
+    """Return the conditions met with nothing to spare. A flavor's least of zero for a service is none."""
+    reached = _reached(model, form, devices)
+    found = []
+    for key, bounds in _bounds(model).items():
+        row = form.rows[key]
+        bound = next((each for each in bounds if each is not None and _meets(reached[key], each)), None)
+        if bound is not None:
+            found.append(Bind(*key, bound, _price(margin.row_duals[row])))
+    for index, (column, n) in enumerate(zip(form.columns, devices, strict=True)):
+        way = column.way
+        bound = way.most if way.most is not None and _meets(n, way.most) else way.least or None
+        if bound is not None and _meets(n, bound):
+            name = f"{column.demand.name} on {way.flavor}"
+            found.append(Bind(Condition.WAY, name, bound, _price(margin.column_duals[index])))
+    return tuple(found)
+
+
+def _bounds(model: Model) -> dict[tuple[Condition, str], tuple[Decimal | None, ...]]:
+    bounds: dict[tuple[Condition, str], tuple[Decimal | None, ...]] = {}
+    for demand in model.demands:
+        bounds[Condition.DEMAND, demand.name] = (demand.need,)
+        if demand.min_devices > 0 or demand.max_devices is not None:
+            bounds[Condition.DEVICES, demand.name] = (demand.min_devices or None, demand.max_devices)
+    for supply in model.supplies:
+        if supply.capacity is not None:
+            bounds[Condition.CAPACITY, supply.name] = (supply.capacity,)
+    for limit in model.limits:
+        bounds[Condition.LIMIT, limit.name] = (limit.at_most, limit.at_least)
+    return bounds
+
+
+def _reached(model: Model, form: Form, devices: Sequence[Decimal]) -> dict[tuple[Condition, str], Decimal]:
+    reached: dict[tuple[Condition, str], Decimal] = defaultdict(Decimal)
+    for column, n in zip(form.columns, devices, strict=True):
+        if not n:
+            continue
+        reached[Condition.DEMAND, column.demand.name] += n * column.way.rate
+        reached[Condition.DEVICES, column.demand.name] += n
+        reached[Condition.CAPACITY, column.supply.name] += n
+        for limit in model.limits:
+            reached[Condition.LIMIT, limit.name] += n * limit.factor(column.demand.name, column.supply)
+    return reached
+
+
+def _price(value: float) -> Decimal:
+    return _priced(simple(float(value)))
+
+
+def _priced(value: Decimal) -> Decimal:
+    """Return the price of one unit, to six places: of an hour's share the smallest coin is too coarse."""
+    return Decimal(f"{value.quantize(_PRICE_PLACES).normalize():f}") + 0
+
+
+def _meets(value: Decimal, bound: Decimal) -> bool:
+    return abs(value - bound) <= Decimal(_SNAP) * max(Decimal(1), abs(bound))
