@@ -66,13 +66,13 @@ def a_job(
 def holding(
     job_id: str, node: str, *, devices: tuple[int, ...] = (), milli: int = 1000, gib: float | None = None,
     cpu: float = 0, memory_gib: float = 0, project: str = "p", ends_in_s: float | None = None, started_s: float = -100,
-    cluster: str = "c",
+    cluster: str = "c", **more: Any,
 ) -> Holding:  # fmt: skip
     held = int((80 * milli / 1000 if gib is None else gib) * GIB)
     shares = tuple(DeviceShare(f"g{i}", i, milli, held) for i in devices)
     rank = RankPlacement(0, node, round(cpu * 1000), int(memory_gib * GIB), 0, shares)
     ends = None if ends_in_s is None else NOW + timedelta(seconds=ends_in_s)
-    return Holding(job_id, project, cluster, (rank,), NOW + timedelta(seconds=started_s), ends)
+    return Holding(job_id, project, cluster, (rank,), NOW + timedelta(seconds=started_s), ends, **more)
 
 
 def after(snapshot: Snapshot, plan: Plan, now: datetime = NOW) -> list[Holding]:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
-from dujiang.scheduling.domain.decide import Round, Waiting, plus
-from dujiang.scheduling.domain.ground import most_free, room_for
+from dujiang.scheduling.domain.caps import plus
+from dujiang.scheduling.domain.decide import Round, Waiting
+from dujiang.scheduling.domain.find import find, holding, options, room_for
+from dujiang.scheduling.domain.ground import most_free
 from dujiang.scheduling.domain.reasons import Change, Reason, Remedy
-from dujiang.scheduling.domain.request import WHOLE, Ask, Request, Shape
-from dujiang.scheduling.domain.room import Room, find, options
+from dujiang.scheduling.domain.request import WHOLE, Ask, Request, Shape, shape_of
+from dujiang.scheduling.domain.room import Room
 from dujiang.scheduling.domain.snapshot import COUNTED, UNLIMITED, Snapshot
 
 
@@ -26,6 +26,8 @@ def smallest_change(done: Round, waiting: Waiting, reason: Reason) -> Change | N
     match reason:
         case Reason.QUOTA_EXCEEDED:
             return _raise_quota(done, waiting)
+        case Reason.WINDOW:
+            return _limit_time(done, waiting)
         case Reason.RESERVED:
             return _limit_time(done, waiting) or _lower_ask(done, waiting)
         case Reason.RESOURCES | Reason.PRIORITY:
@@ -67,7 +69,7 @@ def _raise_quota(done: Round, waiting: Waiting) -> Change | None:
     if not _fits(done, waiting, waiting.shape):
         return None
     limits = done.snapshot.quotas.get(request.project_id, UNLIMITED).limits()
-    used = done.used(request.project_id)
+    used = done.caps.used(request.project_id)
     if waiting.kept is not None:
         used = plus(used, waiting.kept.amounts)
     needed = plus(used, request.total())
@@ -80,12 +82,19 @@ def _raise_quota(done: Round, waiting: Waiting) -> Change | None:
 
 
 def _limit_time(done: Round, waiting: Waiting) -> Change | None:
-    """Find the time limit with which it is over before the reserved start."""
-    reservation = done.reservation
-    if reservation is None or reservation.at is None:
+    """Find the time limit with which it is over before the reserved start, or before the window begins."""
+    request, shape = waiting.request, waiting.shape
+    if waiting.window is not None:
+        at: datetime | None = waiting.window.begins_at
+        shape = shape_of(shape.ask, shape.ranks, shape.where, shape.avoid, done.barred(request, at))
+    else:
+        at = done.gap_ends
+    if at is None:
         return None
-    seconds = (reservation.at - done.now).total_seconds()
-    if seconds < 1 or find(done.room, waiting.shape, done.grounds.of(waiting.shape).allowed) is None:
+    seconds = (at - done.now).total_seconds()
+    ground = done.grounds.of(shape)
+    room = done.room if waiting.window is None or done.may_fill_gap(request, at) else done.late or done.room
+    if seconds < 1 or ground.reason is not None or find(room, shape, ground.allowed) is None:
         return None
     return Change(Remedy.LIMIT_TIME, seconds=float(int(seconds)))
 
@@ -123,15 +132,13 @@ def _lower_amounts(done: Round, room: Room, shape: Shape) -> Iterator[tuple[str,
             continue
         without = replace(shape, ask=_lowered(ask, resource, 0))
         for cluster, flavor in places:
-            holds = np.zeros_like(allowed)
-            holds[room.fleet.cluster_nodes[cluster]] = room.rooms(without, flavor, cluster, allowed) > 0
+            holds = holding(room, without.ask, cluster, flavor, allowed)
             yield resource, asked, min(most_free(room, resource, ask, cluster, flavor, holds)[0], asked)
     if not ask.gpu_milli:
         return
-    host = replace(shape, ask=Ask(cpu_milli=ask.cpu_milli, memory_bytes=ask.memory_bytes, disk_bytes=ask.disk_bytes))
+    host = Ask(cpu_milli=ask.cpu_milli, memory_bytes=ask.memory_bytes, disk_bytes=ask.disk_bytes)
     for cluster, flavor in places:
-        holds = np.zeros_like(allowed)
-        holds[room.fleet.cluster_nodes[cluster]] = room.rooms(host, None, cluster, allowed) > 0
+        holds = holding(room, host, cluster, None, allowed)
         most = most_free(room, "gpu_milli", ask, cluster, flavor, holds)[0]
         yield "gpu_milli", ask.gpu_milli, most
         if ask.gpu_milli <= WHOLE:
@@ -147,10 +154,11 @@ def _lower_amounts(done: Round, room: Room, shape: Shape) -> Iterator[tuple[str,
 
 
 def _room_for(done: Round, waiting: Waiting) -> Room:
-    """Return the room that the job may use: what is kept for the head is for the head, and for what is over in time."""
-    is_head = waiting.request.job_id == done.head
-    in_gap = waiting.in_gap or (done.reservation is not None and done.is_over_by(waiting.request, done.reservation.at))
-    return done.room if done.reservation is None or is_head or in_gap else done.reservation.late
+    """Return the room that the job may use: what is reserved is for whom it is, and for what is over in time."""
+    if done.late is None or waiting.in_gap or done.may_fill_gap(waiting.request):
+        return done.room
+    is_first = next(iter(done.reservations)) == waiting.request.job_id
+    return done.room if is_first else done.late
 
 
 def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:

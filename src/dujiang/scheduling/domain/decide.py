@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dujiang.engines.contract import RankPlacement
+from dujiang.scheduling.domain.caps import Caps, Kept
+from dujiang.scheduling.domain.find import find, placements
 from dujiang.scheduling.domain.ground import Grounds
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
-from dujiang.scheduling.domain.request import Request, Shape
-from dujiang.scheduling.domain.reserve import Reservation, reserve
-from dujiang.scheduling.domain.room import Room, find, placements
-from dujiang.scheduling.domain.snapshot import COUNTED, UNLIMITED, Amounts, Holding, Snapshot
+from dujiang.scheduling.domain.request import Request, Shape, shape_of
+from dujiang.scheduling.domain.reserve import Releases, Reservation, reserve
+from dujiang.scheduling.domain.room import Fit, Room
+from dujiang.scheduling.domain.snapshot import Amounts, Holding, Snapshot, Window
 from dujiang.scheduling.domain.walls import Walls
 
 
@@ -26,28 +28,20 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Quota kept for a job."""
-
-    job_id: str
-    amounts: Amounts
-    at: datetime | None
-    """When it fits at the latest; None when unknown."""
-
-
-@dataclass(frozen=True, slots=True)
 class Waiting:
     """A job that was not started, as it was judged at its turn."""
 
     request: Request
     shape: Shape
+    """What it would rather have, or the first of its alternatives that the pool could ever give."""
     reason: Reason
     """RESOURCES stands for PRIORITY too: what would have fitted at first is told apart when it is told."""
     in_gap: bool = False
-    """It could use what is kept for the head: there was no head yet, or it will be over in time."""
+    """It could use what is kept for others: nothing was kept yet, or it will be over in time."""
     lack: Shortage = NOTHING
     kept: Kept | None = None
     """Quota that was kept for another job of the project."""
+    window: Window | None = None
 
 
 @dataclass(slots=True)
@@ -58,31 +52,44 @@ class Round:
     now: datetime
     starts: list[Start] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
-    head: str = ""
-    """The job that has the reservation."""
-    reservation: Reservation | None = None
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    """By the job that has it, in the order in which they were made."""
+    late: Room | None = None
+    """What may be taken without touching what is reserved, also by jobs that never end; None: nothing is."""
     before: Room = field(init=False)
     """What was free at first."""
     room: Room = field(init=False)
-    """What is free, the reservation left out of account."""
+    """What is free, reservations left out of account."""
     grounds: Grounds = field(init=False)
-    usage: dict[str, Amounts] = field(init=False)
-    _holdings: list[Holding] = field(init=False)
-    _kept: dict[str, Kept] = field(default_factory=dict)
+    caps: Caps = field(init=False)
+    releases: Releases = field(init=False)
+    windows: tuple[Window, ...] = field(init=False)
+    holdings: list[Holding] = field(init=False)
+    """Everything that runs, what was started in this round last."""
     _walls: tuple[Walls, Walls] = field(default_factory=lambda: (Walls(), Walls()))
-    """Shapes that do not fit beside the reservation, and shapes that do not fit at all."""
+    """Shapes that do not fit beside the reservations, and shapes that do not fit at all."""
     _fits_room: dict[Shape, tuple[int, bool]] = field(default_factory=dict)
     _started_beside: bool = False
     """Something was started in this pass after something else was kept for a job before it."""
+    _is_stopping: bool = field(init=False)
+    """Something is being stopped for jobs that wait: their starts are prepared too, so that nobody takes the room."""
+    gap_ends: datetime | None = None
+    """The first moment at which a reserved start may be; None when one may be any time."""
 
     def __post_init__(self) -> None:
         """Lay out the rooms."""
         s = self.snapshot
+        self.windows = tuple(sorted(s.windows, key=lambda one: (one.begins_at, one.name)))
         self.before = Room(s.fleet, s.node_free, s.device_milli, s.device_memory)
         self.room = self.before.copy()
-        self.grounds = Grounds(s.fleet)
-        self.usage = s.usage()
-        self._holdings = list(s.holdings)
+        self.grounds = Grounds(s.fleet, self.windows)
+        self.caps = Caps(s, self.now)
+        self.releases = Releases(s.fleet, s.holdings)
+        self.holdings = list(s.holdings)
+        self._is_stopping = any(holding.is_stopping for holding in s.holdings)
+        for holding in s.holdings:
+            if holding.apart:
+                self._occupy(holding)
 
     def run(self) -> None:
         """Go through the queue until a pass changes nothing.
@@ -90,7 +97,7 @@ class Round:
         What starts beside a reservation may let the reserved job end up elsewhere, and so make room for others: without
         another look, the very next plan would start those.
         """
-        waiting = sorted(self.snapshot.requests, key=Request.order)
+        waiting = sorted(self.snapshot.requests, key=self.order)
         while waiting:
             self._begin_pass()
             for request in waiting:
@@ -101,9 +108,9 @@ class Round:
                 break
             waiting = [left.request for left in self.waiting]
 
-    def _begin_pass(self) -> None:
-        self.waiting, self.head, self.reservation, self._started_beside = [], "", None, False
-        self._kept, self._walls, self._fits_room = {}, (Walls(), self._walls[True]), {}
+    def order(self, request: Request) -> tuple[float, datetime, datetime, str]:
+        """Return the sort key of the queue."""
+        return request.order(self.now)
 
     def is_over_by(self, request: Request, at: datetime | None) -> bool:
         """Say whether a job started now is sure to be over by then."""
@@ -111,56 +118,131 @@ class Round:
             return False
         return self.now + timedelta(seconds=request.runs_at_most_s) <= at
 
+    def may_fill_gap(self, request: Request, over_by: datetime | None = None) -> bool:
+        """Say whether a job may use what is reserved: nothing is, or it will be over in time.
+
+        Args:
+            request: the job.
+            over_by: suppose that it will be over by then.
+        """
+        if self.late is None or self.is_over_by(request, self.gap_ends):
+            return True
+        return over_by is not None and self.gap_ends is not None and over_by <= self.gap_ends
+
+    def shapes(self, request: Request) -> tuple[Shape, ...]:
+        """Return what decides where a job fits, windows counted in, one shape for each alternative."""
+        barred = self.barred(request)
+        if not barred:
+            return request.shapes
+        return tuple(shape_of(s.ask, s.ranks, s.where, s.avoid, barred) for s in request.shapes)
+
+    def barred(self, request: Request, over_by: datetime | None = None) -> tuple[int, ...]:
+        """Return the windows whose nodes a job may not use: it could still run when they begin.
+
+        Args:
+            request: the job.
+            over_by: suppose that it will be over by then.
+        """
+        return tuple(
+            number for number, window in enumerate(self.windows)
+            if window.ends_at > self.now and request.project_id not in window.projects
+            and not self.is_over_by(request, window.begins_at) and not (over_by and over_by <= window.begins_at)
+        )  # fmt: skip
+
+    def _begin_pass(self) -> None:
+        self.waiting, self.reservations, self.late, self.gap_ends = [], {}, None, None
+        self.caps.begin_pass()
+        self._started_beside = False
+        self._walls, self._fits_room = (Walls(), self._walls[True]), {}
+
     def _decide(self, request: Request) -> Waiting | None:
-        shape = request.shape
+        """Start a job with the first of its alternatives that fits; else say why it waits."""
         if request.not_before is not None and request.not_before > self.now:
-            return Waiting(request, shape, Reason.BACKOFF)
+            return Waiting(request, request.shape, Reason.BACKOFF)
+        main: Waiting | None = None
+        for shape in self.shapes(request):
+            left = self._try(request, shape)
+            if left is None:
+                return None
+            if main is None or (main.reason in _HOPELESS and left.reason not in _HOPELESS):
+                main = left
+        assert main is not None
+        if main.reason is Reason.RESOURCES:
+            self._reserve(request, main.shape)
+        return main
+
+    def _try(self, request: Request, shape: Shape) -> Waiting | None:
+        """Start a job in this shape, or say why not."""
         ground = self.grounds.of(shape)
         if ground.reason is not None:
-            return Waiting(request, shape, ground.reason, lack=ground.shortage)
-        over_quota = self._check_quota(request, shape)
-        if over_quota is not None:
-            return over_quota
-        reservation = self.reservation
-        in_gap = reservation is None or self.is_over_by(request, reservation.at)
-        room = self.room if reservation is None or in_gap else reservation.late
-        fit = None if self._walls[in_gap].stop(shape) else find(room, shape, ground.allowed)
-        if fit is None:
-            return self._wait(request, shape, in_gap=in_gap)
-        self._start(request, placements(self.snapshot.fleet, fit), self.snapshot.fleet.clusters[fit.cluster].name)
-        self.room.take(fit)
-        self._started_beside = self._started_beside or reservation is not None or bool(self._kept)
-        if reservation is not None and in_gap:
-            reservation.late.lower_to(self.room, fit)
-        elif reservation is not None:
-            reservation.late.take(fit)
-        return None
+            return Waiting(request, shape, ground.reason, lack=ground.shortage, window=ground.window)
+        one = (shape.ask.gpu_milli, shape.ask.cpu_milli, shape.ask.memory_bytes)
+        least = request.ranks_min or shape.ranks
+        if least < shape.ranks:
+            most = max(least, self.caps.most_ranks(request, one, shape.ranks))
+            shape = shape_of(shape.ask, most, shape.where, shape.avoid, shape.barred)
+        total = (one[0] * least, one[1] * least, one[2] * least) if least < shape.ranks else _times(one, shape.ranks)
+        over = self.caps.check(request, total, self.holdings, self.is_over_by)
+        if over is not None:
+            return Waiting(request, shape, over.reason, lack=over.lack, kept=over.kept)
+        in_gap = self.may_fill_gap(request)
+        room = self.room if self.late is None or in_gap else self.late
+        small = shape if least == shape.ranks else shape_of(shape.ask, least, shape.where, shape.avoid, shape.barred)
+        fit = None if self._walls[in_gap].stop(small) else find(room, shape, ground.allowed, least=least)
+        if fit is not None:
+            self._start(request, fit, in_gap=in_gap)
+            return None
+        self._walls[in_gap].add(small)
+        is_kept = self.late is not None and not in_gap and self._would_fit(small)
+        return Waiting(request, small, Reason.RESERVED if is_kept else Reason.RESOURCES, in_gap)
 
-    def _start(self, request: Request, ranks: tuple[RankPlacement, ...], cluster: str) -> None:
+    def _start(self, request: Request, fit: Fit, *, in_gap: bool) -> None:
+        fleet = self.snapshot.fleet
+        ranks, cluster = placements(fleet, fit), fleet.clusters[fit.cluster].name
         self.starts.append(Start(request.job_id, request.project_id, cluster, ranks))
         ends = None if request.runs_at_most_s is None else self.now + timedelta(seconds=request.runs_at_most_s)
-        self._holdings.append(Holding(request.job_id, request.project_id, cluster, ranks, self.now, ends))
-        self.usage[request.project_id] = plus(self.used(request.project_id), request.total())
+        holding = Holding(
+            request.job_id, request.project_id, cluster, ranks, self.now, ends, apart=request.where.apart,
+            queue=request.queue, task_class=request.task_class,
+        )  # fmt: skip
+        self.holdings.append(holding)
+        self.releases.add(holding)
+        self.caps.take(request.project_id, holding.total())
+        if request.where.apart:
+            self._occupy(holding)
+        self.room.take(fit)
+        self._started_beside = self._started_beside or self.late is not None or self.caps.keeps_any
+        if self.late is not None and in_gap:
+            self.late.lower_to(self.room, fit)
+        elif self.late is not None:
+            self.late.take(fit)
 
-    def used(self, project_id: str) -> Amounts:
-        """Return what a project holds by now."""
-        return self.usage.get(project_id, (0, 0, 0))
+    def _occupy(self, holding: Holding) -> None:
+        at = self.snapshot.fleet.node_at
+        nodes = (at.get((holding.cluster, rank.node)) for rank in holding.ranks)
+        self.grounds.occupy(holding.apart, (node for node in nodes if node is not None))
 
-    def _wait(self, request: Request, shape: Shape, *, in_gap: bool) -> Waiting:
-        self._walls[in_gap].add(shape)
-        is_kept = self.reservation is not None and not in_gap and self._would_fit(shape)
-        reason = Reason.RESERVED if is_kept else Reason.RESOURCES
-        if self.reservation is None:
-            allowed = self.grounds.of(shape).allowed
-            self.reservation = reserve(self.room, self._holdings, shape, allowed, self.now)
-            if self.reservation is not None:
-                self.head = request.job_id
-                # Its project must not use up the quota that it will need.
-                self._kept.setdefault(request.project_id, Kept(request.job_id, request.total(), None))
-        return Waiting(request, shape, reason, in_gap)
+    def _reserve(self, request: Request, shape: Shape) -> None:
+        """Prepare the start of a job that waits for room, if it is near enough to the front."""
+        rules = self.snapshot.rules
+        most = rules.reservations + (rules.most_stops_for if rules.reservations and self._is_stopping else 0)
+        if len(self.reservations) >= most:
+            return
+        room = self.room if self.late is None else self.late
+        made = reserve(room, self.releases, request.job_id, shape, self.grounds.of(shape).allowed, self.now)
+        if made is None:
+            return
+        reservation, late = made
+        is_first = self.late is None
+        self.reservations[request.job_id] = reservation
+        self.late = late
+        ends = [one.at for one in self.reservations.values()]
+        self.gap_ends = None if None in ends else min(at for at in ends if at)
+        if is_first:
+            self.caps.keep(request)  # its project must not use up the quota that it will need
 
     def _would_fit(self, shape: Shape) -> bool:
-        """Say whether it would fit now but for the reservation."""
+        """Say whether it would fit now but for the reservations."""
         known = self._fits_room.get(shape)
         if known is None or known[0] != len(self.starts):
             fits = not self._walls[True].stop(shape)
@@ -170,42 +252,9 @@ class Round:
             known = self._fits_room[shape] = (len(self.starts), fits)
         return known[1]
 
-    def _check_quota(self, request: Request, shape: Shape) -> Waiting | None:
-        limits = self.snapshot.quotas.get(request.project_id, UNLIMITED).limits()
-        if limits == (None, None, None):
-            return None
-        used, total = self.used(request.project_id), request.total()
-        kept = self._kept.get(request.project_id)
-        lack = over(limits, used, total)
-        if lack is not None:
-            if kept is None and over(limits, (0, 0, 0), total) is None:
-                at = self._quota_free_at(request.project_id, limits, total)
-                self._kept[request.project_id] = Kept(request.job_id, total, at)
-            return Waiting(request, shape, Reason.QUOTA_EXCEEDED, lack=lack, kept=kept)
-        if kept is None or self.is_over_by(request, kept.at):
-            return None
-        lack = over(limits, plus(used, kept.amounts), total)
-        return None if lack is None else Waiting(request, shape, Reason.QUOTA_RESERVED, lack=lack, kept=kept)
 
-    def _quota_free_at(self, project_id: str, limits: tuple[int | None, ...], total: Amounts) -> datetime | None:
-        """Return when enough jobs of a project of known end have ended for one more to fit its quota."""
-        used = self.used(project_id)
-        ends = [(h.ends_at, h.job_id, h.total()) for h in self._holdings if h.project_id == project_id and h.ends_at]
-        for at, _, freed in sorted(ends):
-            used = used[0] - freed[0], used[1] - freed[1], used[2] - freed[2]
-            if over(limits, used, total) is None:
-                return max(at, self.now)
-        return None
+_HOPELESS = (Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.NODE_UNAVAILABLE, Reason.TAINTED, Reason.WINDOW)
 
 
-def plus(a: Amounts, b: Amounts) -> Amounts:
-    """Return the sum of two amounts."""
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def over(limits: tuple[int | None, ...], used: Amounts, more: Amounts) -> Shortage | None:
-    """Return the first limit that one more would exceed; None when it fits. What asks for none of it never does."""
-    for name, limit, held, wanted in zip(COUNTED, limits, used, more, strict=True):
-        if limit is not None and wanted and held + wanted > limit:
-            return Shortage(name, wanted, max(limit - held, 0))
-    return None
+def _times(one: Amounts, ranks: int) -> Amounts:
+    return one[0] * ranks, one[1] * ranks, one[2] * ranks

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dujiang.engines.contract import Isolation
-from dujiang.pool.domain import Columns, PoolView
+from dujiang.pool.domain import Cluster, Columns, DeviceKind, PoolView
 from dujiang.scheduling.domain.request import LEVELS, WHOLE, Ask, Level
 
 IntArray = npt.NDArray[np.int64]
@@ -104,6 +104,26 @@ class Flavor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Seats:
+    """The devices of one flavor, node by node; k nodes have some, w is the most that one has."""
+
+    nodes: IntArray
+    """(k): positions of the nodes, rising."""
+    devices: IntArray
+    """(k, w): positions of the devices, in order of index."""
+    is_real: BoolArray
+    """(k, w): False where the node has fewer."""
+    row_of: Mapping[int, int]
+    """Node to row."""
+
+    def of(self, node: int) -> list[int]:
+        """Return the devices of one node."""
+        row = self.row_of[node]
+        devices: list[int] = self.devices[row][self.is_real[row]].tolist()
+        return devices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fleet:
     """Clusters, nodes and devices. c clusters, n nodes, d devices."""
 
@@ -112,6 +132,8 @@ class Fleet:
     """Which nodes each cluster has."""
     flavors: tuple[Flavor, ...]
     """Smallest memory first: what asks for any device gets the least that will do."""
+    seats: tuple[Seats, ...]
+    """By flavor."""
     node_names: tuple[str, ...]
     node_states: tuple[str, ...]
     node_labels: tuple[Mapping[str, str], ...]
@@ -143,6 +165,7 @@ class Fleet:
     """(cluster, node) to position."""
     device_at: Mapping[tuple[int, str], int]
     """(node position, device name) to position."""
+    _shared: tuple[bool, ...] = ()
 
     @property
     def node_count(self) -> int:
@@ -153,6 +176,10 @@ class Fleet:
     def device_count(self) -> int:
         """Return d."""
         return len(self.device_names)
+
+    def knows(self, level: Level) -> bool:
+        """Say whether any two nodes are known to be in one domain of a level."""
+        return self._shared[LEVELS.index(level)]
 
     def models(self) -> list[str]:
         """Return the devices that exist, as `vendor model memory`, sorted."""
@@ -199,26 +226,23 @@ def fleet_of_rows(clusters: Sequence[ClusterRow], nodes: Sequence[NodeRow]) -> F
 
 def fleet_of_pool(columns: Columns) -> Fleet:
     """Return the fleet of the pool's columns. O(d log d); keep it while the columns are the same object."""
-    kinds = [
-        _Kind(kind.memory_bytes, kind.vendor, kind.model, cluster.isolation)
-        for kind in columns.kinds for cluster in columns.clusters
-    ]  # fmt: skip
-    at = columns.device_kind * len(columns.clusters) + columns.node_cluster[columns.device_node]
+    pairs = list(zip(columns.device_kind.tolist(), columns.device_isolation, strict=True))
+    kinds = {pair: _kind_of(columns.kinds[pair[0]], pair[1]) for pair in dict.fromkeys(pairs)}
     return _assemble(
-        [ClusterRow(cluster.name, cluster.stacks_ranks) for cluster in columns.clusters],
+        [_cluster_row(cluster) for cluster in columns.clusters],
         _Nodes(
             cluster=columns.node_cluster,
             names=columns.node_names,
             states=["" if ok else str(s) for s, ok in zip(columns.node_states, columns.node_open, strict=True)],
             labels=columns.node_labels,
-            taints=[() for _ in columns.node_names],
-            domains=[{} for _ in columns.node_names],
+            taints=columns.node_taints,
+            domains=[{Level(level): name for level, name in each.items()} for each in columns.node_domains],
             open=columns.node_open,
             limit=columns.node_limit,
         ),
         _Devices(
             names=columns.device_names,
-            kinds=[kinds[number] for number in at.tolist()],
+            kinds=[kinds[pair] for pair in pairs],
             index=columns.device_index,
             node=columns.device_node,
             open=columns.device_open,
@@ -240,6 +264,18 @@ class _Kind:
     vendor: str
     model: str
     isolation: Isolation
+
+
+def _kind_of(kind: DeviceKind, isolation: Isolation) -> _Kind:
+    return _Kind(kind.memory_bytes, kind.vendor, kind.model, isolation)
+
+
+def _cluster_row(cluster: Cluster) -> ClusterRow:
+    terms = cluster.terms
+    return ClusterRow(
+        cluster.name, cluster.stacks_ranks, float(terms.price_per_device_hour), terms.is_cloud,
+        terms.interruptions_per_day,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,20 +312,23 @@ def _assemble(clusters: Sequence[ClusterRow], nodes: _Nodes, devices: _Devices) 
     edges = np.searchsorted(nodes.cluster, np.arange(len(clusters) + 1)).tolist()
     names = tuple(devices.names[at] for at in source.tolist())
     device_node = devices.node[source]
+    flavors = tuple(
+        Flavor(
+            number, cluster, kind.vendor, kind.model, kind.memory_bytes,
+            slice(bounds[number], bounds[number + 1]), kind.isolation,
+        ) for (kind, cluster), number in number_of.items()
+    )  # fmt: skip
+    domains = _domains(nodes)
     return Fleet(
         clusters=tuple(clusters),
         cluster_nodes=tuple(slice(a, b) for a, b in pairwise(edges)),
-        flavors=tuple(
-            Flavor(
-                number, cluster, kind.vendor, kind.model, kind.memory_bytes,
-                slice(bounds[number], bounds[number + 1]), kind.isolation,
-            ) for (kind, cluster), number in number_of.items()
-        ),
+        flavors=flavors,
+        seats=tuple(_seats(device_node, flavor.devices) for flavor in flavors),
         node_names=tuple(nodes.names),
         node_states=tuple(nodes.states),
         node_labels=tuple(nodes.labels),
         node_taints=tuple(tuple(sorted(set(taints))) for taints in nodes.taints),
-        node_domains=_domains(nodes),
+        node_domains=domains,
         node_cluster=nodes.cluster,
         node_open=nodes.open,
         node_devices=np.bincount(device_node, minlength=len(nodes.names)),
@@ -306,7 +345,17 @@ def _assemble(clusters: Sequence[ClusterRow], nodes: _Nodes, devices: _Devices) 
             for at, (cluster, name) in enumerate(zip(nodes.cluster.tolist(), nodes.names, strict=True))
         },
         device_at={(node, name): at for at, (node, name) in enumerate(zip(device_node.tolist(), names, strict=True))},
+        _shared=tuple(bool(row.size) and int(row.max()) + 1 < row.size for row in domains),
     )  # fmt: skip
+
+
+def _seats(device_node: IntArray, devices: slice) -> Seats:
+    """Lay the devices of a flavor, which stand by node and index, out node by node."""
+    nodes, first, counts = np.unique(device_node[devices], return_index=True, return_counts=True)
+    column = np.arange(int(counts.max(initial=0)))
+    is_real = column < counts[:, None]
+    at = devices.start + np.where(is_real, first[:, None] + column, 0)
+    return Seats(nodes, at, is_real, {node: row for row, node in enumerate(nodes.tolist())})
 
 
 def _domains(nodes: _Nodes) -> IntArray:

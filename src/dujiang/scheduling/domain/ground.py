@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet
+from dujiang.scheduling.domain.find import find, options, room_for
+from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet, IntArray
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
 from dujiang.scheduling.domain.request import WHOLE, Ask, Shape
-from dujiang.scheduling.domain.room import Room, find, options
+from dujiang.scheduling.domain.room import Room
+from dujiang.scheduling.domain.snapshot import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Ground:
     reason: Reason | None = None
     """Why it could not run there even if it were empty; None when it could."""
     shortage: Shortage = NOTHING
+    window: Window | None = None
+    """The window that is in the way."""
 
 
 @dataclass
@@ -29,27 +34,49 @@ class Grounds:
     """Finds the ground of each shape, once."""
 
     fleet: Fleet
+    windows: tuple[Window, ...] = ()
+    """In the order that `Shape.barred` counts them."""
     _known: dict[Shape, Ground] = field(default_factory=dict)
     _masks: dict[tuple[object, ...], BoolArray] = field(default_factory=dict)
+    _occupied: dict[str, set[int]] = field(default_factory=dict)
 
     def of(self, shape: Shape) -> Ground:
         """Return the ground of a shape: nodes to avoid are left out as long as the others could hold it."""
         known = self._known.get(shape)
         if known is None:
-            known = self._known[shape] = self._ground(shape)
+            known = self._known[shape] = self._without_others(shape, self._ground(shape))
         return known
 
-    def mask(self, shape: Shape, *, avoiding: bool, closed_too: bool = False) -> BoolArray:
-        """Return the nodes (n) that selector and state let it use."""
-        avoid = shape.avoid if avoiding else ()
-        key = (shape.where.selector, avoid, closed_too)
+    def occupy(self, apart: str, nodes: Iterable[int]) -> None:
+        """Note that a job that stays apart from others of its word is on these nodes."""
+        self._occupied.setdefault(apart, set()).update(nodes)
+        for shape in [shape for shape in self._known if shape.where.apart == apart]:
+            del self._known[shape]
+
+    def mask(
+        self, shape: Shape, *, avoiding: bool = False, closed_too: bool = False, barring: bool = True
+    ) -> BoolArray:
+        """Return the nodes (n) that labels, taints, windows and state let it use.
+
+        Args:
+            shape: for which.
+            avoiding: leave out those that earlier attempts failed on.
+            closed_too: as if all nodes were open.
+            barring: leave out those that windows keep.
+        """
+        where, fleet = shape.where, self.fleet
+        avoid, barred = shape.avoid if avoiding else (), shape.barred if barring else ()
+        key = (where.selector, where.tolerations, avoid, barred, closed_too)
         if key not in self._masks:
-            mask = np.ones(self.fleet.node_count, dtype=np.bool_) if closed_too else self.fleet.node_open.copy()
-            if wanted := shape.where.selector:
-                mask &= [all(labels.get(k) == v for k, v in wanted) for labels in self.fleet.node_labels]
+            mask = np.ones(fleet.node_count, dtype=np.bool_) if closed_too else fleet.node_open.copy()
+            if wanted := where.selector:
+                mask &= [all(labels.get(k) == v for k, v in wanted) for labels in fleet.node_labels]
+            mask &= self._tolerated(where.tolerations)
             for pair in avoid:
-                if pair in self.fleet.node_at:
-                    mask[self.fleet.node_at[pair]] = False
+                if pair in fleet.node_at:
+                    mask[fleet.node_at[pair]] = False
+            for number in barred:
+                mask[self._nodes_of(self.windows[number])] = False
             self._masks[key] = mask
         return self._masks[key]
 
@@ -71,20 +98,67 @@ class Grounds:
         return Room(everything, fleet.node_limit.copy(), milli, fleet.device_memory.copy())
 
     def _ground(self, shape: Shape) -> Ground:
-        allowed = self.mask(shape, avoiding=True)
-        if find(self.empty, shape, allowed) is not None:
-            return Ground(allowed)
-        allowed = self.mask(shape, avoiding=False)
-        if shape.avoid and find(self.empty, shape, allowed) is not None:
-            return Ground(allowed)
-        everywhere = self.mask(shape, avoiding=False, closed_too=True)
+        for allowed in (self.mask(shape, avoiding=True), self.mask(shape)) if shape.avoid else (self.mask(shape),):
+            if find(self.empty, shape, allowed) is not None:
+                return Ground(allowed)
+        allowed = self.mask(shape)
+        if shape.barred and find(self.empty, shape, self.mask(shape, barring=False)) is not None:
+            return Ground(allowed, Reason.WINDOW, window=self._in_the_way(shape))
+        everywhere = self.mask(shape, closed_too=True, barring=False)
         fit = find(self.open_empty, shape, everywhere)
         if fit is not None:
             closed = next((s.node for s in fit.spots if not self.fleet.node_open[s.node]), fit.spots[0].node)
             return Ground(allowed, Reason.NODE_UNAVAILABLE, Shortage("node", node=self.fleet.node_names[closed]))
-        if shape.ask.gpu_milli and not any(flavor.matches(shape.ask) for flavor in self.fleet.flavors):
+        if shape.ask.gpu_milli and next(options(self.fleet, shape), None) is None:
             return Ground(allowed, Reason.NO_MATCHING_DEVICE)
+        tolerant = replace(shape, where=replace(shape.where, tolerations=("*",)))
+        fit = find(self.open_empty, tolerant, self.mask(tolerant, closed_too=True, barring=False))
+        if fit is not None:
+            tainted = next(s.node for s in fit.spots if not everywhere[s.node])
+            return Ground(allowed, Reason.TAINTED, Shortage(
+                self.fleet.node_taints[tainted][0], node=self.fleet.node_names[tainted]
+            ))  # fmt: skip
         return Ground(allowed, Reason.TOO_LARGE, shortage(self.open_empty, shape, everywhere))
+
+    def _without_others(self, shape: Shape, ground: Ground) -> Ground:
+        """Leave out the nodes of jobs that it must stay apart from."""
+        nodes = self._occupied.get(shape.where.apart) if shape.where.apart else None
+        if not nodes:
+            return ground
+        allowed = ground.allowed.copy()
+        allowed[list(nodes)] = False
+        return replace(ground, allowed=allowed)
+
+    def _tolerated(self, tolerations: tuple[str, ...]) -> BoolArray:
+        key = ("tolerated", tolerations)
+        if key not in self._masks:
+            known: dict[tuple[str, ...], bool] = {}
+            for taints in self.fleet.node_taints:
+                if taints not in known:
+                    known[taints] = "*" in tolerations or all(
+                        taint in tolerations or taint.partition("=")[0] in tolerations for taint in taints
+                    )
+            self._masks[key] = np.array([known[taints] for taints in self.fleet.node_taints], dtype=np.bool_)
+        return self._masks[key]
+
+    def _nodes_of(self, window: Window) -> IntArray:
+        fleet = self.fleet
+        names = window.nodes
+        if names:
+            at = [fleet.node_at[window.cluster, name] for name in names if (window.cluster, name) in fleet.node_at]
+            return np.array(at, dtype=np.int64)
+        here = [nodes for row, nodes in zip(fleet.clusters, fleet.cluster_nodes, strict=True)
+                if row.name == window.cluster]  # fmt: skip
+        return np.arange(here[0].start, here[0].stop) if here else np.empty(0, dtype=np.int64)
+
+    def _in_the_way(self, shape: Shape) -> Window:
+        """Return the window without which it would fit: the one that ends first, when it takes several."""
+        by_end = sorted(shape.barred, key=lambda number: (self.windows[number].ends_at, number))
+        for number in by_end:
+            less = replace(shape, barred=tuple(other for other in shape.barred if other != number))
+            if find(self.empty, shape, self.mask(less)) is not None:
+                return self.windows[number]
+        return self.windows[by_end[-1]]
 
 
 def shortage(room: Room, shape: Shape, allowed: BoolArray) -> Shortage:
@@ -101,16 +175,8 @@ def shortage(room: Room, shape: Shape, allowed: BoolArray) -> Shortage:
             return best
     if shape.ranks == 1:
         return Shortage("together", node=_nearest(room, shape, places, allowed))
-    rooms = [int(room_for(room, shape, cluster, flavor, allowed)) for cluster, flavor in places]
+    rooms = [room_for(room, shape, cluster, flavor, allowed) for cluster, flavor in places]
     return Shortage("ranks", shape.ranks, max(rooms, default=0))
-
-
-def room_for(room: Room, shape: Shape, cluster: int, flavor: Flavor | None, allowed: BoolArray) -> int:
-    """Return how many ranks of a shape fit at the same time, at most `shape.ranks` on each node."""
-    rooms = room.rooms(shape, flavor, cluster, allowed)
-    if not room.fleet.clusters[cluster].stacks_ranks:
-        rooms = np.minimum(rooms, 1)
-    return int(rooms.sum())
 
 
 def most_free(

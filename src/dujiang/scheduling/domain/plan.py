@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from dujiang.scheduling.domain.decide import Round, Start
+from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.reasons import Wait
 from dujiang.scheduling.domain.snapshot import Snapshot
 from dujiang.scheduling.domain.stops import Stop
@@ -47,13 +48,22 @@ def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: 
     Cost: about one vectorised pass over nodes or devices for each start and each different shape that waits; a job of a
     shape that is known not to fit costs next to nothing.
     """
-    done = Round(snapshot, now)
-    done.run()
-    return Plan(tuple(done.starts), tell(done, changes=changes) if telling else (), snapshot.version)
+    done, preemption = decided(snapshot, now)
+    waits = tell(done, preemption.awaited, changes=changes) if telling else ()
+    return Plan(tuple(done.starts), waits, snapshot.version, tuple(preemption.stops))
 
 
 def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:
     """Return why one job waits, with the smallest change that would start it; None when it starts or is not there."""
+    done, preemption = decided(snapshot, now)
+    return next(iter(tell(done, preemption.awaited, changes=1, only=job_id)), None)
+
+
+def decided(snapshot: Snapshot, now: datetime) -> tuple[Round, Preemption]:
+    """Return what was decided, to be told from: one round, and what is stopped for those that it left waiting."""
     done = Round(snapshot, now)
     done.run()
-    return next(iter(tell(done, changes=1, only=job_id)), None)
+    preemption = Preemption(done)
+    if snapshot.rules.preempts:
+        preemption.run()
+    return done, preemption

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 
 from dujiang.kit.errors import Invalid, did_you_mean
 from dujiang.kit.units import format_bytes
-from dujiang.scheduling.domain.decide import over
+from dujiang.scheduling.domain.caps import over
+from dujiang.scheduling.domain.find import find, options, room_for
 from dujiang.scheduling.domain.fleet import Fleet
-from dujiang.scheduling.domain.ground import Grounds, most_free, room_for
+from dujiang.scheduling.domain.ground import Grounds, most_free
 from dujiang.scheduling.domain.reasons import amount, label
 from dujiang.scheduling.domain.request import WHOLE, Ask, Request
-from dujiang.scheduling.domain.room import find, options
 from dujiang.scheduling.domain.snapshot import Quota
 
 

@@ -22,6 +22,10 @@ class Reason(StrEnum):
     """The pool as it is now could not hold it even if it were empty and all its nodes open."""
     NODE_UNAVAILABLE = "NodeUnavailable"
     """It would fit only on nodes or devices that are closed: cordoned, drained, not ready."""
+    TAINTED = "UntoleratedTaint"
+    """It would fit only on nodes with a taint that it does not tolerate."""
+    WINDOW = "Window"
+    """It would fit only on nodes that a reservation or maintenance keeps before it would be over."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     """Its project would hold more than its quota."""
     QUOTA_RESERVED = "QuotaReserved"
@@ -30,6 +34,8 @@ class Reason(StrEnum):
     """There is not enough free."""
     PRIORITY = "Priority"
     """There was enough, and jobs that stand before it took it in this round."""
+    PREEMPTING = "Preempting"
+    """Work with less right is being stopped for it."""
     RESERVED = "Reserved"
     """There is enough, and it is kept for a job that stands before it and needs more."""
 
@@ -39,10 +45,13 @@ ADVICE: Final[Mapping[Reason, str]] = {
     Reason.NO_MATCHING_DEVICE: "Ask for a vendor, model and memory that the pool has, or leave them out.",
     Reason.TOO_LARGE: "Ask for less on each node, or for more and smaller ranks.",
     Reason.NODE_UNAVAILABLE: "An operator must open the nodes, or ask for what the open ones have.",
+    Reason.TAINTED: "Add the taint to its tolerations if it may run there, or ask for what other nodes have.",
+    Reason.WINDOW: "Give it a time limit that ends before the window begins, or wait until that is over.",
     Reason.QUOTA_EXCEEDED: "Wait for jobs of the project to end, cancel one, or ask for a larger quota.",
     Reason.QUOTA_RESERVED: "Wait, give it a time limit that ends before the other starts, or cancel the other.",
     Reason.RESOURCES: "Wait for running work to end, or ask for less.",
     Reason.PRIORITY: "Wait; a heavier weight or class stands further in front.",
+    Reason.PREEMPTING: "Nothing to do: it starts when the other has saved itself.",
     Reason.RESERVED: "Give it a time limit that ends before the reserved start, or wait.",
 }
 
@@ -116,6 +125,8 @@ class Wait:
     """Whose quota is used up."""
     earliest: datetime | None = None
     """When it starts at the latest if nothing else changes; None when unknown."""
+    window: str = ""
+    """Name of the reservation or maintenance in the way."""
     change: Change | None = None
     """None also when none was looked for."""
 
@@ -187,6 +198,14 @@ _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
     Reason.NO_MATCHING_DEVICE: lambda wait: "No cluster has a device of that vendor, model and memory.",
     Reason.TOO_LARGE: _too_large,
     Reason.NODE_UNAVAILABLE: _closed,
+    Reason.TAINTED: lambda wait: (
+        f"It fits only on nodes with a taint that it does not tolerate, such as {wait.shortage.node} "
+        f"({wait.shortage.resource})."
+    ),
+    Reason.WINDOW: lambda wait: (
+        f"It could still run when {wait.window} begins, which keeps the nodes that it fits on until "
+        f"{wait.earliest:%Y-%m-%d %H:%M} UTC."
+    ),
     Reason.QUOTA_EXCEEDED: _quota,
     Reason.QUOTA_RESERVED: lambda wait: (
         f"What is left of the quota of project {wait.blocking_project} is kept for {wait.blocking_job}."

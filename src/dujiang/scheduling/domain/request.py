@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -11,10 +11,11 @@ from typing import Final
 from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Invalid
 from dujiang.kit.units import format_bytes, format_milli
-from dujiang.scheduling.domain.bands import TaskClass, weight_of
+from dujiang.scheduling.domain.bands import BANDS, TaskClass, weight_of
 
 WHOLE: Final = 1000
 """Thousandths of one device."""
+_FAR: Final = datetime.max.replace(tzinfo=UTC)
 MAX_RANKS: Final = 100_000
 MAX_AMOUNT: Final = 2**60
 """Of any resource of one rank; keeps every sum of the planner within 64 bits."""
@@ -217,7 +218,16 @@ class Request:
         """Return gpu_milli, cpu_milli and memory_bytes of all ranks together, as quotas count them."""
         return self.ranks * self.ask.gpu_milli, self.ranks * self.ask.cpu_milli, self.ranks * self.ask.memory_bytes
 
-    def order(self) -> tuple[float, datetime, str]:
-        """Return the sort key of the queue: the heaviest first, then the oldest, then by identifier."""
+    def order(self, now: datetime) -> tuple[float, datetime, datetime, str]:
+        """Return the sort key of the queue: the heaviest first, then the oldest, then by identifier.
+
+        A job whose deadline leaves it no more time to wait than it takes stands first in its class, by when it must
+        start.
+        """
         assert self.weight is not None
-        return -self.weight, self.submitted_at, self.job_id
+        takes_s = self.runs_at_most_s
+        if self.deadline is not None and takes_s is not None:
+            latest = self.deadline - timedelta(seconds=takes_s)
+            if latest - timedelta(seconds=takes_s) <= now:
+                return -BANDS[self.task_class].high, latest, self.submitted_at, self.job_id
+        return -self.weight, _FAR, self.submitted_at, self.job_id

@@ -11,10 +11,13 @@ from typing import Final
 import numpy as np
 
 from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
-from dujiang.pool.domain import Allocation, Inventory, PoolView
+from dujiang.pool.domain import Allocation, Inventory, PoolView, Reservation
 from dujiang.scheduling.domain.bands import TaskClass
 from dujiang.scheduling.domain.fleet import Fleet, IntArray, fleet_of_pool, free_of_pool
+from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.request import WHOLE, Request
+from dujiang.scheduling.domain.rules import DEFAULT_RULES, Rules
+from dujiang.scheduling.domain.shares import FairShare
 
 Amounts = tuple[int, int, int]
 """gpu_milli, cpu_milli, memory_bytes: what quotas count."""
@@ -35,6 +38,26 @@ class Quota:
 
 
 UNLIMITED: Final = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a running attempt beside the rows of the ledger; the words are those of `Holding`."""
+
+    ends_at: datetime | None = None
+    expected_end: datetime | None = None
+    queue: str = ""
+    task_class: TaskClass = TaskClass.NORMAL
+    weight: float = 0.5
+    apart: str = ""
+    is_stopping: bool = False
+    may_stop: bool = False
+    saved_at: datetime | None = None
+    ranks_min: int | None = None
+    ranks_max: int | None = None
+
+
+NOTHING_KNOWN: Final = About()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +132,10 @@ class Snapshot:
     """The pool's version: starts are refused once it has moved."""
     windows: tuple[Window, ...] = ()
     """Reservations and maintenance that have not ended, in any order."""
+    rules: Rules = DEFAULT_RULES
+    queues: QueueTree = NO_QUEUES
+    shares: Mapping[str, FairShare] = field(default_factory=dict)
+    """By project; without one, a job's weight stays its own."""
 
     def usage(self) -> dict[str, Amounts]:
         """Return what each project holds."""
@@ -142,23 +169,24 @@ def snapshot_of_rows(
 
 
 def holdings_of_ledger(
-    inventory: Inventory, rows: Iterable[Allocation], ends: Mapping[AttemptKey, datetime] | None = None
+    inventory: Inventory, rows: Iterable[Allocation], about: Mapping[AttemptKey, About] | None = None
 ) -> list[Holding]:
     """Return who holds what by the live rows of the ledger, one holding for each attempt, in order of attempt.
 
     Args:
         inventory: for the names of nodes and devices.
         rows: of the ledger; those that have ended are passed over.
-        ends: when attempts are sure to have given everything back, where that is known.
+        about: what jobs know of the attempts.
     """
     gathered: dict[AttemptKey, list[Allocation]] = {}
     for row in rows:
         if row.ended_at is None:
             gathered.setdefault(row.share.key, []).append(row)
-    return [_holding(inventory, key, gathered[key], (ends or {}).get(key)) for key in sorted(gathered)]
+    known = about or {}
+    return [_holding(inventory, key, gathered[key], known.get(key, NOTHING_KNOWN)) for key in sorted(gathered)]
 
 
-def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], ends_at: datetime | None) -> Holding:
+def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], about: About) -> Holding:
     ranks: dict[int, RankPlacement] = {}
     shares: dict[int, list[DeviceShare]] = {}
     for row in rows:
@@ -177,8 +205,28 @@ def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], 
         cluster=inventory.clusters[first.cluster_id].name,
         ranks=tuple(replace(ranks[rank], devices=tuple(shares.get(rank, ()))) for rank in sorted(ranks)),
         started_at=min(row.started_at for row in rows),
-        ends_at=ends_at,
+        ends_at=about.ends_at,
+        expected_end=about.expected_end,
+        queue=about.queue,
+        task_class=about.task_class,
+        weight=about.weight,
+        apart=about.apart,
+        is_stopping=about.is_stopping,
+        may_stop=about.may_stop,
+        saved_at=about.saved_at,
+        ranks_min=about.ranks_min,
+        ranks_max=about.ranks_max,
     )
+
+
+def windows_of(reservations: Sequence[Reservation], fleet: Fleet) -> tuple[Window, ...]:
+    """Return the pool's reservations as the planner sees them, without nodes that are gone."""
+    windows: list[Window] = []
+    for each in reservations:
+        nodes = tuple(node for node in each.nodes if (each.cluster, node) in fleet.node_at)
+        if nodes or not each.nodes:  # none left of those named is none at all, not all of them
+            windows.append(Window(each.name, each.cluster, nodes, each.begins_at, each.ends_at, each.projects))
+    return tuple(windows)
 
 
 class Snapshots:
@@ -196,11 +244,13 @@ class Snapshots:
 
     def take(
         self, view: PoolView, *, holdings: Sequence[Holding], requests: Sequence[Request],
-        quotas: Mapping[str, Quota] | None = None,
+        quotas: Mapping[str, Quota] | None = None, windows: Sequence[Reservation] = (),
+        queues: QueueTree = NO_QUEUES, shares: Mapping[str, FairShare] | None = None, rules: Rules = DEFAULT_RULES,
     ) -> Snapshot:  # fmt: skip
-        """Return the snapshot of this view with these jobs and quotas."""
+        """Return the snapshot of this view with these jobs, quotas, reservations, queues, fair shares and rules."""
         fleet = self.fleet(view)
         node_free, milli, memory = free_of_pool(fleet, view)
         return Snapshot(
-            fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version
-        )
+            fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version,
+            windows_of(windows, fleet), rules, queues, shares or {},
+        )  # fmt: skip

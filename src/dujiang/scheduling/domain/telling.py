@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
+from dujiang.scheduling.domain.find import find
 from dujiang.scheduling.domain.ground import shortage
 from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait
 from dujiang.scheduling.domain.request import Shape
-from dujiang.scheduling.domain.room import find
 from dujiang.scheduling.domain.walls import Walls
 
 
-def tell(done: Round, *, changes: int, only: str | None = None) -> tuple[Wait, ...]:
+def tell(done: Round, awaited: Mapping[str, str], *, changes: int, only: str | None = None) -> tuple[Wait, ...]:
     """Return why each waiting job waits, in the order of the queue.
 
     Args:
         done: the round.
+        awaited: for jobs that wait for work that is being stopped: one of those.
         changes: for how many different cases to look for the smallest change.
         only: one job; None is all.
     """
-    teller = _Teller(done, changes)
+    teller = _Teller(done, awaited, changes)
     waits: list[Wait] = []
     over_quota: set[str] = set()
     for position, waiting in enumerate(done.waiting, start=1):
@@ -39,8 +41,9 @@ def tell(done: Round, *, changes: int, only: str | None = None) -> tuple[Wait, .
 @dataclass(slots=True)
 class _Teller:
     done: Round
+    awaited: Mapping[str, str]
     changes: int
-    _started: list[tuple[float, datetime, str]] = field(init=False)
+    _started: list[tuple[float, datetime, datetime, str]] = field(init=False)
     _fits_before: dict[Shape, bool] = field(default_factory=dict)
     _walls_before: Walls = field(default_factory=Walls)
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
@@ -48,10 +51,10 @@ class _Teller:
 
     def __post_init__(self) -> None:
         started = {start.job_id for start in self.done.starts}
-        self._started = sorted(r.order() for r in self.done.snapshot.requests if r.job_id in started)
+        self._started = sorted(self.done.order(r) for r in self.done.snapshot.requests if r.job_id in started)
 
     def tell(self, waiting: Waiting, position: int, *, is_first_over: bool) -> Wait:
-        done, request = self.done, waiting.request
+        request = waiting.request
         wait = Wait(request.job_id, position, waiting.reason, waiting.lack)
         match waiting.reason:
             case Reason.BACKOFF:
@@ -62,8 +65,10 @@ class _Teller:
             case Reason.QUOTA_RESERVED:
                 job = waiting.kept.job_id if waiting.kept else ""
                 wait = replace(wait, blocking_project=request.project_id, blocking_job=job)
+            case Reason.WINDOW if waiting.window is not None:
+                wait = replace(wait, window=waiting.window.name, earliest=waiting.window.ends_at)
             case Reason.RESERVED:
-                wait = replace(wait, shortage=self._lack(waiting, reserved=True), blocking_job=done.head)
+                wait = replace(wait, shortage=self._lack(waiting, reserved=True), blocking_job=self._ahead(waiting))
             case Reason.RESOURCES:
                 wait = self._for_room(waiting, wait)
         return replace(wait, change=self._change(waiting, wait, is_first_over=is_first_over))
@@ -72,15 +77,22 @@ class _Teller:
         done = self.done
         wait = replace(wait, shortage=self._lack(waiting, reserved=False))
         if done.starts and self._did_fit(waiting.shape):
-            ahead = bisect_left(self._started, waiting.request.order())
+            ahead = bisect_left(self._started, done.order(waiting.request))
             if ahead:
-                wait = replace(wait, reason=Reason.PRIORITY, blocking_job=self._started[ahead - 1][2])
+                wait = replace(wait, reason=Reason.PRIORITY, blocking_job=self._started[ahead - 1][-1])
             else:  # nobody before it started: it was held back for the head, until others filled the gap
-                wait = replace(wait, reason=Reason.RESERVED, blocking_job=done.head)
-        if done.reservation is not None and waiting.request.job_id == done.head:
-            awaited = wait.blocking_job or done.reservation.awaited
-            wait = replace(wait, earliest=done.reservation.at, blocking_job=awaited)
+                wait = replace(wait, reason=Reason.RESERVED, blocking_job=self._ahead(waiting))
+        reservation = done.reservations.get(waiting.request.job_id)
+        if reservation is not None:
+            wait = replace(wait, earliest=reservation.at, blocking_job=wait.blocking_job or reservation.awaited)
+        if stopped := self.awaited.get(waiting.request.job_id):
+            wait = replace(wait, reason=Reason.PREEMPTING, blocking_job=stopped)
         return wait
+
+    def _ahead(self, waiting: Waiting) -> str:
+        """Return the last job before this one whose start is prepared."""
+        before = [one for one in self.done.reservations if one != waiting.request.job_id]
+        return before[-1] if before else ""
 
     def _did_fit(self, shape: Shape) -> bool:
         """Say whether there was room for it before the round started anything."""
@@ -96,12 +108,12 @@ class _Teller:
         key = (waiting.shape, reserved)
         if key not in self._lacks:
             done = self.done
-            room = done.reservation.late if reserved and done.reservation else done.room
+            room = done.late if reserved and done.late is not None else done.room
             self._lacks[key] = shortage(room, waiting.shape, done.grounds.of(waiting.shape).allowed)
         return self._lacks[key]
 
     def _change(self, waiting: Waiting, wait: Wait, *, is_first_over: bool) -> Change | None:
-        is_head = waiting.request.job_id == self.done.head
+        is_head = waiting.request.job_id in self.done.reservations
         key: tuple[object, ...] = (waiting.shape, wait.reason, waiting.in_gap, is_head)
         if wait.reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED):
             if not is_first_over:

@@ -1,0 +1,209 @@
+"""What to stop so that work with more right starts: the cheapest that is enough, and never in a circle.
+
+Work is stopped for a job of a higher class only, and nothing that has just begun, is being stopped already, or could
+not go on later. Candidates stand by class, then by what is lost: the time since the last checkpoint times the devices.
+The shortest prefix of them that makes room gives the place; of those in the prefix that lie there, every one that is
+not needed is let off, the dearest first.
+
+Why it does not thrash: each stop is for a job of strictly more right than what is stopped, so a chain of stops ends;
+what is being stopped counts as free, so that nothing is stopped twice for one job; the job that it is for stands before
+what was stopped, and its start is prepared until the last of them has given everything back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import numpy as np
+
+from dujiang.scheduling.domain.bands import TaskClass
+from dujiang.scheduling.domain.decide import Round, Waiting
+from dujiang.scheduling.domain.find import find
+from dujiang.scheduling.domain.reasons import Reason
+from dujiang.scheduling.domain.request import Request, Shape
+from dujiang.scheduling.domain.reserve import turns
+from dujiang.scheduling.domain.room import Fit, Room
+from dujiang.scheduling.domain.snapshot import Holding
+from dujiang.scheduling.domain.stops import Stop, StopWhy
+from dujiang.scheduling.domain.walls import Walls
+
+RANK: Final = {TaskClass.LOW: 0, TaskClass.NORMAL: 1, TaskClass.CORE: 2}
+_CORE_PER_DEVICE: Final = 0.05
+"""What a processor core counts beside a device when work without devices is lost."""
+_LOOKED_AT_ALONE: Final = 16
+"""Of more victims than that, each is not tried without: a try costs a look at the whole room."""
+
+
+def lost_device_s(holding: Holding, done: Round) -> float:
+    """Return what a job would have to do again if it were stopped now, in device-seconds."""
+    gpu, cpu, _ = holding.total()
+    since = max(holding.saved_at or holding.started_at, holding.started_at)
+    seconds = max((done.now - since).total_seconds(), 0.0)
+    return seconds * (gpu / 1000 or cpu / 1000 * _CORE_PER_DEVICE)
+
+
+@dataclass(slots=True)
+class Preemption:
+    """Looks for stops after a round; `run` fills it."""
+
+    done: Round
+    stops: list[Stop] = field(default_factory=list)
+    awaited: dict[str, str] = field(default_factory=dict)
+    """For jobs that wait for stops: one of the jobs that is being stopped."""
+    _room: Room = field(init=False)
+    """What is free once everything that is being stopped has ended, without what jobs that wait for that will take."""
+    _stopping: list[int] = field(init=False)
+    _walls: Walls = field(default_factory=Walls)
+    _left_s: float | None = field(init=False)
+    _by_class: dict[TaskClass, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let what is being stopped end."""
+        rules = self.done.snapshot.rules
+        held = self.done.snapshot.holdings
+        self._stopping = [number for number, holding in enumerate(held) if holding.is_stopping]
+        self._room = self._after(self.done.room, self._stopping)
+        self._left_s = None
+        if rules.most_lost_device_s is not None:
+            self._left_s = max(rules.most_lost_device_s - rules.lost_device_s, 0.0)
+
+    def run(self) -> None:
+        """Go through what waits, in its order."""
+        rules, served = self.done.snapshot.rules, 0
+        for waiting in self.done.waiting:
+            request = waiting.request
+            if waiting.reason not in (Reason.RESOURCES, Reason.RESERVED) or self._walls.stop(waiting.shape):
+                continue
+            if request.task_class is TaskClass.LOW and not self._stopping and not self.stops:
+                break  # it may stop nothing, and nobody after it may
+            allowed = self.done.grounds.of(waiting.shape).allowed
+            fit = find(self._room, waiting.shape, allowed)
+            if fit is not None:
+                self._await(request, fit)
+                continue
+            self._walls.add(waiting.shape)
+            if served < rules.most_stops_for and self._stop_for(waiting):
+                served += 1
+            elif (reservation := self.done.reservations.get(request.job_id)) is not None:
+                self._room.take(reservation.target)  # also below nothing: what is given back there is spoken for
+
+    def _await(self, request: Request, fit: Fit) -> None:
+        """Let a job have what will be free anyway."""
+        self._room.take(fit)
+        on = set(self.done.releases.on([spot.node for spot in fit.spots]))
+        stopping = [number for number in self._stopping if number in on]
+        if stopping:
+            self.awaited[request.job_id] = self.done.releases.holdings[stopping[0]].job_id
+
+    def _stop_for(self, waiting: Waiting) -> bool:
+        """Stop what stands in the way of a job; False when nothing that may be stopped makes room."""
+        order, releases = self._candidates(waiting.request), self.done.releases
+        if not order:
+            return False
+        shape, allowed = waiting.shape, self.done.grounds.of(waiting.shape).allowed
+        low, high = 0, len(order)
+        fit = find(self._after(self._room, order), shape, allowed)
+        if fit is None:
+            return False
+        while high - low > 1:
+            middle = (low + high) // 2
+            better = find(self._after(self._room, order[:middle]), shape, allowed)
+            low, high, fit = (low, middle, better) if better else (middle, high, fit)
+        near = set(releases.on([spot.node for spot in fit.spots]))
+        victims, fit = self._needed(fit, waiting.shape, [number for number in order[:high] if number in near])
+        losses = {number: lost_device_s(releases.holdings[number], self.done) for number in victims}
+        if self._left_s is not None:
+            if sum(losses.values()) > self._left_s:
+                return False
+            self._left_s -= sum(losses.values())
+        for number in victims:
+            self._stop(waiting.request, releases.holdings[number], losses[number])
+        self._room = self._after(self._room, victims)
+        self._room.take(fit)
+        self._stopping += victims
+        self._walls = Walls()
+        self.awaited[waiting.request.job_id] = releases.holdings[victims[0]].job_id
+        return True
+
+    def _candidates(self, request: Request) -> list[int]:
+        """Return what may be stopped for a job, the cheapest first."""
+        if request.task_class not in self._by_class:
+            rules, now = self.done.snapshot.rules, self.done.now
+            latest = now - timedelta(seconds=rules.min_run_s)
+            found = [
+                (RANK[holding.task_class], lost_device_s(holding, self.done), holding.job_id, number)
+                for number, holding in enumerate(self.done.snapshot.holdings)
+                if holding.may_stop and not holding.is_stopping and holding.started_at <= latest
+                and RANK[holding.task_class] < RANK[request.task_class]
+            ]  # fmt: skip
+            self._by_class[request.task_class] = [number for *_, number in sorted(found)]
+        taken = set(self._stopping)
+        return [number for number in self._by_class[request.task_class] if number not in taken]
+
+    def _needed(self, fit: Fit, shape: Shape, victims: list[int]) -> tuple[list[int], Fit]:
+        """Return those of the victims without which there would be no place on the nodes of a fit, and the place.
+
+        The dearest are let off first. Of many, only those are that have nothing of the very devices of the fit.
+        """
+        kept = list(victims)
+        if len(victims) <= _LOOKED_AT_ALONE:
+            here = np.zeros(self._room.fleet.node_count, dtype=np.bool_)
+            here[[spot.node for spot in fit.spots]] = True
+            for number in reversed(victims):
+                others = [other for other in kept if other != number]
+                better = find(self._after(self._room, others), shape, here)
+                if better is not None:
+                    kept, fit = others, better
+            return kept, fit
+        lack_node, lack_device = self._lacks(fit)
+        given = {number: self.done.releases.given(number, lack_node, lack_device) for number in victims}
+        for number in reversed(victims):
+            others = [other for other in kept if other != number]
+            if all(_covers(lack, [given[other][at] for other in others]) for at, lack in enumerate(
+                (lack_node, lack_device)
+            )):  # fmt: skip
+                kept = others
+        return kept, fit
+
+    def _lacks(self, fit: Fit) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
+        """Return what is missing on each node (cpu_milli, memory, disk) and device (gpu_milli, memory) of a fit."""
+        room, ask = self._room, fit.ask
+        ranks = Counter(spot.node for spot in fit.spots)
+        shares = Counter(device for spot in fit.spots for device in spot.devices)
+        nodes = {
+            node: tuple(
+                amount * count - int(room.node[row, node])
+                for row, amount in enumerate((ask.cpu_milli, ask.memory_bytes, ask.disk_bytes))
+            ) for node, count in ranks.items()
+        }  # fmt: skip
+        devices: dict[int, tuple[int, ...]] = {
+            device: (
+                fit.device_milli * count - int(room.milli[device]), fit.device_bytes * count - int(room.memory[device])
+            ) for device, count in shares.items()
+        }  # fmt: skip
+        return nodes, devices
+
+    def _stop(self, request: Request, holding: Holding, lost_s: float) -> None:
+        sentence = (
+            f"Stopped for {request.job_id}, of class {request.task_class} (this is {holding.task_class}); "
+            f"it goes on from its checkpoint when there is room."
+        )
+        self.stops.append(Stop(holding.job_id, StopWhy.PREEMPTED, request.job_id, lost_s, sentence))
+
+    def _after(self, room: Room, ended: list[int]) -> Room:
+        if not ended:
+            return room.copy()
+        releases = self.done.releases
+        return releases.after(room, turns(ended, of=releases.count()), len(ended))
+
+
+def _covers(lack: dict[int, tuple[int, ...]], given: list[dict[int, tuple[int, ...]]]) -> bool:
+    """Say whether what is given back is at least what is missing, everywhere."""
+    for place, missing in lack.items():
+        for at, amount in enumerate(missing):
+            if sum(one[place][at] for one in given if place in one) < amount:
+                return False
+    return True
