@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from dujiang.bootstrap.settings import Settings
 from dujiang.kit.settings import variable
@@ -38,6 +38,9 @@ def page() -> str:
     parts = [HEAD]
     for name, info in Settings.model_fields.items():
         branch: Any = info.annotation
+        if get_origin(branch) is dict:
+            parts.append(_tables(name, get_args(branch)[1]))
+            continue
         parts.append(f"## {name}\n\n{_sentence(branch)}\n\n| setting | default | meaning |\n| --- | --- | --- |")
         rows = [
             f"| `{name}.{field.name}`<br>`{variable(f'{name}.{field.name}')}` | `{_default(field)}` | {meaning} |"
@@ -47,27 +50,54 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def _tables(name: str, branch: Any) -> str:
+    """Return the part of a table with free names: in the file alone."""
+    head = f"## {name}.NAME\n\n{_sentence(branch)}\n\n| setting | default | meaning |\n| --- | --- | --- |\n"
+    told = _told(branch)
+    rows = [f"| `{name}.NAME.{field}` | `{_plain(info.default)}` | {told.get(field, '')} |"
+            for field, info in branch.model_fields.items()]  # fmt: skip
+    return head + "\n".join(rows) + "\n"
+
+
 def _sentence(branch: Any) -> str:
     return " ".join((inspect.getdoc(branch) or "").split())
 
 
 def _fields(branch: Any) -> Iterator[tuple[dataclasses.Field[Any], str]]:
     """Yield the fields of a branch, each with the text that stands below it in the source."""
+    told = _told(branch)
+    for field in dataclasses.fields(branch):
+        yield field, told.get(field.name, "").replace("|", "\\|")
+
+
+def _told(branch: Any) -> dict[str, str]:
     body = ast.parse(inspect.getsource(branch)).body[0]
     assert isinstance(body, ast.ClassDef)
     told: dict[str, str] = {}
     for before, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
             told[before.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
-    for field in dataclasses.fields(branch):
-        yield field, told.get(field.name, "").replace("|", "\\|")
+    return told
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    return _plain(field.default if field.default is not dataclasses.MISSING else field.default_factory())  # type: ignore[misc]
+
+
+def _plain(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    return '""' if value == "" else "[]" if value == () else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        '""'
+        if value == ""
+        else "[]"
+        if value == ()
+        else "{}"
+        if value == {}
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

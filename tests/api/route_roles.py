@@ -62,6 +62,13 @@ ROUTES: Final[dict[str, str]] = {
     "POST /v1/nodes/{name}/cordon": "AAdddx",
     "POST /v1/nodes/{name}/uncordon": "AAdddx",
     "POST /v1/nodes/{name}/drain": "AAdddx",
+    "POST /v1/nodes/{name}/labels": "AAdddx",
+    "POST /v1/nodes/{name}/taints": "AAdddx",
+    "GET /v1/reservations": "AAAAAx",
+    "POST /v1/reservations": "AAdddx",
+    "GET /v1/reservations/{reservation}": "AAAAAx",
+    "PATCH /v1/reservations/{reservation}": "AAdddx",
+    "DELETE /v1/reservations/{reservation}": "AAdddx",
     "GET /v1/allocations": "AAAAAx",
     # quotas and the queue
     "GET /v1/quotas": "AAAAAx",

@@ -43,7 +43,7 @@ class Stage:
         thing = NODE if path.startswith("/v1/nodes/") else f"m-{project}"
         values = {
             "project": project, "user": "nobody", "token": "tok_none", "job_id": self.jobs.get(project, ABSENT),
-            "name": thing, "version": "latest", "alias": "best",
+            "name": thing, "version": "latest", "alias": "best", "reservation": "none",
         }  # fmt: skip
         return method, path.format(**values)
 

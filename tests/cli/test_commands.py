@@ -20,6 +20,7 @@ LISTINGS: list[tuple[tuple[str, ...], str]] = [
     (("ps",), "/v1/jobs"),
     (("queue",), "/v1/queue"),
     (("nodes",), "/v1/nodes"),
+    (("reservations",), "/v1/reservations"),
     (("models",), "/v1/models"),
     (("models", "versions", "digits"), "/v1/models/digits/versions"),
     (("deployments",), "/v1/deployments"),

@@ -21,6 +21,7 @@ from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import MEMORY, Database
 from dujiang.kit.ids import Ids
 from dujiang.pool.domain import Grant, PoolSettings
+from dujiang.pool.reserving import Reservations
 from dujiang.pool.service import PoolService
 
 GIB = 2**30
@@ -43,11 +44,13 @@ def a_device(index: int = 0, *, model: str = "H100", memory_bytes: int = 80 * GI
 def a_node(
     name: str = "n1", *, devices: int = 0, cpu_milli: int = 8000, memory_bytes: int = 64 * GIB,
     disk_bytes: int = 500 * GIB, ready: bool = True, cordoned: bool = False, reason: str = "",
+    labels: dict[str, str] | None = None, taints: tuple[str, ...] = (),
 ) -> NodeFacts:  # fmt: skip
     """Return a node with that many devices."""
     return NodeFacts(
-        name, cpu_milli, memory_bytes, disk_bytes, tuple(a_device(i) for i in range(devices)), ready, cordoned, reason
-    )
+        name, cpu_milli, memory_bytes, disk_bytes, tuple(a_device(i) for i in range(devices)), ready, cordoned, reason,
+        labels or {}, taints,
+    )  # fmt: skip
 
 
 def a_rank(
@@ -73,6 +76,7 @@ class World:
         self.db, self.clock = database, clock
         self.ids = Ids(clock, np.random.default_rng(1))
         self.pool = PoolService(self.ids, settings)
+        self.reservations = Reservations(self.ids, self.pool)
         self.projects: dict[str, str] = {}
         """Name to identifier, once the world is served."""
 

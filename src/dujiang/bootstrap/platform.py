@@ -45,7 +45,10 @@ from dujiang.models.predict import Predictor
 from dujiang.models.service import DeploymentService, ModelRegistry
 from dujiang.models.settings import ModelSettings
 from dujiang.pool import api as pool_api
+from dujiang.pool import reservations_api
+from dujiang.pool.domain import Terms
 from dujiang.pool.loop import InventoryLoop
+from dujiang.pool.reserving import Reservations
 from dujiang.pool.service import PoolService
 from dujiang.scheduling import api as scheduling_api
 from dujiang.scheduling.service import SchedulingService
@@ -97,7 +100,8 @@ class Platform:
 
         self.tenancy = Tenancy(db=db, clock=clock, ids=ids, passwords=world.passwords)
         self.audit = Audit(db)
-        self.pool = PoolService(ids, settings.pool)
+        self.pool = PoolService(ids, settings.pool, _terms(settings))
+        self.reservations = Reservations(ids, self.pool)
         self.scheduling = SchedulingService()
         self.telemetry = Telemetry()
         self.jobs = JobService(ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs)
@@ -108,7 +112,9 @@ class Platform:
         self.predictor = Predictor(self.http, within_s=model_settings.predict_within_s)
         self.billing = BillingService(ids, self.pool, settings.billing)
 
-        inventory = InventoryLoop(db=db, pool=self.pool, clusters=clusters, wake=self._wake_start)
+        inventory = InventoryLoop(
+            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start
+        )
         starting = StartLoop(
             db=db, pool=self.pool, scheduling=self.scheduling, clock=clock, settings=settings.jobs,
             wake=self._wake_attempts,
@@ -183,6 +189,7 @@ class Platform:
         routers = (
             tenancy_router(tenancy, self.audit),
             pool_api.router(self.pool, tenancy),
+            reservations_api.router(self.reservations, tenancy),
             scheduling_api.router(self.scheduling, tenancy, self.pool),
             jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
@@ -217,6 +224,13 @@ class Platform:
 def new_ids(clock: Clock, seed: int | None = None) -> Ids:
     """Return identifiers seeded by the operating system, or by a number for tests."""
     return Ids(clock, np.random.default_rng(seed))
+
+
+def _terms(settings: Settings) -> dict[str, Terms]:
+    return {
+        name: Terms(each.price_per_device_hour, each.cloud, each.interruptions_per_day)
+        for name, each in settings.clusters.items()
+    }
 
 
 async def _rate(db: Database, billing: BillingService) -> TickReport:

@@ -7,6 +7,7 @@ Defaults fit one machine. Each comes from `dujiang.toml` in the home folder, fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,7 +97,8 @@ class SimulatedSettings:
     """The virtual cluster of `dujiang up --simulate`."""
 
     fleet: str | None = None
-    """NODESxDEVICES[:MODEL[@VENDOR]][:MEMORY]; none runs the local engine instead."""
+    """NODESxDEVICES[:MODEL[@VENDOR]][:MEMORY], then how many nodes share a place: `/switch=8/rack=16/site=64`; none
+    runs the local engine instead."""
     seed: int = 7
     """Of everything that virtual programs do."""
     speed: float = 1.0
@@ -109,6 +111,20 @@ class HealthSettings:
 
     signatures_dir: str | None = None
     """A folder of a site's own signatures, read beside those that come with the platform."""
+
+
+class ClusterSettings(BaseModel):
+    """On what terms a cluster works; one table `[clusters.NAME]` for each that is to differ from the defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    price_per_device_hour: Decimal = Field(default=Decimal(0), ge=0, le=1_000_000)
+    """List cost of one device for one hour, in the platform's currency; of clusters that fit, the cheaper is tried
+    first. What is billed is set by `dujiang prices`."""
+    cloud: bool = False
+    """Rented by use: work goes there only where a policy lets it."""
+    interruptions_per_day: float = Field(default=0.0, ge=0, le=1440)
+    """How often a node is taken away (spot capacity)."""
 
 
 class Settings(BaseModel):
@@ -126,3 +142,4 @@ class Settings(BaseModel):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     billing: BillingSettings = Field(default_factory=BillingSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
+    clusters: dict[str, ClusterSettings] = Field(default_factory=dict)

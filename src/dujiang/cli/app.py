@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from dujiang import __version__
-from dujiang.cli import accounts, catalogue, doctor, fleet, jobs, money, simulating_queue, submitting, trust, up
+from dujiang.cli import (
+    accounts,
+    catalogue,
+    doctor,
+    fleet,
+    jobs,
+    money,
+    reserving,
+    simulating_queue,
+    submitting,
+    trust,
+    up,
+)
 from dujiang.cli.exits import EPILOG
 
 app = typer.Typer(
@@ -47,7 +59,8 @@ for _function, _panel in (
     app.command(rich_help_panel=_panel)(_function)
 
 for _name, _group, _panel in (
-    ("nodes", fleet.nodes_app, POOL), ("models", catalogue.models_app, MODELS),
+    ("nodes", fleet.nodes_app, POOL), ("reservations", reserving.reservations_app, POOL),
+    ("models", catalogue.models_app, MODELS),
     ("deployments", catalogue.deployments_app, MODELS), ("prices", money.prices_app, MONEY),
     ("audit", trust.audit_app, MONEY), ("users", accounts.users_app, PEOPLE),
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
+from dujiang.cli.exits import Exit
 from dujiang.cli.output import (
     Column,
     clean,
@@ -22,11 +24,12 @@ from dujiang.cli.output import (
     write_json,
     write_table,
 )
-from dujiang.cli.session import Json, connect
+from dujiang.cli.session import Json, Stop, connect
 
 nodes_app = typer.Typer(help="Nodes of the pool.", invoke_without_command=True, no_args_is_help=False)
 Node = Annotated[str, typer.Argument(metavar="NODE", help="Name or id.")]
 Cluster = Annotated[str | None, typer.Option("--cluster", help="Where nodes of several clusters share a name.")]
+Marks = Annotated[list[str], typer.Argument(metavar="KEY[=VALUE]...", help="To set; KEY- takes it away.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the node and in the audit trail.")]
 
 
@@ -55,6 +58,7 @@ _NODES = (
     Column("FREE CORES", lambda node: _of(node.get("free_cpu_milli"), node.get("cpu_milli"), milli)),
     Column("FREE MEMORY", lambda node: _of(node.get("free_memory_bytes"), node.get("memory_bytes"), size)),
     Column("FREE DISK", lambda node: _of(node.get("free_disk_bytes"), node.get("disk_bytes"), size)),
+    Column("TAINTS", lambda node: ", ".join(node.get("taints") or []) or None),
     Column("REASON", lambda node: node.get("reason") or None),
 )
 
@@ -96,7 +100,9 @@ def show_node(node: Node, cluster: Cluster = None, json: Json = False) -> None:
             ("cores", _of(found.get("free_cpu_milli"), found.get("cpu_milli"), milli) + " free"),
             ("memory", _of(found.get("free_memory_bytes"), found.get("memory_bytes"), size) + " free"),
             ("disk", _of(found.get("free_disk_bytes"), found.get("disk_bytes"), size) + " free"),
+            *((level, found.get(level)) for level in ("switch", "rack", "site")),
             ("labels", ", ".join(f"{key}={value}" for key, value in (found.get("labels") or {}).items())),
+            ("taints", ", ".join(found.get("taints") or [])),
             ("seen", moment(found.get("seen_at"))),
         ]
     )
@@ -144,6 +150,49 @@ def uncordon(node: Node, reason: Reason = "", cluster: Cluster = None, json: Jso
 def drain(node: Node, reason: Reason = "", cluster: Cluster = None, json: Json = False) -> None:
     """Cordon a node and move away what runs there, saving first."""
     _act("drain", "being drained", node, cluster, reason, json)
+
+
+@nodes_app.command("label")
+def label(node: Node, labels: Marks, cluster: Cluster = None, json: Json = False) -> None:
+    """Set labels of a node over those of its engine (key=value), or take them away again (key-)."""
+    given, removed = _marks(labels)
+    wrong = next((text for text in given if "=" not in text), None)
+    if wrong is not None:
+        raise Stop(f'"{wrong}" has no value; write {wrong}=VALUE, or {wrong}- to take it away.', Exit.USAGE)
+    body = {"set": dict(text.split("=", 1) for text in given), "remove": removed}
+    found = _mark("labels", node, cluster, body)
+    if json:
+        write_json(found)
+    else:
+        say(f"{found['name']} has the labels {_joined(f'{k}={v}' for k, v in found['labels'].items())}.")
+
+
+@nodes_app.command("taint")
+def taint(node: Node, taints: Marks, cluster: Cluster = None, json: Json = False) -> None:
+    """Keep new work away unless it tolerates this (key or key=value), or take that back (key-); what runs goes on."""
+    given, removed = _marks(taints)
+    found = _mark("taints", node, cluster, {"set": given, "remove": removed})
+    if json:
+        write_json(found)
+    else:
+        say(f"{found['name']} has the taints {_joined(found['taints'])}.")
+
+
+def _marks(texts: list[str]) -> tuple[list[str], list[str]]:
+    """Return what is to be set, and the keys of what is to be taken away."""
+    removed = [text[:-1] for text in texts if text.endswith("-") and "=" not in text]
+    return [text for text in texts if not (text.endswith("-") and "=" not in text)], removed
+
+
+def _mark(what: str, node: str, cluster: str | None, body: dict[str, Any]) -> Any:
+    from dujiang.client import segment
+
+    with connect() as client:
+        return client.post(f"/v1/nodes/{segment(node)}/{what}", body, cluster=cluster)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(texts) or "none"
 
 
 def pool(json: Json = False) -> None:

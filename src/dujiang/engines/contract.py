@@ -132,6 +132,8 @@ class NodeFacts:
     reason: str = ""
     """Why it is not ready or cordoned, in the engine's or the operator's words."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    """`key` or `key=value`: only work that tolerates each of them is to start there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,10 +246,30 @@ def _problem(reading: _Reading, error: Mapping[str, Any]) -> str:
     if one is None:  # a rule over several settings
         return f"{dotted or 'settings'}: {wanted}."
     info = reading.known[key]
+    if len(place) > len(key) and (of := _table_of(info)) is not None:  # in a table whose names are free
+        return _problem_in_table(one, place, len(key), of, error, wanted)
     hidden = {SecretStr, SecretBytes} & set(_options(info)) or _SECRET_NAME.search(key[-1])
     meaning = f" ({info.description.rstrip('.')})" if info.description else ""
     value = "the value" if hidden else _shown(one.value)
     return f"{one.where}: {dotted} = {value} {wanted}{meaning}."
+
+
+def _table_of(info: FieldInfo) -> type[BaseModel] | None:
+    """Return what a table with free names holds under each, None for other fields."""
+    inner = get_args(info.annotation)[1:] if get_origin(info.annotation) is dict else ()
+    return next((one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _problem_in_table(
+    one: _Given, place: _Key, depth: int, of: type[BaseModel], error: Mapping[str, Any], wanted: str
+) -> str:
+    dotted, keys = ".".join(place), ", ".join(of.model_fields)
+    if len(place) == depth + 1:
+        return f"{one.where}: {dotted} is a group of settings; write a table [{dotted}] with {keys}."
+    if error["type"] == "extra_forbidden":
+        near = did_you_mean(place[-1], of.model_fields) or f" There are {keys}."
+        return f"{one.where}: {dotted}: there is no such setting.{near}"
+    return f"{one.where}: {dotted} = {_shown(error.get('input'))} {wanted}."
 
 
 def _shown(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -18,10 +17,13 @@ from dujiang.pool.domain.summary import host_totals, kind_totals
 from dujiang.pool.schemas import (
     AllocationOut,
     ClusterOut,
+    LabelsIn,
     NodeOut,
     PoolOut,
     ReasonIn,
+    TaintsIn,
     allocation_out,
+    aware,
     cluster_out,
     hosts_out,
     kind_out,
@@ -42,6 +44,7 @@ def router(pool: PoolService, tenancy: Tenancy) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["pool"])
     _look(routes, pool)
     _operate(routes, pool)
+    _mark(routes, pool)
     _ledger(routes, pool, tenancy)
     return routes
 
@@ -129,6 +132,28 @@ def _operate(routes: APIRouter, pool: PoolService) -> None:
         return await _apply(caller, name, cluster, pool.drain, body)
 
 
+def _mark(routes: APIRouter, pool: PoolService) -> None:
+    @routes.post("/nodes/{name}/labels", response_model=NodeOut)
+    async def label_node(caller: Operator, name: str, body: LabelsIn, cluster: ClusterName = None) -> Response:
+        """Set labels of a node over those of its engine, and take such ones away; they outlive a new look at it."""
+
+        async def make(tx: Tx) -> NodeOut:
+            node = await pool.label(tx, _full(name, cluster), body.set, body.remove)
+            return (await _nodes_out(pool, tx, [node]))[0]
+
+        return await caller.once(make, status_code=200)
+
+    @routes.post("/nodes/{name}/taints", response_model=NodeOut)
+    async def taint_node(caller: Operator, name: str, body: TaintsIn, cluster: ClusterName = None) -> Response:
+        """Keep new work away from a node unless it tolerates this, or take that back; what runs there goes on."""
+
+        async def make(tx: Tx) -> NodeOut:
+            node = await pool.taint(tx, _full(name, cluster), body.set, body.remove)
+            return (await _nodes_out(pool, tx, [node]))[0]
+
+        return await caller.once(make, status_code=200)
+
+
 def _ledger(routes: APIRouter, pool: PoolService, tenancy: Tenancy) -> None:
     @routes.get("/allocations")
     async def list_allocations(
@@ -150,7 +175,7 @@ def _ledger(routes: APIRouter, pool: PoolService, tenancy: Tenancy) -> None:
             if project is not None:
                 project_ids = [(await tenancy.project_for(tx, caller.principal, project, Permission.POOL_READ)).id]
             wanted = LedgerFilter(
-                project_ids=project_ids, job_id=job, live=live, since=_aware(since), until=_aware(until),
+                project_ids=project_ids, job_id=job, live=live, since=aware(since), until=aware(until),
                 node_id=(await pool.node(tx, _full(node, cluster))).id if node else None,
             )  # fmt: skip
             rows = await pool.allocations(tx, wanted, after=after[0] if after else "", limit=paging.limit + 1)
@@ -178,9 +203,3 @@ def _labels(pairs: Sequence[str] | None) -> dict[str, str]:
             raise Invalid(f'A label is written key=value, not "{pair[:60]}".')
         labels[key] = value
     return labels
-
-
-def _aware(at: datetime | None) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        raise Invalid("A time needs its zone: write 2026-01-31T08:00:00Z.")
-    return at

@@ -74,3 +74,67 @@ class NodeDrainAsked(Event):
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLabelled(Event):
+    """An operator changed a node's labels. Subject: the node."""
+
+    name: str
+    labels: dict[str, str]
+    """All that operators have given it, from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTainted(Event):
+    """An operator changed a node's taints. Subject: the node."""
+
+    name: str
+    taints: tuple[str, ...]
+    """All that operators have given it, from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationMade(Event):
+    """Nodes will be for some projects only, or for nobody. Subject: the reservation."""
+
+    name: str
+    cluster: str
+    nodes: tuple[str, ...]
+    """The first twenty; empty is all of the cluster."""
+    begins_at: str
+    ends_at: str
+    projects: tuple[str, ...]
+    """Ids; empty is maintenance."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationChanged(Event):
+    """A reservation has other times. Subject: the reservation."""
+
+    name: str
+    begins_at: str
+    ends_at: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationBegan(Event):
+    """A reservation's time has come. Subject: the reservation."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationEnded(Event):
+    """A reservation's time is over. Subject: the reservation."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationDropped(Event):
+    """A reservation was taken back before its time was over. Subject: the reservation."""
+
+    name: str

@@ -10,6 +10,7 @@ from dujiang.kit import log
 from dujiang.kit.db import Database
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import BadInventory
+from dujiang.pool.reserving import Reservations
 from dujiang.pool.service import PoolService
 
 _ASKED_EVERY = 15
@@ -21,11 +22,11 @@ class InventoryLoop:
     """Keeps the pool's picture of every cluster."""
 
     def __init__(
-        self, *, db: Database, pool: PoolService, clusters: Mapping[str, Engine],
+        self, *, db: Database, pool: PoolService, reservations: Reservations, clusters: Mapping[str, Engine],
         wake: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Take what it works with; `wake` is called when what there is has changed."""
-        self._db, self._pool, self._clusters, self._wake = db, pool, clusters, wake
+        self._db, self._pool, self._reservations, self._clusters, self._wake = db, pool, reservations, clusters, wake
         self._capabilities: dict[str, Capabilities] = {}
         self._looks = 0
 
@@ -35,6 +36,7 @@ class InventoryLoop:
         for cluster, engine in sorted(self._clusters.items()):
             done += await self._look(cluster, engine)
         done += await self._follow()
+        done += await self._turn()
         self._looks += 1
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
@@ -58,6 +60,17 @@ class InventoryLoop:
         if report.moved:
             self._wake()
         return Counter({"changed": int(report.moved)})
+
+    async def _turn(self) -> Counter[str]:
+        """Let reservations begin and end; what waits is looked at again."""
+        async with self._db.reading() as tx:
+            turning = await self._reservations.turning(tx)
+        if not turning:
+            return Counter()
+        async with self._db.transaction(cause="inventory") as tx:
+            turned = await self._reservations.turn(tx)
+        self._wake()
+        return Counter({"reservation": turned})
 
     async def _follow(self) -> Counter[str]:
         async with self._db.reading() as tx:

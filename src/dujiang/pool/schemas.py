@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
+from pydantic import Field
+
+from dujiang.kit.errors import Invalid
 from dujiang.kit.http import Model
 from dujiang.pool.domain.inventory import WHOLE_DEVICE, Inventory, Used
 from dujiang.pool.domain.ledger import Allocation
+from dujiang.pool.domain.marks import places
 from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Node
 from dujiang.pool.domain.summary import HostTotals, KindTotals
 
@@ -25,6 +30,11 @@ class ClusterOut(Model):
     reachable: bool
     reason: str
     seen_at: datetime | None
+    price_per_device_hour: Decimal
+    """List cost, in the platform's currency."""
+    cloud: bool
+    """Rented by use."""
+    interruptions_per_day: float
 
 
 class DeviceOut(Model):
@@ -56,6 +66,16 @@ class NodeOut(Model):
     intent: str
     intent_by: str
     labels: dict[str, str]
+    """All of them: the engine's, and the operators' over these."""
+    own_labels: dict[str, str]
+    """Those that operators gave."""
+    taints: list[str]
+    """`key` or `key=value`: only work that tolerates each of them starts here."""
+    own_taints: list[str]
+    """Those that operators gave."""
+    switch: str | None
+    rack: str | None
+    site: str | None
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
@@ -141,10 +161,35 @@ class AllocationOut(Model):
     simulated: bool
 
 
+class LabelsIn(Model):
+    """Labels to set, over those that are there, and keys of an operator's labels to take away."""
+
+    set: dict[str, str] = Field(default={}, max_length=64)
+    remove: list[str] = Field(default=[], max_length=64)
+
+
+class TaintsIn(Model):
+    """Taints to set, `key` or `key=value`, and keys of an operator's taints to take away."""
+
+    set: list[str] = Field(default=[], max_length=64)
+    remove: list[str] = Field(default=[], max_length=64)
+
+
 class ReasonIn(Model):
     """Why an operator does this."""
 
     reason: str = ""
+
+
+def aware(at: datetime | None) -> datetime | None:
+    """Return a time of a request.
+
+    Raises:
+        Invalid: it has no zone.
+    """
+    if at is not None and at.tzinfo is None:
+        raise Invalid("A time needs its zone: write 2026-01-31T08:00:00Z.")
+    return at
 
 
 def cluster_out(cluster: Cluster) -> ClusterOut:
@@ -153,6 +198,8 @@ def cluster_out(cluster: Cluster) -> ClusterOut:
         id=cluster.id, name=cluster.name, kind=cluster.kind, simulated=cluster.simulated, limits=str(cluster.limits),
         limits_by=cluster.limits_by, isolation=str(cluster.isolation), stacks_ranks=cluster.stacks_ranks,
         reachable=cluster.reachable, reason=cluster.reason, seen_at=cluster.seen_at,
+        price_per_device_hour=cluster.terms.price_per_device_hour, cloud=cluster.terms.is_cloud,
+        interruptions_per_day=cluster.terms.interruptions_per_day,
     )  # fmt: skip
 
 
@@ -160,11 +207,13 @@ def node_out(node: Node, inventory: Inventory, used: Used, cluster: Cluster) -> 
     """Return a node as answered; `cluster` as just read, for when it was last seen."""
     cpu, memory, disk = used.nodes.get(node.id, (0, 0, 0))
     devices = [each for each in inventory.devices_of.get(node.id, ()) if each.state is not DeviceState.GONE]
-    at = inventory.columns.node_at.get(node.id)
+    at, where = inventory.columns.node_at.get(node.id), places(node.labels)
     return NodeOut(
         id=node.id, name=node.name, cluster=cluster.name, state=str(node.state), reason=node.reason,
         schedulable=at is not None and bool(inventory.columns.node_open[at]), intent=str(node.intent),
-        intent_by=node.intent_by, labels=dict(node.labels), cpu_milli=node.cpu_limit_milli,
+        intent_by=node.intent_by, labels=dict(node.labels), own_labels=dict(node.own_labels),
+        taints=list(node.taints), own_taints=list(node.own_taints),
+        switch=where.get("switch"), rack=where.get("rack"), site=where.get("site"), cpu_milli=node.cpu_limit_milli,
         memory_bytes=node.memory_limit_bytes, disk_bytes=node.disk_limit_bytes,
         free_cpu_milli=node.cpu_limit_milli - cpu, free_memory_bytes=node.memory_limit_bytes - memory,
         free_disk_bytes=node.disk_limit_bytes - disk,

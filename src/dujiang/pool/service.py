@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, Capabilities, Isolation, NodeFacts, RankPlacement
@@ -16,7 +17,7 @@ from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid, Stale
 from dujiang.kit.ids import Ids
 from dujiang.kit.journal import Event
-from dujiang.pool import history, ledger_store, store
+from dujiang.pool import history, ledger_store, reservation_store, store
 from dujiang.pool.domain.inventory import Inventory, PoolView, Used, build_inventory, revised, view
 from dujiang.pool.domain.ledger import (
     Allocation,
@@ -28,6 +29,7 @@ from dujiang.pool.domain.ledger import (
     same_shares,
     shares,
 )
+from dujiang.pool.domain.marks import labelled, tainted
 from dujiang.pool.domain.nodes import (
     AmbiguousNode,
     Cluster,
@@ -37,8 +39,10 @@ from dujiang.pool.domain.nodes import (
     Node,
     NodeState,
     SyncReport,
+    Terms,
     UnknownNode,
 )
+from dujiang.pool.domain.reservations import Reservation
 from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import Changes, PoolSettings, Settled, reconcile, settle, unsettled
 from dujiang.pool.events import (
@@ -48,7 +52,9 @@ from dujiang.pool.events import (
     InventoryChanged,
     NodeCordoned,
     NodeDrainAsked,
+    NodeLabelled,
     NodeStateChanged,
+    NodeTainted,
     NodeUncordoned,
 )
 from dujiang.pool.store import Pulse
@@ -59,8 +65,11 @@ MAX_REASON = 500
 class PoolService:
     """Use cases of the pool. Functions take the transaction first, and never commit."""
 
-    def __init__(self, ids: Ids, settings: PoolSettings | None = None) -> None:
-        self._ids, self._settings = ids, settings or PoolSettings()
+    def __init__(
+        self, ids: Ids, settings: PoolSettings | None = None, terms: Mapping[str, Terms] = MappingProxyType({})
+    ) -> None:
+        """Take what it works with; `terms` are those of clusters, by name."""
+        self._ids, self._settings, self._terms = ids, settings or PoolSettings(), dict(terms)
         self._kept: Inventory | None = None
         self._settled: dict[str, Mapping[str, Settled]] = {}
 
@@ -77,7 +86,10 @@ class PoolService:
         pulse = await store.lock_pulse(tx)
         inventory = await self._inventory(tx, pulse)
         known = await self._cluster(tx, cluster_name)
-        cluster = _as_seen(known, cluster_name, capabilities, known.id if known else self._ids.new("clu"))
+        cluster = _as_seen(
+            known, cluster_name, capabilities, known.id if known else self._ids.new("clu"),
+            self._terms.get(cluster_name, Terms()),
+        )  # fmt: skip
         settled = self._settled.get(cluster_name, {})
         looked_at = unsettled(cluster, facts, inventory, settled)
         used = await ledger_store.read_used(tx, looked_at) if looked_at else Used()
@@ -155,6 +167,14 @@ class PoolService:
         """Return the pool's version."""
         return (await store.read_pulse(tx)).version
 
+    async def windows(self, tx: Tx) -> list[Reservation]:
+        """Return the reservations and maintenance that have not ended, in order of name."""
+        return await reservation_store.read_open(tx, tx.now)
+
+    async def touch(self, tx: Tx) -> None:
+        """Move the version on: what was planned until now is planned anew."""
+        await self._move(tx, await store.lock_pulse(tx))
+
     # What operators intend
 
     async def cordon(self, tx: Tx, name_or_id: str, reason: str) -> Node:
@@ -176,6 +196,32 @@ class PoolService:
         node, changed = await self._intend(tx, name_or_id, Intent.NONE, reason)
         if changed:
             tx.emit(NodeUncordoned(subject=node.id, name=node.name, reason=reason[:MAX_REASON]))
+        return node
+
+    async def label(self, tx: Tx, name_or_id: str, given: Mapping[str, str], removed: Sequence[str]) -> Node:
+        """Set and take away an operator's labels of a node; they lie over the engine's.
+
+        Raises:
+            BadMark: see `domain.marks.labelled`.
+        """
+        pulse, inventory, known = await self._locked_node(tx, name_or_id)
+        node = replace(known, own_labels=labelled(known.own_labels, given, removed, known.engine_labels))
+        if node != known:
+            await self._keep_node(tx, pulse, inventory, node)
+            tx.emit(NodeLabelled(subject=node.id, name=node.name, labels=dict(node.own_labels)))
+        return node
+
+    async def taint(self, tx: Tx, name_or_id: str, given: Sequence[str], removed: Sequence[str]) -> Node:
+        """Set and take away an operator's taints of a node; what runs there goes on.
+
+        Raises:
+            BadMark: see `domain.marks.tainted`.
+        """
+        pulse, inventory, known = await self._locked_node(tx, name_or_id)
+        node = replace(known, own_taints=tainted(known.own_taints, given, removed, known.engine_taints))
+        if node != known:
+            await self._keep_node(tx, pulse, inventory, node)
+            tx.emit(NodeTainted(subject=node.id, name=node.name, taints=node.own_taints))
         return node
 
     async def orders(self, tx: Tx) -> list[EngineOrder]:
@@ -367,9 +413,7 @@ class PoolService:
     async def _intend(self, tx: Tx, name_or_id: str, intent: Intent, reason: str) -> tuple[Node, bool]:
         if len(reason) > MAX_REASON:
             raise Invalid(f"The reason is longer than {MAX_REASON} characters.")
-        pulse = await store.lock_pulse(tx)
-        inventory = await self._inventory(tx, pulse)
-        known = _find_node(inventory, name_or_id)
+        pulse, inventory, known = await self._locked_node(tx, name_or_id)
         if intent is Intent.NONE and (known.engine_cordoned or known.intent is not Intent.NONE):
             intent = Intent.OPEN  # the engine may have been told a moment ago, and not been looked at since
         used = await ledger_store.read_used(tx, [known.id])
@@ -377,12 +421,20 @@ class PoolService:
         node = settle(wanted, held=used.held(known.id))
         if node.intent is known.intent and node.intent_reason == known.intent_reason and node.state is known.state:
             return known, False
-        await store.update_nodes(tx, [node])
-        moved = await self._move(tx, pulse, inventory_changed=True)
-        self._kept = revised(inventory, moved.stamp, nodes=[node])
+        await self._keep_node(tx, pulse, inventory, node)
         if node.state is not known.state:
             tx.emit(_state_changed(node, known.state))
         return node, True
+
+    async def _locked_node(self, tx: Tx, name_or_id: str) -> tuple[Pulse, Inventory, Node]:
+        pulse = await store.lock_pulse(tx)
+        inventory = await self._inventory(tx, pulse)
+        return pulse, inventory, _find_node(inventory, name_or_id)
+
+    async def _keep_node(self, tx: Tx, pulse: Pulse, inventory: Inventory, node: Node) -> None:
+        await store.update_nodes(tx, [node])
+        moved = await self._move(tx, pulse, inventory_changed=True)
+        self._kept = revised(inventory, moved.stamp, nodes=[node])
 
 
 def _find_node(inventory: Inventory, name_or_id: str) -> Node:
@@ -413,12 +465,12 @@ def _cluster_name(inventory: Inventory, node: Node) -> str:
     return inventory.clusters[node.cluster_id].name
 
 
-def _as_seen(known: Cluster | None, name: str, capabilities: Capabilities, id: str) -> Cluster:
+def _as_seen(known: Cluster | None, name: str, capabilities: Capabilities, id: str, terms: Terms) -> Cluster:
     return Cluster(
         id=id, name=name, kind=capabilities.kind, simulated=capabilities.simulated,
         limits=Isolation(capabilities.limits), limits_by=capabilities.limits_by,
         isolation=capabilities.device_isolation, stacks_ranks=capabilities.stacks_ranks, reachable=True, reason="",
-        seen_at=known.seen_at if known else None,
+        seen_at=known.seen_at if known else None, terms=terms,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Those over the allocation ledger are in `ledger_store`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -30,8 +31,8 @@ from sqlalchemy import (
 from dujiang.engines.contract import Isolation
 from dujiang.kit.clock import EPOCH
 from dujiang.kit.db import Tx
-from dujiang.kit.tables import Json, UtcMicros, metadata
-from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Intent, Node, NodeState
+from dujiang.kit.tables import ExactDecimal, Json, UtcMicros, metadata
+from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Intent, Node, NodeState, Terms
 from dujiang.pool.domain.sync import Limit
 
 clusters = Table(
@@ -48,6 +49,9 @@ clusters = Table(
     Column("reachable", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
     Column("seen_at", UtcMicros, nullable=True),
+    Column("price_per_device_hour", ExactDecimal, nullable=False),
+    Column("is_cloud", Boolean, nullable=False),
+    Column("interruptions_per_day", Float(53), nullable=False),
 )
 nodes = Table(
     "nodes",
@@ -70,7 +74,10 @@ nodes = Table(
     Column("ready", Boolean, nullable=False),
     Column("engine_cordoned", Boolean, nullable=False),
     Column("engine_reason", Text, nullable=False),
-    Column("labels", Json, nullable=False),
+    Column("engine_labels", Json, nullable=False),
+    Column("engine_taints", Json, nullable=False),
+    Column("own_labels", Json, nullable=False),
+    Column("own_taints", Json, nullable=False),
     Column("seen_at", UtcMicros, nullable=True),
     UniqueConstraint("cluster_id", "name"),
 )
@@ -218,7 +225,9 @@ async def read_devices(tx: Tx) -> list[Device]:
 
 async def save_cluster(tx: Tx, cluster: Cluster, *, is_new: bool) -> None:
     """Write a cluster."""
-    values = {column.name: getattr(cluster, column.name) for column in clusters.columns}
+    terms = {field.name: getattr(cluster.terms, field.name) for field in fields(Terms)}
+    facts = {field.name: getattr(cluster, field.name) for field in fields(Cluster) if field.name != "terms"}
+    values = {**facts, **terms}
     if is_new:
         await tx.execute(insert(clusters).values(values))
     else:
@@ -277,12 +286,14 @@ def _cluster(row: Any) -> Cluster:
         id=row.id, name=row.name, kind=row.kind, simulated=row.simulated, limits=Isolation(row.limits),
         limits_by=row.limits_by, isolation=Isolation(row.isolation), stacks_ranks=row.stacks_ranks,
         reachable=row.reachable, reason=row.reason, seen_at=row.seen_at,
+        terms=Terms(row.price_per_device_hour, row.is_cloud, row.interruptions_per_day),
     )  # fmt: skip
 
 
 def _node(row: Any) -> Node:
     values = dict(row._mapping)
     values["state"], values["intent"] = NodeState(row.state), Intent(row.intent)
+    values["engine_taints"], values["own_taints"] = tuple(row.engine_taints), tuple(row.own_taints)
     return Node(**values)
 
 

@@ -62,8 +62,11 @@ class Inventory:
             ready=not full,
             cordoned=cordoned_because is not None,
             reason=reason,
-            labels={"arch": platform.machine(), "os": platform.system().lower(), "kernel": platform.release()},
-        )
+            labels={
+                "arch": platform.machine(), "os": platform.system().lower(), "kernel": platform.release(),
+                **settings.labels,
+            },
+        )  # fmt: skip
 
     def _free_disk(self) -> int:
         place = self._home

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -31,5 +32,7 @@ class LocalSettings:
     shell: str = "/bin/sh"
     pass_env: tuple[str, ...] = ()
     """Further variables of the platform's environment that jobs inherit. Never list one that holds a secret."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the node, such as `{"dujiang.io/rack" = "r7"}`; `dujiang nodes label` lays others over them."""
     mps_pipe_dir: Path | None = None
     """Where an NVIDIA MPS daemon listens; None takes CUDA_MPS_PIPE_DIRECTORY, else /tmp/nvidia-mps."""

@@ -148,6 +148,9 @@ def upgrade() -> None:
         sa.Column("reachable", sa.Boolean(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=True),
+        sa.Column("price_per_device_hour", sa.String(length=64), nullable=False),
+        sa.Column("is_cloud", sa.Boolean(), nullable=False),
+        sa.Column("interruptions_per_day", sa.Float(precision=53), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clusters")),
         sa.UniqueConstraint("name", name=op.f("uq_clusters_name")),
     )
@@ -346,6 +349,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", name=op.f("pk_quotas")),
     )
     op.create_table(
+        "reservations",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("cluster", sa.String(length=253), nullable=False),
+        sa.Column("nodes", sa.Text(), nullable=False),
+        sa.Column("begins_at", sa.BigInteger(), nullable=False),
+        sa.Column("ends_at", sa.BigInteger(), nullable=False),
+        sa.Column("projects", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("made_by", sa.String(length=128), nullable=False),
+        sa.Column("made_at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reservations")),
+        sa.UniqueConstraint("name", name=op.f("uq_reservations_name")),
+    )
+    with op.batch_alter_table("reservations", schema=None) as batch_op:
+        batch_op.create_index("ix_reservations_ends_at", ["ends_at"], unique=False)
+
+    op.create_table(
         "sign_in_failures",
         sa.Column("account", sa.String(length=64), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
@@ -430,7 +452,10 @@ def upgrade() -> None:
         sa.Column("ready", sa.Boolean(), nullable=False),
         sa.Column("engine_cordoned", sa.Boolean(), nullable=False),
         sa.Column("engine_reason", sa.Text(), nullable=False),
-        sa.Column("labels", sa.Text(), nullable=False),
+        sa.Column("engine_labels", sa.Text(), nullable=False),
+        sa.Column("engine_taints", sa.Text(), nullable=False),
+        sa.Column("own_labels", sa.Text(), nullable=False),
+        sa.Column("own_taints", sa.Text(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["cluster_id"], ["clusters.id"], name=op.f("fk_nodes_cluster_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_nodes")),

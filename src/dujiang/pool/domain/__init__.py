@@ -34,10 +34,12 @@ from dujiang.pool.domain.nodes import (
     NodeState,
     Shrunk,
     SyncReport,
+    Terms,
     UnknownCluster,
     UnknownDevice,
     UnknownNode,
 )
+from dujiang.pool.domain.reservations import Reservation, ReservationState
 from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import PoolSettings
 
@@ -66,9 +68,12 @@ __all__ = [
     "OverAllocated",
     "PoolSettings",
     "PoolView",
+    "Reservation",
+    "ReservationState",
     "Share",
     "Shrunk",
     "SyncReport",
+    "Terms",
     "UnknownCluster",
     "UnknownDevice",
     "UnknownNode",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from dujiang.engines.contract import Isolation
 from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Node, NodeState
 
 IntArray = npt.NDArray[np.int64]
@@ -73,6 +74,8 @@ class Columns:
     node_names: tuple[str, ...]
     node_states: tuple[NodeState, ...]
     node_labels: tuple[Mapping[str, str], ...]
+    node_taints: tuple[tuple[str, ...], ...]
+    node_domains: tuple[Mapping[str, str], ...]
     node_cluster: IntArray
     node_open: BoolArray
     node_limit: IntArray
@@ -80,6 +83,7 @@ class Columns:
     device_ids: tuple[str, ...]
     device_names: tuple[str, ...]
     device_labels: tuple[Mapping[str, str], ...]
+    device_isolation: tuple[Isolation, ...]
     device_node: IntArray
     device_index: IntArray
     device_kind: IntArray
@@ -96,11 +100,11 @@ class PoolView:
     n nodes in order of (cluster name, node name); d devices in order of (node, index); nodes and devices that are GONE
     are left out. `columns` has what does not change with every start:
 
-    `clusters`; `node_ids node_names node_states node_labels`; `node_cluster` (n) index into clusters;
-    `node_open` (n) new work may start there; `node_limit` (n, 3) cpu_milli, memory_bytes, disk_bytes that may be given
-    away; `kinds`; `device_ids device_names device_labels`; `device_node` (d) index of its node; `device_index` (d) the
-    engine's index; `device_kind` (d) index into kinds; `device_open` (d) healthy and on an open node;
-    `device_limit` (d, 2) gpu_milli (1000) and memory_bytes; `node_at device_at` id to position.
+    `clusters`; `node_ids node_names node_states node_labels node_taints node_domains`; `node_cluster` (n) index into
+    clusters; `node_open` (n) new work may start there; `node_limit` (n, 3) cpu_milli, memory_bytes, disk_bytes that may
+    be given away; `kinds`; `device_ids device_names device_labels device_isolation`; `device_node` (d) index of its
+    node; `device_index` (d) the engine's index; `device_kind` (d) index into kinds; `device_open` (d) healthy and on an
+    open node; `device_limit` (d, 2) gpu_milli (1000) and memory_bytes; `node_at device_at` id to position.
     """
 
     version: int
@@ -182,6 +186,8 @@ def _columns(
         node_names=tuple(node.name for node in nodes),
         node_states=tuple(node.state for node in nodes),
         node_labels=tuple(node.labels for node in nodes),
+        node_taints=tuple(node.taints for node in nodes),
+        node_domains=tuple(node.domains for node in nodes),
         node_cluster=np.array([cluster_at[node.cluster_id] for node in nodes], dtype=np.int64),
         node_open=np.array(is_open, dtype=np.bool_),
         node_limit=np.array(
@@ -191,6 +197,7 @@ def _columns(
         device_ids=tuple(device.id for _, device in rows),
         device_names=tuple(device.name for _, device in rows),
         device_labels=tuple(device.labels for _, device in rows),
+        device_isolation=tuple(device.isolation for _, device in rows),
         device_node=np.array([position for position, _ in rows], dtype=np.int64),
         device_index=np.array([device.index for _, device in rows], dtype=np.int64),
         device_kind=np.array([kind_at[_kind(device)] for _, device in rows], dtype=np.int64),

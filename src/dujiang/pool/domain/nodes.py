@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
 from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Conflict, Invalid, NotFound
 from dujiang.kit.state import Machine
+from dujiang.pool.domain import marks
 
 
 class NodeState(StrEnum):
@@ -96,6 +98,18 @@ def state_of(
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a cluster works, as the operator says; engines do not know."""
+
+    price_per_device_hour: Decimal = Decimal(0)
+    """List cost of one device for one hour, in the platform's currency; the cheaper cluster is tried first."""
+    is_cloud: bool = False
+    """Rented by use."""
+    interruptions_per_day: float = 0.0
+    """How often a node is taken away (spot capacity)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """One engine's realm, with what it promises."""
 
@@ -113,6 +127,7 @@ class Cluster:
     reason: str
     """Why it cannot be reached; empty when it can."""
     seen_at: datetime | None
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +169,29 @@ class Node:
     ready: bool
     engine_cordoned: bool
     engine_reason: str
-    labels: Mapping[str, str]
+    engine_labels: Mapping[str, str]
+    engine_taints: tuple[str, ...]
+    own_labels: Mapping[str, str]
+    """The operators', over the engine's."""
+    own_taints: tuple[str, ...]
+    """The operators', beside the engine's."""
     seen_at: datetime | None
     """When it was last in the inventory; None while it is (the cluster's `seen_at` says)."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Return all its labels."""
+        return {**self.engine_labels, **self.own_labels} if self.own_labels else self.engine_labels
+
+    @property
+    def taints(self) -> tuple[str, ...]:
+        """Return all its taints, `key` or `key=value`, sorted: only work that tolerates each starts there."""
+        return tuple(sorted({*self.engine_taints, *self.own_taints}))
+
+    @property
+    def domains(self) -> Mapping[str, str]:
+        """Return its switch, rack and site as far as its labels say, by names that no other site has."""
+        return marks.domains(self.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,8 @@ def _joining(cluster: Cluster, name: str, node_id: str) -> Node:
     return Node(
         id=node_id, cluster_id=cluster.id, name=name, cpu_milli=0, memory_bytes=0, disk_bytes=0, cpu_limit_milli=0,
         memory_limit_bytes=0, disk_limit_bytes=0, state=NODE_STATES.start, reason="", intent=Intent.NONE, intent_by="",
-        intent_reason="", present=False, ready=False, engine_cordoned=False, engine_reason="", labels={}, seen_at=None,
+        intent_reason="", present=False, ready=False, engine_cordoned=False, engine_reason="",
+        engine_labels={}, engine_taints=(), own_labels={}, own_taints=(), seen_at=None,
     )  # fmt: skip
 
 
@@ -210,7 +211,7 @@ def _seen(known: Node, fact: NodeFacts, settings: PoolSettings, *, held: bool) -
         memory_limit_bytes=fact.memory_bytes * settings.memory_overcommit_milli // 1000,
         disk_limit_bytes=fact.disk_bytes * settings.disk_overcommit_milli // 1000,
         intent=intent, present=True, ready=fact.ready, engine_cordoned=fact.cordoned, engine_reason=fact.reason,
-        labels=dict(fact.labels), seen_at=None,
+        engine_labels=dict(fact.labels), engine_taints=tuple(sorted(set(fact.taints))), seen_at=None,
     )  # fmt: skip
     return settle(node, held=held)
 

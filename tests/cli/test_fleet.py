@@ -1,0 +1,88 @@
+"""What operators say of nodes: labels, taints, reservations."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dujiang.kit.clock import SystemClock
+from tests.cli.conftest import Run
+from tests.cli.standin import Answer, StandIn
+
+NODE: dict[str, Any] = {"name": "n1", "labels": {"a": "1"}, "taints": ["team=vision"], "state": "READY"}
+RESERVATION: dict[str, Any] = {
+    "name": "fans", "id": "rsv_1", "state": "PLANNED", "cluster": "here", "nodes": ["n1", "n2"], "all_nodes": False,
+    "begins_at": "2030-01-01T00:00:00+00:00", "ends_at": "2030-01-01T04:00:00+00:00", "maintenance": True,
+    "projects": [], "reason": "", "made_by": "user:usr_1", "warnings": ['It overlaps "other".'],
+}  # fmt: skip
+
+
+def test_labels_and_taints_are_set_and_taken_away(server: StandIn, run: Run) -> None:
+    server.on("POST /v1/nodes/n1/labels", NODE)
+    server.on("POST /v1/nodes/n1/taints", NODE)
+    code, out, _ = run("nodes", "label", "n1", "a=1", "dujiang.io/rack=r=7", "old-")
+    assert (code, out) == (0, "n1 has the labels a=1.\n")
+    assert server.asked[-1].body == {"set": {"a": "1", "dujiang.io/rack": "r=7"}, "remove": ["old"]}
+    code, out, _ = run("nodes", "taint", "n1", "team=vision", "broken", "gone-")
+    assert (code, out) == (0, "n1 has the taints team=vision.\n")
+    assert server.asked[-1].body == {"set": ["team=vision", "broken"], "remove": ["gone"]}
+    code, _, err = run("nodes", "label", "n1", "a")
+    assert (code, "write a=VALUE, or a- to take it away" in err) == (2, True)
+
+
+def test_a_reservation_is_made_with_times_as_people_write_them(server: StandIn, run: Run) -> None:
+    server.on("POST /v1/reservations", RESERVATION)
+    code, out, err = run(
+        "reservations", "create", "fans", "--nodes", "n1,n2", "--from", "+2h", "--for", "4h", "-p", "vision"
+    )
+    assert code == 0
+    assert "nobody (maintenance)" in out
+    assert 'Note: It overlaps "other".' in err
+    body = server.asked[-1].body
+    assert (body["nodes"], body["all_nodes"], body["projects"]) == (["n1", "n2"], False, ["vision"])
+    begins, ends = (datetime.fromisoformat(body[name]) for name in ("begins_at", "ends_at"))
+    assert ends - begins == timedelta(hours=4)
+    assert abs(begins - SystemClock().now() - timedelta(hours=2)) < timedelta(minutes=5)
+    run("reservations", "create", "fans", "--all", "--cluster", "here", "--to", "2030-01-01T04:00:00Z")
+    body = server.asked[-1].body
+    assert (body["begins_at"], body["ends_at"], body["all_nodes"]) == (None, _local("2030-01-01T04:00:00+00:00"), True)
+
+
+def _local(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--all",), "Give either --to or --for"),
+        (("--all", "--for", "4h", "--to", "+4h"), "Give either --to or --for"),
+        (("--for", "4h"), "Give either --nodes or --all"),
+        (("--all", "--nodes", "n1", "--for", "4h"), "Give either --nodes or --all"),
+        (("--all", "--for", "soon"), "--for: "),
+        (("--all", "--to", "tomorrow"), '--to: "tomorrow" is not a time'),
+        (("--all", "--from", "+lots", "--to", "+4h"), "--from: "),
+        (("--all", "--to", "+99999999d"), "--to: "),
+    ],
+)
+def test_times_and_nodes_that_mean_nothing_are_told(
+    server: StandIn, run: Run, args: tuple[str, ...], says: str
+) -> None:
+    code, out, err = run("reservations", "create", "fans", *args)
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_a_reservation_is_shown_changed_and_taken_back(server: StandIn, run: Run) -> None:
+    server.on("GET /v1/reservations", {"items": [RESERVATION], "next_cursor": None})
+    server.on("PATCH /v1/reservations/fans", RESERVATION)
+    server.on("DELETE /v1/reservations/fans", lambda _: Answer(None, 204))
+    code, out, _ = run("reservations")
+    assert code == 0
+    assert out.splitlines()[1].split("  ")[0] == "fans"
+    assert run("reservations", "change", "fans", "--to", "+1d")[0] == 0
+    assert list(server.asked[-1].body) == ["begins_at", "ends_at", "reason"]
+    assert run("reservations", "change", "fans")[0] == 2
+    assert run("reservations", "delete", "fans")[:2] == (0, "fans is taken back.\n")
