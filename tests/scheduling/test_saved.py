@@ -31,8 +31,11 @@ from dujiang.scheduling.domain import (
     plan,
     snapshot_of_rows,
 )
+from dujiang.scheduling.domain.queues import Limits, Queue, QueueTree, QuotaFlavor, QuotaLine
 from dujiang.scheduling.domain.rows import rows_of_fleet
+from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.saved import BadSnapshot, dump, load
+from dujiang.scheduling.domain.shares import FairShare
 from tests.scheduling.building import GIB, NOW, a_fleet, a_job, holding
 from tests.scheduling.test_properties import fleets, worlds
 
@@ -96,7 +99,16 @@ def a_full_snapshot() -> Snapshot:
     snapshot = snapshot_of_rows(
         fleet, holdings=[held], requests=[job, a_job("b")], quotas={"p": Quota(1000, None, GIB)}, version=7
     )
-    return replace(snapshot, windows=(Window("w", "d", ("n2",), NOW, NOW + HOUR, ("p",)),))
+    line = QuotaLine("all", Limits(4000, None, 8000, GIB), lending_limit=Limits(1000), guarantee=Limits(cpu_milli=5))
+    tree = QueueTree(
+        [Queue("top"), Queue("q", "top", (line,), weight=2.5, projects=("p",))],
+        [QuotaFlavor("all", vendor="nvidia", cluster="d")],
+    )
+    return replace(
+        snapshot, windows=(Window("w", "d", ("n2",), NOW, NOW + HOUR, ("p",)),), queues=tree,
+        rules=Rules(reservations=3, most_lost_device_s=5.0, grows=False),
+        shares={"p": FairShare("p", 1.5, 3.0, 1 / 3, 0.25)},
+    )  # fmt: skip
 
 
 def test_everything_is_kept() -> None:
@@ -152,6 +164,8 @@ BROKEN: list[tuple[Break, str]] = [
     (lambda s: s["fleet"]["nodes"].append(s["fleet"]["nodes"][0]), 'nodes[4].name: cluster c has a node "n1" already'),
     (lambda s: s["fleet"]["nodes"][0].update(cpu_milli=2**63), "fleet: a number is too large"),
     (lambda s: s["fleet"].update(racks=[]), "fleet: unknown here: racks"),
+    (lambda s: s["queues"]["queues"][0].update(parent="q"), "queues: "),
+    (lambda s: s["queues"]["queues"][1]["lines"][0]["nominal"].update(gpus=1), "nominal: unknown here: gpus"),
     (lambda s: s.update(node_free=[[1], [2, 3]]), "node_free: rows of unlike length"),
     (lambda s: s.update(device_milli=[0.5] * 4), "device_milli: not only values of type int64"),
     (lambda s: s.update(device_milli=[1]), "snapshot.device_milli: it is 1 numbers, and the fleet needs 4."),

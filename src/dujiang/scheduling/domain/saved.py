@@ -1,6 +1,6 @@
 """Snapshots as files: what was planned on can be kept, sent to someone else, and planned on and explained again.
 
-A file holds every field of the snapshot by name, the fleet as its rows, and the time. Fields that are left out take
+A file holds every field of the snapshot by name, fleet and queues as what they are made of, and the time. Fields that are left out take
 their defaults, unknown ones are refused, so a file says the same wherever it is read, or is not read at all.
 """
 
@@ -20,10 +20,12 @@ import cattrs
 import numpy as np
 import orjson
 from cattrs import transform_error
+from cattrs.cols import is_namedtuple, namedtuple_dict_structure_factory, namedtuple_dict_unstructure_factory
 from cattrs.errors import ForbiddenExtraKeysError
 
 from dujiang.kit.errors import DujiangError, Invalid
 from dujiang.scheduling.domain.fleet import ClusterRow, Fleet, NodeRow, fleet_of_rows
+from dujiang.scheduling.domain.queues import Queue, QueueTree, QuotaFlavor
 from dujiang.scheduling.domain.rows import rows_of_fleet
 from dujiang.scheduling.domain.snapshot import Snapshot
 
@@ -140,8 +142,14 @@ def _converter(tells_where: bool) -> cattrs.Converter:
     made.register_structure_hook_func(_is_array, _array)
     made.register_unstructure_hook_func(_is_array, lambda value: value.tolist())
     made.register_structure_hook_func(_is_row, lambda value, kind: _row(made, value, kind))
+    made.register_structure_hook_factory(
+        is_namedtuple, lambda kind: namedtuple_dict_structure_factory(kind, made, tells_where, True)
+    )
+    made.register_unstructure_hook_factory(is_namedtuple, lambda kind: namedtuple_dict_unstructure_factory(kind, made))
     made.register_unstructure_hook(Fleet, lambda fleet: made.unstructure(_Rows(*rows_of_fleet(fleet)), _Rows))
     made.register_structure_hook(Fleet, lambda value, _: _fleet(made.structure(value, _Rows)))
+    made.register_unstructure_hook(QueueTree, lambda tree: made.unstructure(_Queues(tree.queues, tree.flavors)))
+    made.register_structure_hook(QueueTree, lambda value, _: _tree(made.structure(value, _Queues)))
     return made
 
 
@@ -220,6 +228,16 @@ def _fleet(rows: _Rows) -> Fleet:
             raise ValueError(f"nodes[{at}].name: cluster {node.cluster} has a node {_shown(node.name)} already")
         seen.add((node.cluster, node.name))
     return fleet_of_rows(rows.clusters, rows.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queues:
+    queues: tuple[Queue, ...]
+    flavors: tuple[QuotaFlavor, ...]
+
+
+def _tree(parts: _Queues) -> QueueTree:
+    return QueueTree(parts.queues, parts.flavors)
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------
