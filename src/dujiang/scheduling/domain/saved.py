@@ -1,7 +1,8 @@
 """Snapshots as files: what was planned on can be kept, sent to someone else, and planned on and explained again.
 
-A file holds every field of the snapshot by name, fleet and queues as what they are made of, and the time. Fields that are left out take
-their defaults, unknown ones are refused, so a file says the same wherever it is read, or is not read at all.
+A file holds every field of the snapshot by name, fleet and queues as what they are made of, and the time. Fields that
+are left out take their defaults, unknown ones are refused, so a file says the same wherever it is read, or is not read
+at all.
 """
 
 from __future__ import annotations
