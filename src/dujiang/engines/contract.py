@@ -269,6 +269,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a running attempt does with what it holds, as the engine measured it just now.
+
+    Use is of what it was given, 0 to 1: a job that keeps half of its one share of a half busy uses 0.5.
+    """
+
+    key: AttemptKey
+    at: datetime
+    devices: float | None = None
+    """Mean of its shares, each by its size; None when it has none, or nothing measures them."""
+    cpu: float | None = None
+    """Since the last time it was asked for; None at the first time, and when nothing measures it."""
+    saved_at: datetime | None = None
+    """When the program last saved itself, where the engine knows better than the checkpoint's folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogChunk:
     """A piece of an attempt's output, as written."""
 
@@ -306,6 +323,14 @@ class Engine(Protocol):
 
     async def observe(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation]:
         """Return what is seen of these attempts; what is not seen is left out.
+
+        Raises:
+            EngineUnavailable: no answer.
+        """
+        ...
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return what these attempts use now; those that do not run, or of which nothing is measured, are left out.
 
         Raises:
             EngineUnavailable: no answer.

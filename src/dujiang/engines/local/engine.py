@@ -31,6 +31,7 @@ from dujiang.engines.contract import (
     NodeFacts,
     Observation,
     Phase,
+    Usage,
 )
 from dujiang.engines.local import discovery, launching, records, strays
 from dujiang.engines.local.environment import base_environment
@@ -40,6 +41,7 @@ from dujiang.engines.local.inventory import Inventory
 from dujiang.engines.local.reading import observation
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.local.supervisor import KICK
+from dujiang.engines.local.using import Meter, Running
 from dujiang.kit.clock import Clock
 
 _CHUNK_BYTES = 64 * 1024
@@ -67,6 +69,7 @@ class LocalEngine:
         self._home, self._clock = Home(str(home.absolute())), clock
         self._settings = settings or LocalSettings()
         self._inventory = Inventory(home, self._settings)
+        self._meter = Meter(self._inventory.nvml)
         self._found: discovery.Found | None = None
         self._lock_fd = -1
         self._opening = asyncio.Lock()
@@ -228,6 +231,23 @@ class LocalEngine:
         """Return where the attempt's limit groups were made, also by a platform that stood in another group."""
         attempt.launch = attempt.launch or read_whole(self._home.launch(str(key)))
         return list((attempt.launch or {}).get("limits", {}).get("parents", {}).values())
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return what NVML and the limit groups count of these attempts."""
+        await self._open()
+        running: list[Running] = []
+        for key in keys:
+            attempt = self._attempt(key)
+            if attempt is None or not records.is_locked(attempt.fd):
+                continue
+            attempt.started = attempt.started or records.read_started(attempt.fd)
+            attempt.launch = attempt.launch or read_whole(self._home.launch(str(key)))
+            if attempt.started and attempt.launch:
+                running.append(Running(key, int(attempt.started["pid"]), attempt.launch))
+        if not running:
+            return {}
+        now, at_s = self._clock.now(), self._clock.monotonic_s()
+        return {one.key: one for one in await asyncio.to_thread(self._meter.measure, running, now, at_s)}
 
     # -- change -------------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,17 @@ class Group:
             return int(read(f"{self._of['memory']}/{file}"))
         return None
 
+    def cpu_s(self) -> float | None:
+        """Return the processor time that the group has used, None where nothing counts it."""
+        if "cpu" not in self._of:
+            return None
+        if self._plan.by == "cgroup-v2":
+            used_us = self._counter("cpu", {"cgroup-v2": "cpu.stat"}, "usage_usec")
+            return used_us / 1e6 if used_us else None
+        with contextlib.suppress(OSError, ValueError):  # the two controllers of version 1 mostly stand together
+            return int(read(f"{self._of['cpu']}/cpuacct.usage")) / 1e9
+        return None
+
     def counters(self) -> list[str]:
         """Return what the group counted, one readable line each, with the file it stands in."""
         lines: list[str] = []

@@ -7,8 +7,9 @@ A name is what CUDA_VISIBLE_DEVICES takes, so it is always a UUID but for a devi
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ class Nvml:
         self._lock = threading.Lock()
         self._ready = False
         self._seen: dict[int, tuple[DeviceFacts, ...]] = {}
+        self._looked_us: dict[int, int] = {}
         self.missing = ""
         """Why there are no devices, empty when there are; set by `scan`."""
 
@@ -55,6 +57,53 @@ class Nvml:
                 return ()
             self.missing = "" if found else "the NVIDIA driver reports no device"
             return found
+
+    def busy(self, wanted: Mapping[int, Sequence[Set[int]]]) -> dict[int, list[float | None]]:
+        """Return for which part of the time devices computed, 0 to 1, since the last look or over the last second.
+
+        Args:
+            wanted: by index of the device, for each share of it the processes that have it; an empty set is the whole
+                device, whoever uses it.
+
+        Returns:
+            In the same order; None where the driver does not tell, as of instances of a device in MIG mode.
+        """
+        with self._lock:
+            if not self._ready:
+                return {index: [None] * len(shares) for index, shares in wanted.items()}
+            import pynvml
+
+            found: dict[int, list[float | None]] = {}
+            for index, shares in wanted.items():
+                try:
+                    found[index] = self._busy(pynvml, index, shares)
+                except pynvml.NVMLError:
+                    found[index] = [None] * len(shares)
+            return found
+
+    def _busy(self, nvml: Any, index: int, shares: Sequence[Set[int]]) -> list[float | None]:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        rates = _ask(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+        whole = None if rates is None else rates.gpu / 100
+        if not any(shares):
+            return [whole] * len(shares)
+        samples = self._samples(nvml, index, handle)
+        return [whole if not pids else _of_processes(samples, pids) for pids in shares]
+
+    def _samples(self, nvml: Any, index: int, handle: Any) -> dict[int, list[float]] | None:
+        """Return what each process used since the last look, sample by sample; None where that is not told."""
+        try:
+            samples = nvml.nvmlDeviceGetProcessUtilization(handle, self._looked_us.get(index, 0))
+        except nvml.NVMLError_NotFound:  # nobody computed
+            return {}
+        except nvml.NVMLError:
+            return None
+        by_process: dict[int, list[float]] = {}
+        for one in samples:
+            if one.timeStamp:
+                by_process.setdefault(int(one.pid), []).append(one.smUtil / 100)
+                self._looked_us[index] = max(self._looked_us.get(index, 0), int(one.timeStamp))
+        return by_process
 
     def close(self) -> None:
         """Let go of the driver."""
@@ -142,6 +191,13 @@ def _instances(nvml: Any, handle: Any, whole: DeviceFacts) -> Iterator[DeviceFac
             isolation=Isolation.COUNTED_ONLY,
             labels={**whole.labels, "mig": "instance", "mig_parent": whole.name},
         )
+
+
+def _of_processes(samples: Mapping[int, Sequence[float]] | None, pids: Set[int]) -> float | None:
+    """Return what some processes used; None where the driver counts processes by other numbers than this machine."""
+    if samples is None or any(not os.path.exists(f"/proc/{pid}") for pid in samples.keys() - pids):
+        return None
+    return min(1.0, sum(sum(samples[pid]) / len(samples[pid]) for pid in sorted(pids & samples.keys())))
 
 
 def _memory_bytes(nvml: Any, handle: Any) -> int:

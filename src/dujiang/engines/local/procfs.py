@@ -6,10 +6,12 @@ Decides nothing. A process that goes away while it is read is left out. Standard
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 MARK = "DUJIANG_ATTEMPT_KEY"
 """Set in every process of an attempt to `HOMEMARK/JOB.NUMBER`, and inherited by what it starts."""
+
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
@@ -49,6 +51,19 @@ def status(pid: int) -> dict[str, str]:
             return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
     except (FileNotFoundError, ProcessLookupError):
         return {}
+
+
+def cpu_s(pids_: Iterable[int]) -> float:
+    """Return the processor time of processes and of those that they waited for."""
+    ticks = 0
+    for pid in pids_:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS_A_SECOND
 
 
 def is_alive(pid: int) -> bool:

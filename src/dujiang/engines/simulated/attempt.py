@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from dujiang.engines.contract import AttemptKey, End, Evidence, Launch, Observation, Phase
-from dujiang.engines.simulated.output import TAG, epochs_done, printed
+from dujiang.engines.contract import AttemptKey, End, Evidence, Launch, Observation, Phase, Usage
+from dujiang.engines.simulated.output import TAG, epochs_done, printed, saved_after_s
 from dujiang.engines.simulated.program import FOREVER, Program, Script
 from dujiang.engines.simulated.truth import Run
 from dujiang.kit.clock import from_micros
@@ -186,6 +186,22 @@ class Attempt:
             self.launch, self.script.ranks[rank], rank, seed=self.seed, ran_s=self._ran_s(one, now),
             finished=one.finished, saved=one.saving and one.died is not None and one.exit_code is not None,
         )  # fmt: skip
+
+    def usage(self, now: int) -> Usage | None:
+        """Return what it uses; None while it does not run."""
+        if self.ended is not None or self.lost is not None or not self.ranks:
+            return None
+        parts = [
+            program.use if rank.died is None and self._ran_s(rank, now) < program.idle_after_s else 0.0
+            for rank, program in zip(self.ranks, self.script.ranks, strict=True)
+        ]
+        use = sum(parts) / len(parts)
+        has_devices = any(placed.devices for placed in self.launch.ranks)
+        saved_s = None
+        if self.launch.checkpoint is not None:
+            saved_s = saved_after_s(self.script.ranks[0], self._ran_s(self.ranks[0], now))
+        saved_at = None if saved_s is None else from_micros((self.run.started or 0) + int(saved_s * SECOND))
+        return Usage(self.key, from_micros(now), use if has_devices else None, use, saved_at)
 
     def epochs_saved(self) -> int:
         """Return how much of the job's work is done and saved, for the attempt after this one."""

@@ -16,6 +16,7 @@ from dujiang.engines.contract import (
     LogChunk,
     NodeFacts,
     Observation,
+    Usage,
 )
 from dujiang.engines.simulated.attempt import LIMITS_BY, SECOND
 from dujiang.engines.simulated.world import World
@@ -86,6 +87,14 @@ class SimulatedEngine:
                 seen[key] = observed
         await self._answer(lost=0.0)
         return seen
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return what virtual programs use."""
+        await self._ask()
+        now = self.world.advance()
+        found = [used for key in keys if (one := self.world.find(key)) is not None and (used := one.usage(now))]
+        await self._answer(lost=0.0)
+        return {used.key: used for used in found}
 
     async def signal(self, key: AttemptKey, number: int) -> None:
         """Send a signal to every virtual program of an attempt."""

@@ -54,6 +54,12 @@ def epochs_done(program: Program, ran_s: float) -> int:
     return program.done_before + min(int(ran_s / program.duration_s * left), left)
 
 
+def saved_after_s(program: Program, ran_s: float) -> float | None:
+    """Return after how long of its run a program last saved itself; None while it has not."""
+    done = epochs_done(program, ran_s) - program.done_before
+    return done * program.duration_s / (EPOCHS - program.done_before) if done > 0 else None
+
+
 def _head(launch: Launch, rank: int) -> str:
     place = launch.ranks[rank]
     devices = ",".join(str(share.index) for share in place.devices) or "none"

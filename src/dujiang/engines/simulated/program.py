@@ -15,6 +15,8 @@ The words:
 | `print` | all that it prints, instead of lines as of a training; `_` is a space |
 | `saves`, `saved-exit` | on this signal it prints `saved` and exits with that code (0) |
 | `stubborn` | `1`: only SIGKILL ends it |
+| `use` | which part of its devices, or of its cores, it keeps busy (0.75) |
+| `idle-after` | seconds after which it uses nothing any more |
 
 A job with a checkpoint saves after every epoch: a later attempt does only what is left of its work.
 """
@@ -39,7 +41,21 @@ ENVIRONMENT: Final = "DUJIANG_SIM_"
 FOREVER: Final = math.inf
 EPOCHS: Final = 40
 """Of every training, those of earlier attempts included."""
-_WORDS = ("duration", "exit", "signal", "memory", "start", "print", "saves", "saved-exit", "stubborn", "rank")
+DRAWN_USE: Final = 0.75
+_WORDS = (
+    "duration",
+    "exit",
+    "signal",
+    "memory",
+    "start",
+    "print",
+    "saves",
+    "saved-exit",
+    "stubborn",
+    "rank",
+    "use",
+    "idle-after",
+)
 _MEDIAN_S, _SPREAD, _LONGEST_S = 600.0, 1.1, 6 * 3600.0
 _DRAWN_START_S = 0.2
 _TERM, _KILL = 15, 9
@@ -63,6 +79,10 @@ class Program:
     """All that it prints at its start; None is lines as of a training."""
     done_before: int = 0
     """Epochs that earlier attempts saved."""
+    use: float = DRAWN_USE
+    """Which part of what it was given it keeps busy."""
+    idle_after_s: float = FOREVER
+    """From when on it uses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +184,8 @@ def _program(words: Mapping[str, str], base: Program, memory_bytes: int, speed: 
         stubborn=words["stubborn"] == "1" if "stubborn" in words else base.stubborn,
         printed=words["print"].replace("_", " ") + "\n" if "print" in words else base.printed,
         done_before=base.done_before,
+        use=_part("use", words["use"]) if "use" in words else base.use,
+        idle_after_s=_seconds(words["idle-after"]) / speed if "idle-after" in words else base.idle_after_s,
     )
 
 
@@ -204,6 +226,16 @@ def _bytes(text: str) -> int:
         return parse_bytes(text)
     except BadQuantity as error:
         raise EngineRefused(error.sentence) from error
+
+
+def _part(word: str, text: str) -> float:
+    try:
+        part = float(text)
+    except ValueError:
+        part = math.nan
+    if not 0 <= part <= 1:
+        raise EngineRefused(f'"{word}={text[:40]}" cannot be: write a number from 0 to 1.')
+    return part
 
 
 def _number(word: str, text: str, most: int = 255) -> int:
