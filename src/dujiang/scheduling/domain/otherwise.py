@@ -80,7 +80,7 @@ def otherwise(
     if asked is None:
         return []
     tries = _Tries(snapshot, now, steps_for(snapshot) if most_tries is None else most_tries)
-    if asked.not_before is not None and asked.not_before > now or tries.cluster(asked) is not None:
+    if (asked.not_before is not None and asked.not_before > now) or tries.cluster(asked) is not None:
         return []
     found: list[Otherwise] = []
     for ways in (
