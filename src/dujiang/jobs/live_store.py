@@ -1,0 +1,130 @@
+"""Short looks at running attempts: what changes while they run, without the specifications and places that do not.
+
+With 20,000 of them a look at whole rows takes seconds; these take a few columns each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import bindparam, select, update
+
+from dujiang.engines.contract import AttemptKey
+from dujiang.jobs.domain import TERMINAL, JobState, Use
+from dujiang.jobs.store import attempts, jobs
+from dujiang.kit.db import Tx
+from dujiang.kit.tables import Json, UtcMicros
+
+_LIVE: Final = sorted(frozenset(JobState) - TERMINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFacts:
+    """What changes of an attempt that has not ended."""
+
+    key: AttemptKey
+    created_at: datetime
+    started_at: datetime | None
+    stop_asked_at: datetime | None
+    """When it was asked to stop, by the platform or by someone."""
+    saved_at: datetime | None
+    expected_s: float | None
+    weight_milli: int
+
+
+async def live_facts(tx: Tx) -> list[LiveFacts]:
+    """Return the attempts that have not ended, in no order."""
+    return [
+        LiveFacts(
+            AttemptKey(row.job_id, row.number), row.created_at, row.started_at, row.cancel_at or row.stop_asked_at,
+            row.saved_at, row.expected_s, row.weight_milli,
+        )
+        for row in await tx.execute(_FACTS)
+    ]  # fmt: skip
+
+
+async def checkpointing(tx: Tx) -> list[tuple[AttemptKey, str, datetime | None]]:
+    """Return (attempt, folder, last seen save) of running attempts that save themselves, in order."""
+    return [(AttemptKey(row.job_id, row.number), row.checkpoint_dir, row.saved_at) for row in await tx.execute(_SAVING)]
+
+
+async def note_saves(tx: Tx, saves: Mapping[AttemptKey, datetime]) -> None:
+    """Write down when attempts saved themselves; those that have ended are passed over."""
+    if saves:
+        rows = [{"of_job": key.job_id, "of_number": key.number, "at": at} for key, at in sorted(saves.items())]
+        await tx.execute(_NOTE_SAVE, rows)
+
+
+async def running_keys(tx: Tx) -> Sequence[tuple[AttemptKey, str]]:
+    """Return running attempts with the cluster of each, in order."""
+    return [(AttemptKey(row.job_id, row.number), row.cluster) for row in await tx.execute(_RUNNING)]
+
+
+@dataclass(frozen=True, slots=True)
+class UseFacts:
+    """What is judged of a running attempt beside what was measured."""
+
+    key: AttemptKey
+    weight_milli: int
+    use: Use | None
+    exempt_until: datetime | None
+    ranks_most: int | None
+
+
+async def use_facts(tx: Tx) -> list[UseFacts]:
+    """Return running attempts that nobody has asked to stop, in order."""
+    return [
+        UseFacts(
+            AttemptKey(row.job_id, row.number), row.weight_milli, Use.from_json(row.use) if row.use else None,
+            row.exempt_until, row.ranks_most,
+        )
+        for row in await tx.execute(_USE)
+    ]  # fmt: skip
+
+
+async def note_use(tx: Tx, figures: Mapping[str, Use]) -> None:
+    """Write down what jobs use; those that have ended are passed over."""
+    if figures:
+        await tx.execute(
+            _NOTE_USE, [{"of_id": job_id, "use_": use.to_json()} for job_id, use in sorted(figures.items())]
+        )
+
+
+_a, _j = attempts.c, jobs.c
+_JOINED = attempts.join(jobs, _j.id == _a.job_id)
+_FACTS = (
+    select(
+        _a.job_id, _a.number, _a.created_at, _a.started_at, _a.stop_asked_at, _a.saved_at, _a.expected_s,
+        _j.weight_milli, _j.cancel_at,
+    )
+    .select_from(_JOINED)
+    .where(_a.state.in_(_LIVE))
+)  # fmt: skip
+_SAVING = (
+    select(_a.job_id, _a.number, _j.checkpoint_dir, _a.saved_at)
+    .select_from(_JOINED)
+    .where(_a.state == JobState.RUNNING, _j.checkpoint_dir != "")
+    .order_by(_a.job_id, _a.number)
+)
+_RUNNING = (
+    select(_a.job_id, _a.number, _a.cluster).where(_a.state == JobState.RUNNING).order_by(_a.job_id, _a.number)
+)  # fmt: skip
+_USE = (
+    select(_a.job_id, _a.number, _j.weight_milli, _j.use, _j.exempt_until, _j.ranks_most)
+    .select_from(_JOINED)
+    .where(_a.state == JobState.RUNNING, _a.stop_reason == "", _j.cancel_at.is_(None))
+    .order_by(_a.job_id, _a.number)
+)
+_NOTE_USE = (
+    update(jobs)
+    .where(_j.id == bindparam("of_id"), _j.state == JobState.RUNNING)
+    .values(use=bindparam("use_", type_=Json))
+)
+_NOTE_SAVE = (
+    update(attempts)
+    .where(_a.job_id == bindparam("of_job"), _a.number == bindparam("of_number"), _a.state == JobState.RUNNING)
+    .values(saved_at=bindparam("at", type_=UtcMicros()))
+)
