@@ -17,6 +17,7 @@ from dujiang.billing import identity, store
 from dujiang.billing.domain.bills import Bill, Quantity, line_key, lines
 from dujiang.billing.domain.check import Verdict
 from dujiang.billing.domain.prices import DEFAULTS, BadPrice, Price, PriceList, Resource, default_prices
+from dujiang.billing.domain.quotes import Amount, Quote, quote
 from dujiang.billing.domain.rating import Calendar, Charge, format_month, rate, segments
 from dujiang.billing.events import ChargesRecorded, PriceSet
 from dujiang.billing.store import Place, StoredCharge
@@ -182,6 +183,15 @@ class BillingService:
     def current_period(self, now: datetime) -> str:
         """Return the month that is billed now."""
         return format_month(self.calendar.month_of(to_micros(now)))
+
+    # Quotes
+
+    async def quote(self, tx: Tx, amounts: Sequence[Amount], limit_s: float | None) -> Quote:
+        """Return what it costs to hold amounts from now on, for an hour and for `limit_s`."""
+        prices = await self.prices(tx)
+        return quote(
+            amounts, prices, self.calendar, currency=self._currency(prices), start=tx.now, limit_s=limit_s
+        )  # fmt: skip
 
     # Proof
 

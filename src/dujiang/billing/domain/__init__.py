@@ -12,11 +12,13 @@ from dujiang.billing.domain.prices import (
     SkuTaken,
     default_prices,
 )
+from dujiang.billing.domain.quotes import Amount, Quote, quote
 from dujiang.billing.domain.rating import BadMonth, Calendar, Charge, Segment, rate, segments
 
 __all__ = [
     "PER_UNIT",
     "UNITS",
+    "Amount",
     "BadMonth",
     "BadPrice",
     "Bill",
@@ -30,6 +32,7 @@ __all__ = [
     "Price",
     "PriceList",
     "Quantity",
+    "Quote",
     "Resource",
     "Segment",
     "SkuTaken",
@@ -37,6 +40,7 @@ __all__ = [
     "default_prices",
     "line_key",
     "lines",
+    "quote",
     "rate",
     "segments",
 ]
