@@ -1,0 +1,103 @@
+"""All that can be said about one job of a snapshot: whether it starts, why not, when, and what else would start it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from dujiang.scheduling.domain.decide import Round, Start
+from dujiang.scheduling.domain.forecast import LEAST_STEPS, Expected, forecast, steps_for
+from dujiang.scheduling.domain.otherwise import Otherwise, otherwise
+from dujiang.scheduling.domain.plan import decided, plan
+from dujiang.scheduling.domain.preempt import Preemption
+from dujiang.scheduling.domain.reasons import Wait
+from dujiang.scheduling.domain.request import Request
+from dujiang.scheduling.domain.snapshot import Snapshot, snapshot_of_rows
+from dujiang.scheduling.domain.telling import tell
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said about one job that waits in a snapshot."""
+
+    job_id: str
+    start: Start | None = None
+    """It starts now, there."""
+    wait: Wait | None = None
+    """Why it does not start now."""
+    expected: Expected | None = None
+    """When it does; None when that was not asked."""
+    ways: tuple[Otherwise, ...] = ()
+    """What else would start it now."""
+
+
+class Explainer:
+    """Answers about the jobs of one snapshot. The plan is made once, whatever is asked of it."""
+
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+        self.snapshot, self.now = snapshot, now
+
+    @cached_property
+    def requests(self) -> dict[str, Request]:
+        """Return the jobs that wait, by identifier."""
+        return {request.job_id: request for request in self.snapshot.requests}
+
+    @property
+    def is_small(self) -> bool:
+        """Say whether a forecast takes moments: then it is told without being asked for."""
+        return steps_for(self.snapshot) > LEAST_STEPS
+
+    def answer(
+        self, job_id: str, *, expecting: bool = False, widely: bool = False, projects: Sequence[tuple[str, str]] = (),
+        queues: Sequence[str] = (),
+    ) -> Answer | None:  # fmt: skip
+        """Return what is to be said about a job; None for one that does not wait here.
+
+        Args:
+            job_id: the job.
+            expecting: also when it will start: up to `steps_for` plans.
+            widely: also what else would start it: as many again.
+            projects: others that it may be submitted in, as (id, name).
+            queues: others that it may name.
+        """
+        if job_id not in self.requests:
+            return None
+        done, preemption = self._decided
+        start = next((start for start in done.starts if start.job_id == job_id), None)
+        if start is not None:
+            return Answer(job_id, start)
+        wait = next(iter(tell(done, preemption.awaited, changes=1, only=job_id)), None)
+        expected, ways = None, list[Otherwise]()
+        if expecting:
+            expected = forecast(self.snapshot, self.now, job_id=job_id).get(job_id)
+        if widely:
+            ways = otherwise(self.snapshot, self.now, job_id, projects=projects, queues=queues)
+        return Answer(job_id, None, wait, expected, tuple(ways))
+
+    @cached_property
+    def _decided(self) -> tuple[Round, Preemption]:
+        return decided(self.snapshot, self.now)
+
+
+def try_out(snapshot: Snapshot, now: datetime, request: Request) -> Answer:
+    """Return what would be said about a job if it waited too."""
+    answer = Explainer(with_request(snapshot, request), now).answer(request.job_id, expecting=True)
+    assert answer is not None, "it was just put there"
+    return answer
+
+
+def with_request(snapshot: Snapshot, request: Request) -> Snapshot:
+    """Return the snapshot in which one more job waits."""
+    return replace(snapshot, requests=(*snapshot.requests, request))
+
+
+def likely_place(snapshot: Snapshot, now: datetime, request: Request, answer: Answer) -> Start | None:
+    """Return where a job goes: where it starts, or is expected to, or would go if nothing else ran."""
+    if answer.start is not None:
+        return answer.start
+    if answer.expected is not None and answer.expected.start is not None:
+        return answer.expected.start
+    alone = snapshot_of_rows(snapshot.fleet, requests=[replace(request, not_before=None)])
+    return next(iter(plan(alone, now, telling=False).starts), None)
