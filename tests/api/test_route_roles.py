@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from dujiang.api.app import PUBLIC, exposed
+from dujiang.jobs.spec import parse
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
@@ -24,6 +25,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/deployments/{name}/predict": {"inputs": []},
     "PUT /v1/models/{name}/aliases/{alias}": {"version": "latest"},
     "POST /v1/jobs/{job_id}/cancel": {},
+    "POST /v1/arrays/{array_id}/cancel": {},
 }
 """What a route needs so that it comes to look for its object."""
 ABSENT = "job_" + "0" * 26
@@ -36,6 +38,7 @@ class Stage:
     scene: Scene
     jobs: dict[str, str]
     """Ids by project; models and deployments are named `m-PROJECT`."""
+    arrays: dict[str, str]
 
     def path(self, route: str, project: str) -> tuple[str, str]:
         """Return method and path with the names of a project's things; of `absent`, names of nothing."""
@@ -43,6 +46,7 @@ class Stage:
         thing = NODE if path.startswith("/v1/nodes/") else f"m-{project}"
         values = {
             "project": project, "user": "nobody", "token": "tok_none", "job_id": self.jobs.get(project, ABSENT),
+            "array_id": self.arrays.get(project, ABSENT.replace("job", "arr")),
             "name": thing, "version": "latest", "alias": "best", "reservation": "none",
         }  # fmt: skip
         return method, path.format(**values)
@@ -66,7 +70,8 @@ async def stage(sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path) 
         async with scene.db.transaction() as tx:
             for role in (Role.ADMIN, Role.OPERATOR, Role.MANAGER):  # as workers they reach their own projects alone
                 await scene.platform.tenancy.add_member(tx, scene.projects["own"], scene.users[role])
-        yield Stage(scene, jobs)
+        arrays = {project: await _array(scene, project) for project in ("own", "other")}
+        yield Stage(scene, jobs, arrays)
 
 
 async def _furnish(scene: Scene, project: str, folder: Path) -> str:
@@ -88,6 +93,14 @@ async def _furnish(scene: Scene, project: str, folder: Path) -> str:
     return job.id
 
 
+async def _array(scene: Scene, project: str) -> str:
+    async with scene.db.transaction() as tx:
+        (array,) = await scene.platform.jobs.submit_many(
+            tx, parse("name: many\nrun: '#sim'\narray: 3\n"), project_ids=[scene.projects[project]], submitted_by="u"
+        )
+    return array.id
+
+
 async def test_every_route_has_a_row_and_every_row_a_route(stage: Stage) -> None:
     assert {f"{one.method} {one.path}" for one in exposed(stage.scene.platform.app)} == set(ROUTES)
 
@@ -106,7 +119,10 @@ async def test_the_table_says_what_the_permissions_say(stage: Stage) -> None:
 async def test_every_route_to_a_tenants_object_says_from_whom_it_is_hidden(stage: Stage) -> None:
     for one in exposed(stage.scene.platform.app):
         route = f"{one.method} {one.path}"
-        of_tenant = any(part in one.path for part in ("{project}", "{job_id}", "/models/{name}", "/deployments/{name}"))
+        of_tenant = any(
+            part in one.path
+            for part in ("{project}", "{job_id}", "{array_id}", "/models/{name}", "/deployments/{name}")
+        )
         if not of_tenant or one.permission is None:
             continue
         hidden = [
@@ -145,7 +161,7 @@ async def test_another_tenants_objects_are_hidden_like_what_is_not_there(stage: 
                 told = [answer.json() for answer in (foreign, absent)]
                 assert told[0]["detail"].replace("other", "") == told[1]["detail"].replace("absent", ""), route
                 assert told[0]["code"] == told[1]["code"], route
-                known = {"detail", "code", "instance", "request_id", "job"}
+                known = {"detail", "code", "instance", "request_id", "job", "array"}
                 assert {k: v for k, v in told[0].items() if k not in known} == {
                     k: v for k, v in told[1].items() if k not in known
                 }

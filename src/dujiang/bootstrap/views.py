@@ -34,7 +34,7 @@ def _view(job: Job, attempts: list[Attempt], position: int | None) -> JobView:
         id=job.id, name=job.name, state=str(job.state), reason=job.reason, is_final=job.has_ended,
         since=job.finished_at or (attempts[-1].started_at if attempts and not job.waits else None) or job.queued_at,
         attempts=tuple(_attempt(attempt) for attempt in attempts), wait=wait, retry_limit=job.spec.retry.limit,
-        resumes_from=job.resume_from or "",
+        resumes_from=job.resume_from or "", sentence=job.sentence,
     )  # fmt: skip
 
 

@@ -91,6 +91,8 @@ class JobView:
     """How often it may be run again after a failure; None when unknown."""
     resumes_from: str = ""
     """The checkpoint from which the next attempt goes on, or this one went on."""
+    sentence: str = ""
+    """Why it is in its state, for people; empty when nothing more is to be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,12 @@ def explain(job: JobView, now: datetime) -> Explanation:
     if last is None or last.diagnosis is None:
         topic = Topic.CANCELLED if job.state == "CANCELLED" else Topic.FAILED
         return Explanation(
-            job.id, topic, _headline(job), ("It ended before it was started.",), job.reason, history=_history(job, 0)
+            job.id,
+            topic,
+            _headline(job),
+            (job.sentence or "It ended before it was started.",),
+            job.reason,
+            history=_history(job, 0),
         )
     if not last.failed:
         why = ("Its program reported success.",)
@@ -161,6 +168,8 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
     if ended is not None and ended.diagnosis is not None:
         platform.append(f"Attempt {ended.number} ended: {ended.diagnosis.sentence}")
         platform.append(f"It is run again as attempt {ended.number + 1}{_resume(job)}.")
+    elif wait is not None and wait.position is None:
+        platform.append("After that it is looked at by itself, and starts as soon as there is room.")
     else:
         platform.append("It starts by itself as soon as there is room.")
     found = ended.diagnosis if ended else None

@@ -13,10 +13,22 @@ from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable
-from dujiang.jobs.domain import TERMINAL, Job, JobState, NoSuchJob
-from dujiang.jobs.schemas import BatchIn, BatchOut, CancelIn, JobOut, QueuedOut, SubmitIn, job_json, queued_json
+from dujiang.jobs.domain import TERMINAL, Array, Job, JobState, NoSuchArray, NoSuchJob
+from dujiang.jobs.schemas import (
+    ArrayCancelIn,
+    ArrayOut,
+    BatchIn,
+    BatchOut,
+    CancelIn,
+    JobOut,
+    QueuedOut,
+    SubmitIn,
+    array_json,
+    job_json,
+    queued_json,
+)
 from dujiang.jobs.service import JobFilter, JobService
-from dujiang.jobs.spec import JobSpec, Problem, SpecInvalid, read
+from dujiang.jobs.spec import MOST_TASKS, JobSpec, Problem, SpecInvalid, parse_indices, read
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
 from dujiang.kit.follow import follow, last_seen
@@ -42,6 +54,7 @@ def router(
     _submit(routes, jobs, tenancy)
     _look(routes, jobs, tenancy)
     _cancel(routes, jobs, tenancy)
+    _arrays(routes, jobs, tenancy)
     _follow(routes, jobs, _Outputs(jobs, db, clusters, clock), db, clock)
     _queue(routes, jobs, tenancy)
     return routes
@@ -56,13 +69,14 @@ def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
                     tx, who, spec.project, Permission.JOB_SUBMIT, active=True
                 )
         project_ids = [projects[spec.project].id for spec in specs]
-        made = await jobs.submit_many(tx, specs, project_ids=project_ids, submitted_by=who.user_id)
-        names = {project.id: project.name for project in projects.values()}
-        return [job_json(job, (), projects=names, users={who.user_id: who.name}) for job in made]
+        made = await jobs.submit_many(
+            tx, specs, project_ids=project_ids, submitted_by=who.user_id, reach=caller.reach(Permission.JOB_READ)
+        )
+        return await _works_json(tx, jobs, tenancy, made)
 
-    @routes.post("/jobs", status_code=201, response_model=JobOut)
+    @routes.post("/jobs", status_code=201, response_model=JobOut | ArrayOut)
     async def submit_job(caller: Submitter, body: SubmitIn) -> Response:
-        """Submit a job; refused at once when the pool could never hold it."""
+        """Submit a job or an array; refused at once when the pool could never hold it."""
         spec = read(body.spec)
 
         async def make(tx: Tx) -> dict[str, Any]:
@@ -72,7 +86,7 @@ def _submit(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
 
     @routes.post("/jobs/batch", status_code=201, response_model=BatchOut)
     async def submit_jobs(caller: Submitter, body: BatchIn) -> Response:
-        """Submit jobs, all or none; they come back in order."""
+        """Submit jobs and arrays, all or none; they come back in order."""
         specs = _read_all(body.specs)
 
         async def make(tx: Tx) -> dict[str, Any]:
@@ -100,7 +114,7 @@ def _read_all(documents: Sequence[Mapping[str, Any]]) -> list[JobSpec]:
 
 
 def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
-    @routes.get("/jobs", response_model=Page[JobOut])
+    @routes.get("/jobs", response_model=Page[JobOut | ArrayOut])
     async def list_jobs(
         caller: Reader,
         paging: Paged,
@@ -108,6 +122,9 @@ def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
         name: Annotated[str | None, Query(max_length=63, description="Jobs of this name.")] = None,
         state: Annotated[list[JobState] | None, Query(max_length=16, description="In any of these.")] = None,
         all: Annotated[bool, Query(description="Those that have ended too.")] = False,
+        array: Annotated[str | None, Query(max_length=40, description="Tasks of this array.")] = None,
+        index: Annotated[int | None, Query(ge=0, lt=MOST_TASKS, description="The task of this index.")] = None,
+        arrays: Annotated[bool, Query(description="Each array as one item, in place of its tasks.")] = False,
     ) -> Response:
         """List jobs, the newest first; those that have not ended, unless `all` or a `state` is given."""
         after = paging.after(str)
@@ -117,10 +134,17 @@ def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
             if project is not None:
                 ids = [(await tenancy.project_for(tx, caller.principal, project, Permission.JOB_READ)).id]
             live = None if all or state else True
-            wanted = JobFilter(project_ids=ids, states=state, name=name, live=live)
-            found = await jobs.jobs(tx, wanted, before=after[0] if after else None, limit=paging.limit + 1)
-            kept, next_cursor = paging.page(found, lambda job: [job.id])
-            return _json({"items": await _jobs_json(tx, jobs, tenancy, kept), "next_cursor": next_cursor})
+            wanted = JobFilter(
+                project_ids=ids, states=state, name=name, live=live, array_id=array, array_index=index,
+                in_arrays=not arrays or array is not None,
+            )  # fmt: skip
+            before = after[0] if after else None
+            found: list[Job | Array] = [*await jobs.jobs(tx, wanted, before=_of("job", before), limit=paging.limit + 1)]
+            if not wanted.in_arrays:
+                found += await jobs.arrays(tx, wanted, before=_of("arr", before), limit=paging.limit + 1)
+                found.sort(key=_made, reverse=True)
+            kept, next_cursor = paging.page(found[: paging.limit + 1], lambda one: [_made(one)])
+            return _json({"items": await _works_json(tx, jobs, tenancy, kept), "next_cursor": next_cursor})
 
     @routes.get("/jobs/{job_id}", response_model=JobOut)
     async def show_job(caller: Reader, job_id: str) -> Response:
@@ -140,6 +164,28 @@ def _cancel(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
             caller.require(Permission.JOB_CANCEL, job.project_id)
             job = await jobs.cancel(tx, job.id)
             return (await _jobs_json(tx, jobs, tenancy, [job]))[0]
+
+        return await caller.once(make, status_code=200)
+
+
+def _arrays(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
+    @routes.get("/arrays/{array_id}", response_model=ArrayOut)
+    async def show_array(caller: Reader, array_id: str) -> Response:
+        """Show an array: how many of its tasks are in which state, and for what they wait."""
+        async with caller.reading() as tx:
+            array = await _seen_array(tx, jobs, caller, array_id)
+            return _json((await _works_json(tx, jobs, tenancy, [array]))[0])
+
+    @routes.post("/arrays/{array_id}/cancel", response_model=ArrayOut)
+    async def cancel_array(caller: Canceller, array_id: str, body: ArrayCancelIn | None = None) -> Response:
+        """Ask for the end of the tasks of an array, or of some; as `POST /v1/jobs/{job_id}/cancel` does for one."""
+        indices = None if body is None or body.indices is None else frozenset(parse_indices(body.indices))
+
+        async def make(tx: Tx) -> dict[str, Any]:
+            array = await _seen_array(tx, jobs, caller, array_id)
+            caller.require(Permission.JOB_CANCEL, array.project_id)
+            await jobs.cancel_array(tx, array.id, indices)
+            return (await _works_json(tx, jobs, tenancy, [array]))[0]
 
         return await caller.once(make, status_code=200)
 
@@ -287,6 +333,39 @@ async def _seen(tx: Tx, jobs: JobService, caller: Caller, job_id: str) -> Job:
     return job
 
 
+async def _seen_array(tx: Tx, jobs: JobService, caller: Caller, array_id: str) -> Array:
+    """Return an array that the caller may know of.
+
+    Raises:
+        NoSuchArray: there is none, or it is another tenant's.
+    """
+    array = await jobs.find_array(tx, array_id)
+    if array is None or not caller.may(Permission.JOB_READ, array.project_id):
+        raise NoSuchArray(array_id)
+    return array
+
+
+def _made(one: Job | Array) -> str:
+    """Return by what jobs and arrays sort together: their identifiers without what kind they are."""
+    return one.id.partition("_")[2]
+
+
+def _of(kind: str, made: str | None) -> str | None:
+    return None if made is None else f"{kind}_{made}"
+
+
+async def _works_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence[Job | Array]) -> list[dict[str, Any]]:
+    alone = [one for one in found if isinstance(one, Job)]
+    arrays = [one for one in found if isinstance(one, Array)]
+    made = {one["id"]: one for one in await _jobs_json(tx, jobs, tenancy, alone)}
+    if arrays:
+        tallies = await jobs.tallies(tx, [array.id for array in arrays])
+        projects = await _project_names(tx, tenancy, arrays)
+        users = await tenancy.names(tx, {array.submitted_by for array in arrays})
+        made |= {one.id: array_json(one, tallies[one.id], projects=projects, users=users) for one in arrays}
+    return [made[one.id] for one in found]
+
+
 async def _jobs_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence[Job]) -> list[dict[str, Any]]:
     attempts = await jobs.attempts(tx, [job.id for job in found])
     projects = await _project_names(tx, tenancy, found)
@@ -294,7 +373,7 @@ async def _jobs_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence
     return [job_json(job, attempts[job.id], projects=projects, users=users) for job in found]
 
 
-async def _project_names(tx: Tx, tenancy: Tenancy, found: Sequence[Job]) -> dict[str, str]:
+async def _project_names(tx: Tx, tenancy: Tenancy, found: Sequence[Job | Array]) -> dict[str, str]:
     ids = {job.project_id for job in found}
     return {one.id: one.name for one in await tenancy.projects(tx, ids=ids, archived=True, limit=len(ids) or 1)}
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dujiang.jobs.domain import Attempt, Job, JobState
+from dujiang.jobs.domain import TERMINAL, Array, Attempt, Job, JobState, Tally
+from dujiang.jobs.spec import MOST_TASKS
 from dujiang.kit.http import Model
 
 MOST_AT_ONCE = 5000
@@ -29,6 +30,13 @@ class BatchIn(Model):
 
 class CancelIn(Model):
     """Nothing need be said."""
+
+
+class ArrayCancelIn(Model):
+    """Which tasks; all of them when nothing is said."""
+
+    indices: Annotated[str | None, Field(min_length=1, max_length=4096)] = None
+    """Such as `0-9,15,20-30:2`."""
 
 
 class DiagnosisOut(Model):
@@ -101,15 +109,49 @@ class JobOut(Model):
     endpoints: list[str]
     """Where a running job listens."""
     labels: dict[str, str]
+    array_id: str | None
+    """The array that it is a task of."""
+    array_index: int | None
     spec: dict[str, Any]
     waiting: WaitingOut | None
     attempts: list[AttemptOut]
 
 
-class BatchOut(Model):
-    """The jobs of a batch, in order."""
+class ArrayOut(Model):
+    """An array: its tasks as one. Each is a job of its own, listed by `GET /v1/jobs?array=`."""
 
-    items: list[JobOut]
+    id: str
+    name: str
+    project: str
+    project_id: str
+    kind: str
+    state: JobState
+    """RUNNING or PENDING while a task is; then COMPLETED when all are, the one other state that tasks ended in, or
+    FAILED when they are several."""
+    reason: str
+    """For which most of the tasks wait that have no place."""
+    sentence: str
+    submitted_by: str
+    """Name of the user."""
+    created_at: datetime
+    started_at: datetime | None
+    """Of the first task."""
+    finished_at: datetime | None
+    """Of the last task."""
+    size: Annotated[int, Field(ge=1, le=MOST_TASKS)]
+    at_once: int | None
+    """How many tasks may be at work at the same time; null is all."""
+    states: dict[JobState, int]
+    """How many tasks are in each state."""
+    reasons: dict[str, int]
+    """Of the tasks that have no place yet, how many wait for each reason."""
+    spec: dict[str, Any]
+
+
+class BatchOut(Model):
+    """The jobs and arrays of a batch, in order."""
+
+    items: list[JobOut | ArrayOut]
 
 
 class QueuedOut(Model):
@@ -140,9 +182,26 @@ def job_json(job: Job, attempts: Sequence[Attempt], *, projects: Mapping[str, st
         "finished_at": job.finished_at, "exit_code": job.exit_code, "signal": job.signal, "retries": job.retries,
         "cancel_at": job.cancel_at, "checkpoint": job.resume_from,
         "endpoints": list(last.endpoints) if last and last.state is JobState.RUNNING else [],
-        "labels": dict(job.labels), "spec": job.spec.document(),
+        "labels": dict(job.labels), "array_id": job.array_id, "array_index": job.array_index,
+        "spec": job.spec.document(),
         "waiting": job.waiting and {**job.waiting.to_json(), "at": job.waiting.at, "earliest": job.waiting.earliest},
         "attempts": [_attempt_json(attempt) for attempt in attempts],
+    }  # fmt: skip
+
+
+def array_json(array: Array, tally: Tally, *, projects: Mapping[str, str], users: Mapping[str, str]) -> Any:
+    """Return an array as JSON values, in the form of `ArrayOut`."""
+    over = sum(count for state, count in tally.states.items() if state in TERMINAL)
+    reasons = tally.reasons
+    return {
+        "id": array.id, "name": array.name, "project": projects.get(array.project_id, array.project_id),
+        "project_id": array.project_id, "kind": array.spec.kind, "state": tally.state,
+        "reason": max(reasons, key=lambda reason: (reasons[reason], reason), default=""),
+        "sentence": f"{over} of {array.size} tasks have ended.",
+        "submitted_by": users.get(array.submitted_by, array.submitted_by), "created_at": array.created_at,
+        "started_at": tally.started_at, "finished_at": tally.finished_at, "size": array.size, "at_once": array.at_once,
+        "states": {str(state): count for state, count in tally.states.items()}, "reasons": dict(reasons),
+        "spec": array.spec.document(),
     }  # fmt: skip
 
 

@@ -22,19 +22,21 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     delete,
     func,
     insert,
     or_,
     select,
+    text,
     true,
     update,
 )
 
 from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
 from dujiang.jobs.diagnosis import Diagnosis
-from dujiang.jobs.domain.job import TERMINAL, Attempt, Job, JobState, Waiting
+from dujiang.jobs.domain.job import TERMINAL, Attempt, Held, Job, JobState, Waiting
 from dujiang.jobs.spec import JobSpec, read
 from dujiang.kit.db import Tx
 from dujiang.kit.tables import Json, UtcMicros, metadata
@@ -64,6 +66,9 @@ jobs = Table(
     Column("attempt", Integer, nullable=False),
     Column("retries", Integer, nullable=False),
     Column("waits", Boolean, nullable=False),
+    Column("held", String(16), nullable=True),
+    Column("array_id", String(40), nullable=True),
+    Column("array_index", Integer, nullable=True),
     Column("not_before", UtcMicros, nullable=True),
     Column("cancel_at", UtcMicros, nullable=True),
     Column("cancel_reason", String(64), nullable=False),
@@ -75,8 +80,11 @@ jobs = Table(
     Index("ix_jobs_state", "state", "id"),
     Index("ix_jobs_project", "project_id", "id"),
     Index("ix_jobs_name", "name", "id"),
+    Index("ix_jobs_array", "array_id", "state", "held", "array_index"),
 )
-Index("ix_jobs_waiting", jobs.c.waits, jobs.c.id, sqlite_where=jobs.c.waits.is_(true()), postgresql_where=jobs.c.waits)
+_CONSIDERED = (jobs.c.waits.is_(true()), jobs.c.held.is_(None))
+"""What the scheduler looks at. Those that are held are many at times, and cost nothing in an index without them."""
+Index("ix_jobs_waiting", jobs.c.id, sqlite_where=and_(*_CONSIDERED), postgresql_where=text("waits AND held IS NULL"))
 attempts = Table(
     "attempts",
     metadata,
@@ -122,6 +130,11 @@ class JobFilter:
     name: str | None = None
     live: bool | None = None
     """Those that have not ended, or those that have."""
+    array_id: str | None = None
+    """Tasks of this array."""
+    array_index: int | None = None
+    in_arrays: bool = True
+    """Tasks of arrays too."""
 
 
 # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -129,7 +142,11 @@ class JobFilter:
 
 async def insert_jobs(tx: Tx, made: Sequence[Job], secrets: Mapping[str, Mapping[str, str]]) -> None:
     """Write new jobs, and the secrets of those that have some."""
-    await tx.execute(insert(jobs), [_job_row(job) for job in made])
+    documents: dict[int, str] = {}  # the tasks of an array share one specification
+    for job in made:
+        if id(job.spec) not in documents:
+            documents[id(job.spec)] = orjson.dumps(job.spec.document()).decode()
+    await tx.execute(insert(jobs), [_job_row(job) | {"spec": documents[id(job.spec)]} for job in made])
     rows = [{"job_id": job.id, "secrets": dict(secrets[job.id])} for job in made if secrets.get(job.id)]
     if rows:
         await tx.execute(insert(job_secrets), rows)
@@ -172,13 +189,13 @@ async def count_by_state(tx: Tx) -> dict[str, int]:
 
 
 async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
-    """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place."""
+    """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place; held ones are left out."""
     return [tuple(row) for row in await tx.execute(_WAITING_IDS)]
 
 
 async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list[Job]:
-    """Return the jobs that wait for a place, in the order in which they are considered."""
-    query = select(jobs).where(jobs.c.waits.is_(true()))
+    """Return the jobs that wait for a place, in the order in which they are considered; held ones are left out."""
+    query = select(jobs).where(*_CONSIDERED)
     if project_ids is not None:
         query = query.where(jobs.c.project_id.in_(project_ids))
     order = (jobs.c.weight_milli.desc(), jobs.c.created_at, jobs.c.id)
@@ -194,7 +211,7 @@ async def position_of(tx: Tx, job: Job) -> int:
         alike & (c.created_at < job.created_at),
         alike & (c.created_at == job.created_at) & (c.id < job.id),
     )
-    query = select(func.count()).where(c.waits.is_(true()), ahead)
+    query = select(func.count()).where(*_CONSIDERED, ahead)
     return int((await tx.execute(query)).scalar_one()) + 1
 
 
@@ -319,7 +336,7 @@ async def states_of_all_attempts(tx: Tx) -> dict[str, list[tuple[int, str]]]:
 
 _CHANGING = (
     "state", "reason", "sentence", "queued_at", "started_at", "finished_at", "exit_code", "signal", "attempt",
-    "retries", "waits", "not_before", "cancel_at", "cancel_reason", "resume_from", "avoid", "waiting",
+    "retries", "waits", "held", "not_before", "cancel_at", "cancel_reason", "resume_from", "avoid", "waiting",
 )  # fmt: skip
 _MOVING = (
     "state", "reason", "started_at", "finished_at", "exit_code", "signal", "host", "ports", "output_dir", "workdir",
@@ -340,7 +357,7 @@ _UPDATE_WAITING = (
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _JOBS = select(jobs).where(jobs.c.id.in_(_IDS)).order_by(jobs.c.id)
 _LOCK_JOBS = _JOBS.with_for_update()
-_WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(jobs.c.waits.is_(true()))
+_WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(*_CONSIDERED)
 _CANCELLED = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(_IDS), jobs.c.cancel_at.is_not(None))
 _IN_ORDER = select(attempts).order_by(attempts.c.job_id, attempts.c.number)
 _LIVE_ATTEMPTS = _IN_ORDER.where(attempts.c.state.in_(_LIVE))
@@ -364,6 +381,12 @@ def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
         conditions.append(c.state.in_(wanted.states))
     if wanted.name is not None:
         conditions.append(c.name == wanted.name)
+    if wanted.array_id is not None:
+        conditions.append(c.array_id == wanted.array_id)
+    if wanted.array_index is not None:
+        conditions.append(c.array_index == wanted.array_index)
+    if not wanted.in_arrays:
+        conditions.append(c.array_id.is_(None))
     if wanted.live is not None:
         conditions.append(c.state.in_(_LIVE) if wanted.live else c.state.not_in(_LIVE))
     return conditions
@@ -373,6 +396,7 @@ def _changing(job: Job) -> dict[str, Any]:
     values = {f"{name}_": getattr(job, name) for name in _CHANGING}
     return values | {
         "state_": str(job.state), "avoid_": [list(place) for place in job.avoid],
+        "held_": None if job.held is None else str(job.held),
         "waiting_": job.waiting.to_json() if job.waiting else None,
     }  # fmt: skip
 
@@ -381,27 +405,29 @@ def _job_row(job: Job) -> dict[str, Any]:
     row = {name.removesuffix("_"): value for name, value in _changing(job).items()}
     return row | {
         "id": job.id, "project_id": job.project_id, "name": job.name, "kind": str(job.spec.kind),
-        "weight_milli": job.spec.weight_milli, "spec": orjson.dumps(job.spec.document()).decode(),
+        "weight_milli": job.spec.weight_milli,
         "submitted_by": job.submitted_by,
         "created_at": job.created_at, "checkpoint_dir": job.checkpoint_dir, "labels": dict(job.labels),
+        "array_id": job.array_id, "array_index": job.array_index,
     }  # fmt: skip
 
 
 @lru_cache(4096)
-def _spec(document: str) -> JobSpec:
+def spec_of(document: str) -> JobSpec:
     """Return the specification of a stored document; reading one costs more than a query."""
     return read(orjson.loads(document))
 
 
 def _job(row: Any) -> Job:
     return Job(
-        id=row.id, project_id=row.project_id, name=row.name, spec=_spec(row.spec),
+        id=row.id, project_id=row.project_id, name=row.name, spec=spec_of(row.spec),
         state=JobState(row.state), reason=row.reason, sentence=row.sentence, submitted_by=row.submitted_by,
         created_at=row.created_at, queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         exit_code=row.exit_code, signal=row.signal, attempt=row.attempt, retries=row.retries, waits=row.waits,
         not_before=row.not_before, cancel_at=row.cancel_at, cancel_reason=row.cancel_reason,
         checkpoint_dir=row.checkpoint_dir, resume_from=row.resume_from,
         avoid=tuple((cluster, node) for cluster, node in row.avoid), labels=row.labels,
+        held=Held(row.held) if row.held else None, array_id=row.array_id, array_index=row.array_index,
         waiting=Waiting.from_json(row.waiting) if row.waiting else None,
     )  # fmt: skip
 

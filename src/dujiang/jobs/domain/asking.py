@@ -50,6 +50,17 @@ def request_of(job: Job) -> Request:
     )
 
 
+def array_env(job: Job) -> dict[str, str]:
+    """Return how the program of a task finds out which one it is; nothing for a single job."""
+    if job.array_id is None or job.spec.array is None:
+        return {}
+    return {
+        "DUJIANG_ARRAY_ID": job.array_id,
+        "DUJIANG_ARRAY_INDEX": str(job.array_index),
+        "DUJIANG_ARRAY_SIZE": str(job.spec.array.size),
+    }
+
+
 def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: str) -> Launch:
     """Return what the engine needs to run an attempt.
 
@@ -70,7 +81,7 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         run=spec.run,
         ranks=attempt.ranks,
         setup=spec.setup,
-        env={**spec.param_env, **spec.env},
+        env={**spec.param_env, **spec.env, **array_env(job)},
         secrets=secrets,
         workdir=spec.workdir,
         checkpoint=checkpoint,

@@ -53,9 +53,18 @@ JOB_STATES = Machine(
 )
 
 
+class Held(StrEnum):
+    """Why a job that waits is kept from the scheduler; also its reason for waiting."""
+
+    DEPENDENCY = "Dependency"
+    """Another job has to end first."""
+    ARRAY_LIMIT = "ArrayLimit"
+    """As many tasks of its array as may be at once run already, or wait for a place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a job was not started when the scheduler last looked."""
+    """Why a job was not started: as the scheduler found it last, or why the scheduler does not look at it."""
 
     reason: str
     detail: str
@@ -127,6 +136,11 @@ class Job:
     """(cluster, node) pairs that failed it."""
     labels: Mapping[str, str] = field(default_factory=dict)
     waiting: Waiting | None = None
+    held: Held | None = None
+    """It waits, and not for a place."""
+    array_id: str | None = None
+    """The array that it is a task of."""
+    array_index: int | None = None
 
     @property
     def has_ended(self) -> bool:

@@ -22,7 +22,7 @@ from dujiang.engines.contract import (
     Observation,
     Phase,
 )
-from dujiang.jobs import store
+from dujiang.jobs import group_store, store
 from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
 from dujiang.jobs.domain import (
     TERMINAL,
@@ -42,6 +42,7 @@ from dujiang.jobs.domain import (
     plan,
 )
 from dujiang.jobs.events import AttemptStopAsked
+from dujiang.jobs.following import follow
 from dujiang.jobs.settings import JobSettings
 from dujiang.kit import log
 from dujiang.kit.clock import Clock
@@ -215,7 +216,7 @@ class AttemptLoop:
         keys = {*began, *ends, *stops}
         done: Counter[str] = Counter()
         async with self._db.transaction(cause="attempts") as tx:
-            jobs = await store.lock_jobs(tx, {key.job_id for key in keys})
+            jobs = await group_store.lock_jobs(tx, {key.job_id for key in keys})
             attempts = await store.lock_attempts(tx, keys)
             current = {
                 key
@@ -239,6 +240,7 @@ class AttemptLoop:
             await store.update_jobs(tx, changed)
             await store.update_attempts(tx, [attempts[key] for key in sorted(current)])
             await store.drop_secrets(tx, [job.id for job in changed if job.has_ended and job.spec.secrets])
+            await follow(tx, [job for job in changed if job.has_ended])
             over = [key for key in sorted(current) if key in ends]
             if over:
                 await self._pool.release_many(tx, [(key, attempts[key].finished_at) for key in over])

@@ -168,6 +168,39 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_idempotency_keys_at"), ["at"], unique=False)
 
     op.create_table(
+        "job_arrays",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("submitted_by", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("at_once", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_job_arrays")),
+    )
+    with op.batch_alter_table("job_arrays", schema=None) as batch_op:
+        batch_op.create_index("ix_job_arrays_name", ["name", "id"], unique=False)
+        batch_op.create_index("ix_job_arrays_project", ["project_id", "id"], unique=False)
+
+    op.create_table(
+        "job_dependencies",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("on_id", sa.String(length=40), nullable=False),
+        sa.Column("condition", sa.String(length=8), nullable=False),
+        sa.Column("is_open", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", "on_id", name=op.f("pk_job_dependencies")),
+    )
+    with op.batch_alter_table("job_dependencies", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_job_dependencies_on",
+            ["on_id"],
+            unique=False,
+            sqlite_where=sa.text("is_open IS 1"),
+            postgresql_where=sa.text("is_open"),
+        )
+
+    op.create_table(
         "job_secrets",
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("secrets", sa.Text(), nullable=False),
@@ -194,6 +227,9 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("retries", sa.Integer(), nullable=False),
         sa.Column("waits", sa.Boolean(), nullable=False),
+        sa.Column("held", sa.String(length=16), nullable=True),
+        sa.Column("array_id", sa.String(length=40), nullable=True),
+        sa.Column("array_index", sa.Integer(), nullable=True),
         sa.Column("not_before", sa.BigInteger(), nullable=True),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancel_reason", sa.String(length=64), nullable=False),
@@ -205,15 +241,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index("ix_jobs_array", ["array_id", "state", "held", "array_index"], unique=False)
         batch_op.create_index("ix_jobs_name", ["name", "id"], unique=False)
         batch_op.create_index("ix_jobs_project", ["project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_state", ["state", "id"], unique=False)
         batch_op.create_index(
             "ix_jobs_waiting",
-            ["waits", "id"],
+            ["id"],
             unique=False,
-            sqlite_where=sa.text("waits IS 1"),
-            postgresql_where="waits",
+            sqlite_where=sa.text("waits IS 1 AND held IS NULL"),
+            postgresql_where=sa.text("waits AND held IS NULL"),
         )
 
     op.create_table(
