@@ -99,7 +99,7 @@ def test_a_queue_of_jobs_that_follow_one_another() -> None:
     start = alone["j1"].start
     assert start is not None
     assert (start.cluster, [rank.node for rank in start.ranks]) == ("c", ["n0"])
-    assert (alone["j1"].after, alone["j1"].is_certain) == (at(100), True)
+    assert (alone["j1"].after, alone["j1"].is_certain) == (None, True)
     assert forecast(snapshot, NOW, job_id="nobody") == {}
 
 
@@ -139,8 +139,8 @@ def test_many_ends_are_passed_in_groups_that_grow() -> None:
         assert exact.at == at(10 * wanted)
         rough = forecast(snapshot_of_rows(fleet, holdings=held, requests=[job]), NOW, most_steps=8)["j"]
         assert rough.at is not None
-        assert rough.after is not None
-        assert rough.after < exact.at <= rough.at
+        assert (rough.after or NOW) < exact.at <= rough.at
+        assert rough.after is not None or rough.at == exact.at
         assert rough.at - exact.at <= (exact.at - NOW) * 2 or wanted == 1
         assert wanted > 1 or rough.at == exact.at
 

@@ -53,7 +53,7 @@ class Expected:
     at: datetime | None
     """None when it cannot be told; the time of the plan when it starts at once."""
     after: datetime | None = None
-    """The moment before `at` that was looked at, when it did not start yet."""
+    """It did not start yet then, and ends between the two were passed at once; None when `at` is exact."""
     is_certain: bool = True
     """No guess was used: it starts by `at` when all that is known to wait and run takes the whole of its limit."""
     start: Start | None = None
@@ -170,9 +170,10 @@ class _Future:
         if not moments:
             return False
         if moments[0] > self.now:  # else it should have ended by now: as if it did
-            until = moments[self._passed(len(moments), steps) - 1]
-            mark = next((mark for mark in self._marks if self.now < mark < until), until)
-            self._was, self.now = self.now, mark
+            passed = self._passed(len(moments), steps)
+            mark = next((mark for mark in self._marks if self.now < mark < moments[passed - 1]), moments[passed - 1])
+            self._was = self.now if mark > moments[0] else None
+            self.now = mark
         kept = [(held, end) for held, end in zip(self._holdings, self._ends, strict=True) if not self._ended(held, end)]
         self._holdings, self._ends = [held for held, _ in kept], [end for _, end in kept]
         return True
