@@ -164,9 +164,9 @@ class Client:
         """
         return self._call("POST", path, body=body, query=query, key=key)
 
-    def put(self, path: str, body: Any = None) -> Any:
+    def put(self, path: str, body: Any = None, **query: Any) -> Any:
         """Return the answer to a PUT."""
-        return self._call("PUT", path, body=body)
+        return self._call("PUT", path, body=body, query=query)
 
     def patch(self, path: str, body: Any = None) -> Any:
         """Return the answer to a PATCH."""

@@ -30,6 +30,11 @@ def submit(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML or JSON; - is standard input.")],
     project: Project = None,
     name: Annotated[str | None, typer.Option("--name", help="Call the job this.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", help="Count it in this queue.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="Run it in this cluster alone.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", help="When it must be over: a time with its zone, or 2d from now.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and exit as the job did.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only read the files and write the jobs as understood.")
@@ -45,6 +50,8 @@ def submit(
         specs = [_renamed(spec, name) for spec in specs]
     if project is not None:
         specs = [replace(spec, project=project) for spec in specs]
+    if queue is not None or cluster is not None or deadline is not None:
+        specs = [_changed(spec, queue, cluster, deadline) for spec in specs]
     if check:
         write_json([spec.document() for spec in specs])
         return
@@ -77,7 +84,7 @@ def read_files(files: Sequence[str]) -> list[JobSpec]:
     specs: list[JobSpec] = []
     wrong = 0
     for file in files:
-        source = _read(file)
+        source = read_source(file)
         try:
             specs += _understand(file, source)
         except SpecInvalid as error:
@@ -88,7 +95,12 @@ def read_files(files: Sequence[str]) -> list[JobSpec]:
     return specs
 
 
-def _read(file: str) -> bytes:
+def read_source(file: str) -> bytes:
+    """Return what a file, or standard input, has; one byte more than is taken shows that it is too much.
+
+    Raises:
+        Stop: it cannot be read.
+    """
     from dujiang.kit.spec.yaml import MAX_BYTES
 
     if file == "-":
@@ -127,6 +139,22 @@ def _renamed(spec: JobSpec, name: str) -> JobSpec:
     from dujiang.jobs.spec import read
 
     return replace(spec, name=read({"run": "true", "name": name}).name)
+
+
+def _changed(spec: JobSpec, queue: str | None, cluster: str | None, deadline: str | None) -> JobSpec:
+    """Return the job with what flags say instead of its own words.
+
+    Raises:
+        SpecInvalid: one means nothing, or does not go with the rest of the job.
+    """
+    from dujiang.jobs.spec import read
+
+    document = spec.document(reveal_secrets=True)
+    said = {"queue": queue, "deadline": deadline}
+    document |= {name: value for name, value in said.items() if value is not None}
+    if cluster is not None:
+        document["placement"] = {**document.get("placement", {}), "cluster": cluster}
+    return read(document)
 
 
 def show_problems(file: str, source: bytes, error: SpecInvalid) -> None:

@@ -97,6 +97,17 @@ async def closed_after(tx: Tx, version: int, after: str, limit: int) -> list[All
     return [allocation(row) for row in await tx.execute(query)]
 
 
+async def closed_uses(tx: Tx, version: int, after: str, limit: int) -> Sequence[Any]:
+    """Return raw numbers of closed rows in the order of `closed_after`; see `PoolService.closed_uses`."""
+    a = allocations.c
+    place = tuple_(a.closed_version, a.id)
+    query = select(
+        a.closed_version, a.id, a.project_id, a.gpu_milli,
+        type_coerce(a.started_at, BigInteger), type_coerce(a.ended_at, BigInteger),
+    )  # fmt: skip
+    return (await tx.execute(query.where(place > tuple_(version, after)).order_by(*place.clauses).limit(limit))).all()
+
+
 async def pages(tx: Tx, query: Select[Any], *, page: int = 20_000) -> AsyncIterator[Sequence[Any]]:
     """Yield the rows of a query over the ledger (its first column the identifier), a page at a time, in its order."""
     after = ""

@@ -345,6 +345,14 @@ class PoolService:
         """Return rows in the order in which they were closed, from behind a (closed version, row id) on."""
         return await ledger_store.closed_after(tx, version, after, limit)
 
+    async def closed_uses(self, tx: Tx, version: int, after: str = "", limit: int = 1000) -> Sequence[Any]:
+        """Return what was held of devices in the order in which rows were closed, from behind a place on.
+
+        Each, as raw numbers: closed version, identifier, project, gpu_milli (0 for a row without a device), start and
+        end in microseconds. The first two are the place from behind which to go on.
+        """
+        return await ledger_store.closed_uses(tx, version, after, limit)
+
     def closed_pages(self, tx: Tx) -> AsyncIterator[Sequence[Any]]:
         """Yield all closed rows in order of identifier, a page at a time, as raw numbers for checks of all of them.
 

@@ -16,3 +16,14 @@ class QuotaSet(Event):
     memory_bytes: int | None
     previous: tuple[int | None, int | None, int | None]
     """The same three before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuesSet(Event):
+    """The tree of queues is another. Subject: `queues`."""
+
+    stamp: str
+    """Tells one tree from another."""
+    differences: tuple[str, ...]
+    """What changed, as `dujiang queues apply --dry-run` writes it, projects by id; the first 200."""
+    difference_count: int

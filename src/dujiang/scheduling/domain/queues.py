@@ -180,6 +180,11 @@ class QueueTree:
         """Return where the first of the four figures of a queue's flavor stands."""
         return (queue * len(self.flavors) + flavor) * 4
 
+    def limited(self, flavor: str) -> tuple[bool, ...]:
+        """Say of each resource whether it is limited, for one of the tree's flavors."""
+        at = self.flavor_at[flavor] * 4
+        return tuple(self.is_limited[at : at + 4])
+
     def queue_of(self, project_id: str, named: str = "") -> str:
         """Return in which queue work is counted: the one that it names when that can hold work, else its project's.
 
