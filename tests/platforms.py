@@ -19,6 +19,7 @@ from dujiang.engines.contract import AttemptKey, Engine
 from dujiang.engines.simulated import SimulatedEngine, parse_fleet
 from dujiang.engines.simulated import World as Cluster
 from dujiang.jobs.domain import Attempt, Job
+from dujiang.jobs.loop import Planner
 from dujiang.jobs.settings import JobSettings
 from dujiang.jobs.spec import parse
 from dujiang.kit import journal
@@ -26,6 +27,7 @@ from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
 from dujiang.kit.objects import open_store
+from dujiang.scheduling.domain import plan
 from dujiang.tenancy.credentials import Passwords
 from dujiang.tenancy.domain import Role
 from tests.factories import FAST_HASHER
@@ -137,6 +139,7 @@ class Scene:
 async def a_scene(
     database: Database, clock: ManualClock, ids: Ids, folder: Path, *, fleet: str = "2x2", seed: int = 7,
     engines: Mapping[str, Engine] | None = None, lost_after_s: float = 10.0, jobs: JobSettings | None = None,
+    planner: Planner = plan,
 ) -> AsyncIterator[Scene]:  # fmt: skip
     """Build the platform with one virtual cluster, and look at it once.
 
@@ -149,13 +152,14 @@ async def a_scene(
         engines: further clusters by name, or another engine in place of the virtual one (`sim`).
         lost_after_s: of every cluster.
         jobs: settings of jobs; the checkpoint root is replaced.
+        planner: what decides on starts and stops.
     """
     cluster = Cluster(parse_fleet(fleet), seed=seed, clock=clock)
     clusters: dict[str, Engine] = {SIM: SimulatedEngine(cluster, sleep=clock.sleep), **(engines or {})}
     world = World(
         db=database, clock=clock, ids=ids, objects=open_store(str(folder / "objects"), clock=clock), clusters=clusters,
         door_secret=b"a secret for tests", cache=folder / "cache", lost_after_s={},
-        passwords=Passwords(FAST_HASHER),
+        passwords=Passwords(FAST_HASHER), planner=planner,
     )  # fmt: skip
     chosen = replace(jobs or JobSettings(), checkpoint_root=str(folder / "checkpoints"), lost_after_s=lost_after_s)
     platform = Platform(world, Settings(jobs=chosen))

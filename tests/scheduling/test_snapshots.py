@@ -8,7 +8,7 @@ from datetime import timedelta
 from dujiang.engines.contract import AttemptKey
 from dujiang.pool.domain import Grant
 from dujiang.pool.domain.ledger import LedgerFilter
-from dujiang.scheduling.domain import Snapshots, holdings_of_ledger, plan, snapshot_of_rows
+from dujiang.scheduling.domain import About, Snapshots, holdings_of_ledger, plan, snapshot_of_rows
 from tests.pool.worlds import CLUSTER, GIB, a_device, a_grant, a_node, a_rank, world
 from tests.scheduling.building import a_job, where, why
 
@@ -31,7 +31,7 @@ async def test_what_is_planned_is_allocated_and_the_next_plan_sees_it() -> None:
         async with w.db.reading() as tx:
             view, inventory = await w.pool.placeable(tx), await w.pool.inventory(tx)
             rows = await w.pool.allocations(tx, LedgerFilter(live=True))
-        ends = {AttemptKey("job_a", 1): now + timedelta(seconds=60)}
+        ends = {AttemptKey("job_a", 1): About(ends_at=now + timedelta(seconds=60))}
         held = holdings_of_ledger(inventory, rows, ends)
         assert [(h.job_id, h.cluster, h.ends_at is None) for h in held] == [
             ("job_a", CLUSTER, False), ("job_b", CLUSTER, True), ("job_d", CLUSTER, True)]  # fmt: skip

@@ -22,6 +22,7 @@ from dujiang.cli.output import (
     moment,
     note,
     say,
+    seconds,
     size,
     stated,
     write_facts,
@@ -95,6 +96,8 @@ def show(job: JobRef, json: Json = False) -> None:
             ("exit code", found.get("exit_code")),
             ("signal", found.get("signal")),
             ("address", ", ".join(found.get("endpoints") or [])),
+            ("use", _used(found.get("use"))),
+            ("exempt until", moment(found["exempt_until"]) if found.get("exempt_until") else None),
             ("checkpoint", found.get("checkpoint") if isinstance(found.get("checkpoint"), str) else None),
         ]
     )
@@ -330,6 +333,15 @@ def _weighted(job: Any) -> str:
     return (
         f"{spec.get('class') or job.get('job_class') or '-'}{f' {weight:g}' if isinstance(weight, int | float) else ''}"
     )
+
+
+def _used(use: Any) -> str | None:
+    """Return what a job did with what it holds: `62% of its devices over 20m`, and a notice that it is idle."""
+    if not isinstance(use, dict) or use.get("mean") is None:
+        return None
+    told = f"{use['mean']:.0%} of its {'devices' if use.get('of') == 'devices' else 'cores'}"
+    told += f" over {seconds(use.get('window_s'))}"
+    return f"{told}. {use['sentence']}" if use.get("sentence") else told
 
 
 def _by(job: dict[str, Any]) -> str:

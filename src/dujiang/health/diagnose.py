@@ -125,6 +125,8 @@ def _time_limit(facts: AttemptFacts) -> Diagnosis:
 def _stopped(facts: AttemptFacts) -> Diagnosis:
     cause = _STOPS.get(facts.stop_reason, Cause.STOPPED_BY_PLATFORM)
     verdict = _of_cause(cause, facts, "stop-asked", 0.98)
+    if facts.stop_sentence:
+        return replace(verdict, sentence=f"The platform stopped it. {facts.stop_sentence}")
     if cause is Cause.STOPPED_BY_PLATFORM and facts.stop_reason:
         return replace(verdict, sentence=f"The platform stopped it: {facts.stop_reason}.")
     return verdict

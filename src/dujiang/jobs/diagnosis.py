@@ -39,6 +39,8 @@ class AttemptFacts:
     """Kernel messages of its nodes while it ran, oldest first."""
     stop_reason: str = ""
     """Why the platform asked the engine to stop it (`Cancelled`, `Preempted` ...); empty when it did not ask."""
+    stop_sentence: str = ""
+    """The same for people, where there is more to say."""
     time_limit_s: float | None = None
     memory_bytes: int | None = None
     """The memory limit of one rank."""

@@ -62,8 +62,59 @@ class JobCancelAsked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobRescored(Event):
+    """Its use moved its weight, within the band of its class."""
+
+    attempt: int
+    weight_before_milli: int
+    weight_milli: int
+    mean_use: float
+    """Of its devices, or of its cores where it has none, 0 to 1."""
+    samples: int
+    window_s: float
+    of: str
+    """`devices` or `cpu`."""
+    ranks_most: int | None = None
+    """The most ranks that it gets from now on; None is all that it wants."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIdle(Event):
+    """Its devices have been idle, and its owner is told so."""
+
+    attempt: int
+    idle_s: float
+    idle_under: float
+    samples: int
+    stop_at: str | None
+    """When what it leaves idle is taken back; None when that is not done here."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIdleOver(Event):
+    """It was told to be idle, and is not any more."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobExempted(Event):
+    """An operator had it count as busy until a date, or took that back."""
+
+    until: str | None
+    """None: no longer."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStopAsked(Event):
     """The platform itself asked for an attempt to stop."""
 
     attempt: int
     reason: str
+    for_job: str = ""
+    """The job that gets its place; empty when none in particular does."""
+    sentence: str = ""
+    lost_device_s: float = 0.0
+    """What it has to do again: seconds since its last checkpoint times its devices."""

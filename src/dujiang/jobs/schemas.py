@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -68,6 +69,9 @@ class AttemptOut(Model):
     endpoints: list[str]
     limits_by: str
     resume_from: str | None
+    stop_reason: str
+    """Why the platform asked it to stop; empty when it did not."""
+    stop_sentence: str
     diagnosis: DiagnosisOut | None
 
 
@@ -81,6 +85,25 @@ class WaitingOut(Model):
     earliest: datetime | None
     suggestion: str
     advice: str
+
+
+class UseOut(Model):
+    """What a running job did with what it holds, when last looked at."""
+
+    at: datetime
+    attempt: int
+    mean: float | None
+    """0 to 1; null when too little was measured."""
+    samples: int
+    window_s: float
+    of: str
+    """`devices`, or `cpu` for a job without."""
+    idle_since: datetime | None
+    told_at: datetime | None
+    """When its owner was told that it is idle."""
+    stop_at: datetime | None
+    """When what it leaves idle is taken back, unless it works until then."""
+    sentence: str
 
 
 class JobOut(Model):
@@ -114,6 +137,13 @@ class JobOut(Model):
     array_index: int | None
     spec: dict[str, Any]
     waiting: WaitingOut | None
+    weight_milli: int
+    """Thousandths; within the band of the class, as last scored by use."""
+    expected_s: float | None
+    """How long it was expected to run when it first got its place."""
+    use: UseOut | None
+    exempt_until: datetime | None
+    """Until then it counts as busy, whatever it uses."""
     attempts: list[AttemptOut]
 
 
@@ -185,6 +215,8 @@ def job_json(job: Job, attempts: Sequence[Attempt], *, projects: Mapping[str, st
         "labels": dict(job.labels), "array_id": job.array_id, "array_index": job.array_index,
         "spec": job.spec.document(),
         "waiting": job.waiting and {**job.waiting.to_json(), "at": job.waiting.at, "earliest": job.waiting.earliest},
+        "weight_milli": job.live_weight_milli, "expected_s": job.expected_s, "use": job.use and asdict(job.use),
+        "exempt_until": job.exempt_until,
         "attempts": [_attempt_json(attempt) for attempt in attempts],
     }  # fmt: skip
 
@@ -223,7 +255,8 @@ def _attempt_json(attempt: Attempt) -> Any:
         "node": attempt.node, "nodes": [rank.node for rank in attempt.ranks], "exit_code": attempt.exit_code,
         "signal": attempt.signal, "created_at": attempt.created_at, "started_at": attempt.started_at,
         "finished_at": attempt.finished_at, "endpoints": list(attempt.endpoints), "limits_by": attempt.limits_by,
-        "resume_from": attempt.resume_from,
+        "resume_from": attempt.resume_from, "stop_reason": attempt.stop_reason,
+        "stop_sentence": attempt.stop_sentence,
         "diagnosis": found and {
             "cause": found.cause, "blame": found.blame, "sentence": found.sentence, "advice": found.advice,
             "confidence": found.confidence,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 KEPT_OUTPUT_BYTES: Final = 64 * 1024
 
@@ -30,5 +30,23 @@ class JobSettings:
     """How old the stored figures of why a job waits may become. Too little writes much, too much tells old figures."""
     most_retold: int = 500
     """How many jobs' reasons are written in one look at the queue."""
+    resize_s: float = 30.0
+    """How often running elastic work is looked at while nothing waits. Too seldom and free devices idle longer."""
+    reclaim: Literal["off", "notify", "stop"] = "notify"
+    """What becomes of jobs whose devices are idle: nothing, their owner is told, or they also shrink or stop."""
+    idle_under: float = 0.05
+    """Use of devices, 0 to 1, below which a job counts as idle. Too much takes from those who load data."""
+    idle_after_s: float = 1800.0
+    """For how long every measurement has to be below, before its owner is told."""
+    idle_grace_s: float = 1800.0
+    """From the notice until an idle job shrinks or is stopped."""
+    use_high: float = 0.7
+    """Mean use from which on the weight of a job rises within the band of its class."""
+    use_low: float = 0.3
+    """Mean use up to which it falls; between the two it stays."""
+    weight_step: float = 0.05
+    """How far a weight moves at one look."""
+    least_samples: int = 10
+    """With fewer measurements nothing is said about a job's use."""
     at_once: int = 16
     """Calls to one engine that are under way at the same time."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Float,
     Index,
     Integer,
     String,
@@ -36,7 +37,7 @@ from sqlalchemy import (
 
 from dujiang.engines.contract import AttemptKey, DeviceShare, RankPlacement
 from dujiang.jobs.diagnosis import Diagnosis
-from dujiang.jobs.domain.job import TERMINAL, Attempt, Held, Job, JobState, Waiting
+from dujiang.jobs.domain.job import TERMINAL, Attempt, Held, Job, JobState, Use, Waiting
 from dujiang.jobs.spec import JobSpec, read
 from dujiang.kit.db import Tx
 from dujiang.kit.tables import Json, UtcMicros, metadata
@@ -65,6 +66,13 @@ jobs = Table(
     Column("signal", Integer, nullable=True),
     Column("attempt", Integer, nullable=False),
     Column("retries", Integer, nullable=False),
+    Column("ran_s", Float(53), nullable=False),
+    Column("expected_s", Float(53), nullable=True),
+    Column("expected_by", String(32), nullable=False),
+    Column("ranks_most", Integer, nullable=True),
+    Column("use", Json, nullable=True),
+    Column("exempt_until", UtcMicros, nullable=True),
+    Column("exempt_reason", Text, nullable=False),
     Column("waits", Boolean, nullable=False),
     Column("held", String(16), nullable=True),
     Column("array_id", String(40), nullable=True),
@@ -109,6 +117,11 @@ attempts = Table(
     Column("diagnosis", Json, nullable=True),
     Column("resume_from", Text, nullable=True),
     Column("stop_reason", String(64), nullable=False),
+    Column("stop_sentence", Text, nullable=False),
+    Column("stop_for", String(40), nullable=False),
+    Column("stop_asked_at", UtcMicros, nullable=True),
+    Column("saved_at", UtcMicros, nullable=True),
+    Column("expected_s", Float(53), nullable=True),
     Column("figures_complete", Boolean, nullable=False),
     Index("ix_attempts_state", "state"),
     Index("ix_attempts_figures", "figures_complete", "job_id"),
@@ -205,9 +218,9 @@ async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list
 async def position_of(tx: Tx, job: Job) -> int:
     """Return where a waiting job stands, 1 is the first."""
     c = jobs.c
-    alike = c.weight_milli == job.spec.weight_milli
+    alike = c.weight_milli == job.live_weight_milli
     ahead = or_(
-        c.weight_milli > job.spec.weight_milli,
+        c.weight_milli > job.live_weight_milli,
         alike & (c.created_at < job.created_at),
         alike & (c.created_at == job.created_at) & (c.id < job.id),
     )
@@ -336,11 +349,13 @@ async def states_of_all_attempts(tx: Tx) -> dict[str, list[tuple[int, str]]]:
 
 _CHANGING = (
     "state", "reason", "sentence", "queued_at", "started_at", "finished_at", "exit_code", "signal", "attempt",
-    "retries", "waits", "held", "not_before", "cancel_at", "cancel_reason", "resume_from", "avoid", "waiting",
+    "retries", "waits", "held", "not_before", "cancel_at", "cancel_reason", "resume_from", "avoid", "waiting", "ran_s",
+    "expected_s", "expected_by",
+    "weight_milli", "ranks_most", "use", "exempt_until", "exempt_reason",
 )  # fmt: skip
 _MOVING = (
     "state", "reason", "started_at", "finished_at", "exit_code", "signal", "host", "ports", "output_dir", "workdir",
-    "limits_by", "facts", "diagnosis", "stop_reason", "figures_complete",
+    "limits_by", "facts", "diagnosis", "stop_reason", "stop_sentence", "stop_for", "stop_asked_at", "figures_complete",
 )  # fmt: skip
 
 
@@ -397,7 +412,8 @@ def _changing(job: Job) -> dict[str, Any]:
     return values | {
         "state_": str(job.state), "avoid_": [list(place) for place in job.avoid],
         "held_": None if job.held is None else str(job.held),
-        "waiting_": job.waiting.to_json() if job.waiting else None,
+        "waiting_": job.waiting.to_json() if job.waiting else None, "use_": job.use.to_json() if job.use else None,
+        "weight_milli_": job.live_weight_milli,
     }  # fmt: skip
 
 
@@ -405,7 +421,6 @@ def _job_row(job: Job) -> dict[str, Any]:
     row = {name.removesuffix("_"): value for name, value in _changing(job).items()}
     return row | {
         "id": job.id, "project_id": job.project_id, "name": job.name, "kind": str(job.spec.kind),
-        "weight_milli": job.spec.weight_milli,
         "submitted_by": job.submitted_by,
         "created_at": job.created_at, "checkpoint_dir": job.checkpoint_dir, "labels": dict(job.labels),
         "array_id": job.array_id, "array_index": job.array_index,
@@ -419,8 +434,9 @@ def spec_of(document: str) -> JobSpec:
 
 
 def _job(row: Any) -> Job:
+    spec = spec_of(row.spec)
     return Job(
-        id=row.id, project_id=row.project_id, name=row.name, spec=spec_of(row.spec),
+        id=row.id, project_id=row.project_id, name=row.name, spec=spec,
         state=JobState(row.state), reason=row.reason, sentence=row.sentence, submitted_by=row.submitted_by,
         created_at=row.created_at, queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         exit_code=row.exit_code, signal=row.signal, attempt=row.attempt, retries=row.retries, waits=row.waits,
@@ -428,7 +444,10 @@ def _job(row: Any) -> Job:
         checkpoint_dir=row.checkpoint_dir, resume_from=row.resume_from,
         avoid=tuple((cluster, node) for cluster, node in row.avoid), labels=row.labels,
         held=Held(row.held) if row.held else None, array_id=row.array_id, array_index=row.array_index,
-        waiting=Waiting.from_json(row.waiting) if row.waiting else None,
+        waiting=Waiting.from_json(row.waiting) if row.waiting else None, ran_s=row.ran_s,
+        expected_s=row.expected_s, expected_by=row.expected_by,
+        weight_milli=None if row.weight_milli == spec.weight_milli else row.weight_milli, ranks_most=row.ranks_most,
+        use=Use.from_json(row.use) if row.use else None, exempt_until=row.exempt_until, exempt_reason=row.exempt_reason,
     )  # fmt: skip
 
 
@@ -445,7 +464,8 @@ def _attempt_row(attempt: Attempt) -> dict[str, Any]:
     return row | {
         "job_id": attempt.job_id, "number": attempt.number, "project_id": attempt.project_id,
         "cluster": attempt.cluster, "ranks": [asdict(rank) for rank in attempt.ranks],
-        "created_at": attempt.created_at, "resume_from": attempt.resume_from,
+        "created_at": attempt.created_at, "resume_from": attempt.resume_from, "saved_at": attempt.saved_at,
+        "expected_s": attempt.expected_s,
     }  # fmt: skip
 
 
@@ -457,7 +477,9 @@ def _attempt(row: Any) -> Attempt:
         host=row.host, ports=tuple(row.ports), output_dir=row.output_dir, workdir=row.workdir,
         limits_by=row.limits_by, facts=row.facts,
         diagnosis=Diagnosis.from_json(row.diagnosis) if row.diagnosis else None, resume_from=row.resume_from,
-        stop_reason=row.stop_reason, figures_complete=row.figures_complete,
+        stop_reason=row.stop_reason, stop_sentence=row.stop_sentence, stop_for=row.stop_for,
+        stop_asked_at=row.stop_asked_at, saved_at=row.saved_at, expected_s=row.expected_s,
+        figures_complete=row.figures_complete,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
-def _as_written(value: Any) -> Any:
+def as_written(value: Any) -> Any:
     """Refuse a bare number: it would be taken for seconds since 1970."""
     try:
         float(value)
@@ -44,7 +44,7 @@ def _as_written(value: Any) -> Any:
     raise ValueError("a time is written 2026-01-31T08:00:00Z")
 
 
-Moment = Annotated[datetime, BeforeValidator(_as_written)]
+Moment = Annotated[datetime, BeforeValidator(as_written)]
 """A time in a request: RFC 3339 text, never a number."""
 Flag = Annotated[bool, Field(strict=True)]
 """true or false in a body, and no word or number that could be meant so."""

@@ -2,6 +2,7 @@
 
 from dujiang.jobs.domain.array import Array, NoSuchArray, Tally
 from dujiang.jobs.domain.asking import ask_of, launch_of, request_of
+from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.ending import Verdict, begin, conclude, ended_event, judge
 from dujiang.jobs.domain.holding import (
     HELD_ADVICE,
@@ -28,6 +29,7 @@ from dujiang.jobs.domain.job import (
     JobState,
     NoSuchAttempt,
     NoSuchJob,
+    Use,
     Waiting,
 )
 from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
@@ -58,6 +60,7 @@ __all__ = [
     "Stop",
     "Submit",
     "Tally",
+    "Use",
     "Verdict",
     "View",
     "Waiting",
@@ -67,6 +70,7 @@ __all__ = [
     "await_turn",
     "begin",
     "conclude",
+    "elastic_bounds",
     "depend",
     "ended_event",
     "free",
@@ -74,6 +78,7 @@ __all__ = [
     "judge",
     "launch_of",
     "plan",
+    "ranks_wanted",
     "request_of",
     "standing_of",
 ]

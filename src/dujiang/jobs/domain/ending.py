@@ -11,6 +11,7 @@ from dujiang.jobs.diagnosis import Blame, Diagnosis
 from dujiang.jobs.domain.job import ATTEMPT_STATES, JOB_STATES, Attempt, Job, JobState
 from dujiang.jobs.events import JobEnded, JobRetried, JobStarted
 from dujiang.jobs.spec import Cause
+from dujiang.scheduling.domain import StopWhy
 
 FIRST_PAUSE_S: Final = 0.0
 """A first retry starts at once: most faults are of one moment or one node, and that node is avoided."""
@@ -27,6 +28,8 @@ _STATES: Final = {
     End.LOST: JobState.NODE_FAIL,
     End.NODE_LOST: JobState.NODE_FAIL,
 }
+_SAID_BY_PLAN: Final = frozenset(map(str, StopWhy))
+"""Reasons of stops that say more than the cause of the end."""
 _MEMORY_CAUSES: Final = frozenset({"HostOutOfMemory", "GpuOutOfMemory"})
 
 
@@ -89,6 +92,8 @@ def conclude(
     ATTEMPT_STATES.check(f"attempt {attempt.key}", attempt.state, verdict.state)
     finished_at = max(min(seen.finished_at or now, now), attempt.started_at or attempt.created_at)
     reason = job.cancel_reason if verdict.state is JobState.CANCELLED and job.cancel_reason else found.cause
+    if verdict.state is JobState.PREEMPTED and attempt.stop_reason in _SAID_BY_PLAN:
+        reason = attempt.stop_reason
     after = replace(
         attempt, state=verdict.state, reason=reason, finished_at=finished_at, exit_code=seen.exit_code,
         signal=seen.signal, diagnosis=found, facts={**attempt.facts, **seen.facts},
@@ -96,11 +101,13 @@ def conclude(
         figures_complete=attempt.started_at is None,
     )  # fmt: skip
     resume_from = checkpoint or job.resume_from
+    ran_s = (finished_at - attempt.started_at).total_seconds() if attempt.started_at else 0.0
+    job = replace(job, ran_s=round(job.ran_s + ran_s, 6))
     if verdict.retry:
         if job.state is not JobState.PENDING:  # one that never began waits on
             JOB_STATES.check(job.id, job.state, JobState.PENDING)
         waits = replace(
-            job, state=JobState.PENDING, reason="Retrying", sentence=f"Attempt {attempt.number}: {found.sentence}",
+            job, state=JobState.PENDING, reason="Retrying" if reason == found.cause else reason, sentence=f"Attempt {attempt.number}: {found.sentence}",
             waits=True, queued_at=now, not_before=verdict.not_before, retries=job.retries + verdict.counts,
             resume_from=resume_from, avoid=verdict.avoid, waiting=None,
         )  # fmt: skip
@@ -136,7 +143,7 @@ def begin(job: Job, attempt: Attempt, seen: Observation, *, now: datetime) -> tu
         attempt, state=JobState.RUNNING, reason="Started", started_at=started_at, host=seen.host, ports=seen.ports,
         output_dir=seen.output_dir, workdir=seen.workdir, limits_by=seen.limits_by,
     )  # fmt: skip
-    if job.cancel_at is None:
+    if job.cancel_at is None and not attempt.stop_reason:
         job = replace(job, reason="Started", sentence="")
     job = replace(job, state=JobState.RUNNING, started_at=job.started_at or started_at)
     told = JobStarted(

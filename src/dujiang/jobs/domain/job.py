@@ -95,6 +95,46 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What a running job did with what it holds, over the time before it was looked at."""
+
+    at: datetime
+    attempt: int
+    mean: float | None
+    """Of its shares, 0 to 1, each by its size; None when too little was measured."""
+    samples: int
+    window_s: float
+    of: str
+    """`devices`, or `cpu` for a job without."""
+    idle_since: datetime | None = None
+    """Since when it has counted as idle, without a break."""
+    told_at: datetime | None = None
+    """When its owner was told so."""
+    stop_at: datetime | None = None
+    """When what it does not use is taken back, unless it works until then."""
+    sentence: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "at": self.at.isoformat(), "attempt": self.attempt, "mean": self.mean, "samples": self.samples,
+            "window_s": self.window_s, "of": self.of, "idle_since": self.idle_since and self.idle_since.isoformat(),
+            "told_at": self.told_at and self.told_at.isoformat(), "stop_at": self.stop_at and self.stop_at.isoformat(),
+            "sentence": self.sentence,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Use:
+        """Return what `to_json` gave."""
+        times = {name: row.get(name) for name in ("idle_since", "told_at", "stop_at")}
+        return cls(
+            datetime.fromisoformat(row["at"]), row["attempt"], row["mean"], row["samples"], row["window_s"], row["of"],
+            sentence=row.get("sentence", ""),
+            **{name: datetime.fromisoformat(at) if at else None for name, at in times.items()},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What someone wants to have run."""
 
@@ -122,6 +162,21 @@ class Job:
     """Number of the latest attempt, 0 before the first."""
     retries: int = 0
     """Attempts that followed a failure; those that followed a preemption do not count."""
+    ran_s: float = 0.0
+    """For how long its attempts that are over have run, together."""
+    expected_s: float | None = None
+    """How long it was expected to run, all its attempts together, when it first got its place."""
+    expected_by: str = ""
+    """By which group of jobs like it that was expected."""
+    weight_milli: int | None = None
+    """Within the band of its class, as last scored by its use; None is the one that it was submitted with."""
+    ranks_most: int | None = None
+    """Elastic: it gets no more ranks than these for now, as it did not use more. None is as many as it wants."""
+    use: Use | None = None
+    """What its devices did when last looked at."""
+    exempt_until: datetime | None = None
+    """Until then it counts as busy, whatever it uses."""
+    exempt_reason: str = ""
     waits: bool = True
     """It is PENDING and has no place."""
     not_before: datetime | None = None
@@ -141,6 +196,11 @@ class Job:
     array_id: str | None = None
     """The array that it is a task of."""
     array_index: int | None = None
+
+    @property
+    def live_weight_milli(self) -> int:
+        """Return the weight that counts now."""
+        return self.spec.weight_milli if self.weight_milli is None else self.weight_milli
 
     @property
     def has_ended(self) -> bool:
@@ -177,7 +237,16 @@ class Attempt:
     resume_from: str | None = None
     """The checkpoint that it was told to go on from."""
     stop_reason: str = ""
-    """Why the platform asked the engine to stop it: `Cancelled`, `NodeDrained` ...; empty when it did not."""
+    """Why the platform asked the engine to stop it: `Preempted`, `NodeDrained` ...; empty when it did not."""
+    stop_sentence: str = ""
+    """The same for people."""
+    stop_for: str = ""
+    """The job that gets its place; empty when none in particular does."""
+    stop_asked_at: datetime | None = None
+    saved_at: datetime | None = None
+    """When it last wrote a checkpoint, as far as was seen."""
+    expected_s: float | None = None
+    """How long it was expected to run when it got its place."""
     figures_complete: bool = False
     """Everything that it reported has been read."""
 

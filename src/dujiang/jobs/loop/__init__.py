@@ -1,8 +1,19 @@
 """The loops of jobs: give places, make them true, read what is reported, clear up."""
 
 from dujiang.jobs.loop.figures import FigureLoop
+from dujiang.jobs.loop.rescoring import RescoreLoop
 from dujiang.jobs.loop.running import AttemptLoop
-from dujiang.jobs.loop.starting import StartLoop
+from dujiang.jobs.loop.starting import Planner, StartLoop
 from dujiang.jobs.loop.sweeping import SweepLoop
+from dujiang.jobs.loop.using import UseBook, UseLoop
 
-__all__ = ["AttemptLoop", "FigureLoop", "StartLoop", "SweepLoop"]
+__all__ = [
+    "AttemptLoop",
+    "FigureLoop",
+    "Planner",
+    "RescoreLoop",
+    "StartLoop",
+    "SweepLoop",
+    "UseBook",
+    "UseLoop",
+]

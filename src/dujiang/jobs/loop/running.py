@@ -22,7 +22,7 @@ from dujiang.engines.contract import (
     Observation,
     Phase,
 )
-from dujiang.jobs import group_store, store
+from dujiang.jobs import group_store, run_store, store
 from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
 from dujiang.jobs.domain import (
     TERMINAL,
@@ -41,8 +41,9 @@ from dujiang.jobs.domain import (
     launch_of,
     plan,
 )
-from dujiang.jobs.events import AttemptStopAsked
+from dujiang.jobs.expecting import run_of
 from dujiang.jobs.following import follow
+from dujiang.jobs.loop.stopping import stop_asked
 from dujiang.jobs.settings import JobSettings
 from dujiang.kit import log
 from dujiang.kit.clock import Clock
@@ -231,14 +232,16 @@ class AttemptLoop:
                     tx.emit(told)
                     done["begin"] += 1
                 if key in stops and not attempts[key].stop_reason:
-                    attempts[key] = replace(attempts[key], stop_reason=stops[key])
-                    tx.emit(_stop_asked(attempts[key]))
+                    attempts[key] = replace(attempts[key], stop_reason=stops[key], stop_asked_at=tx.now)
+                    tx.emit(stop_asked(attempts[key]))
                 if key in ends:
                     jobs[key.job_id], attempts[key] = self._conclude(tx, jobs[key.job_id], attempts[key], ends[key])
                     done["end"] += 1
             changed = [jobs[job_id] for job_id in sorted({key.job_id for key in current})]
             await store.update_jobs(tx, changed)
             await store.update_attempts(tx, [attempts[key] for key in sorted(current)])
+            ran = [run_of(jobs[key.job_id], attempts[key]) for key in sorted(current) if jobs[key.job_id].has_ended]
+            await run_store.insert_runs(tx, [row for row in ran if row is not None])
             await store.drop_secrets(tx, [job.id for job in changed if job.has_ended and job.spec.secrets])
             await follow(tx, [job for job in changed if job.has_ended])
             over = [key for key in sorted(current) if key in ends]
@@ -284,6 +287,7 @@ class AttemptLoop:
             seen,
             output={} if is_success else await self._ends_of_output(attempt, seen),
             stop_reason="Cancelled" if stop and job.cancel_at is not None else stop,
+            stop_sentence="" if job.cancel_at is not None else attempt.stop_sentence,
             time_limit_s=job.spec.time_limit_s,
             memory_bytes=wanted.memory_bytes or None,
             gpu_memory_bytes=wanted.gpu.memory_bytes if wanted.gpu else None,
@@ -377,9 +381,3 @@ async def _each(what: Iterable[T], call: Callable[[T], Awaitable[R]], *, at_once
             return await call(each)
 
     return list(await asyncio.gather(*(one(each) for each in what)))
-
-
-def _stop_asked(attempt: Attempt) -> AttemptStopAsked:
-    return AttemptStopAsked(
-        subject=attempt.job_id, project_id=attempt.project_id, attempt=attempt.number, reason=attempt.stop_reason
-    )

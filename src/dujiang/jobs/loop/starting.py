@@ -1,18 +1,23 @@
-"""Gives places: asks the scheduler what may start now, and writes it down in one transaction.
+"""Gives places: asks the scheduler what may start now and what has to stop for it, and writes both down at once.
 
-It decides nothing: `scheduling.plan` does. Starts and their allocations are refused together when the pool has moved
-since the snapshot, and the next tick decides anew. What is written here is made true by `running`.
+It decides nothing: `scheduling.plan` does. Starts, their allocations and stops are refused together when the pool has
+moved since the snapshot, and the next tick decides anew. What is written here is made true by `running`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Protocol
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
 from dujiang.jobs.domain import Attempt, Job, JobState, Waiting, request_of
+from dujiang.jobs.expecting import Expectations, left_s
+from dujiang.jobs.loop.abouts import Abouts
+from dujiang.jobs.loop.stopping import ask_stops
 from dujiang.jobs.settings import JobSettings
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
@@ -21,47 +26,57 @@ from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import Grant, LedgerFilter, NodeClosed, OverAllocated
 from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain import ADVICE, Plan, Request, Snapshot, Snapshots, Start, Wait, holdings_of_ledger, plan
+from dujiang.scheduling.domain.expected import Expectation
 from dujiang.scheduling.service import SchedulingService
 
 
+class Planner(Protocol):
+    """What decides; `scheduling.plan`, unless a test puts something in front of it."""
+
+    def __call__(self, snapshot: Snapshot, now: datetime, *, telling: bool = True) -> Plan:
+        """Return what to do now."""
+        ...
+
+
 class StartLoop:
-    """Plans and commits starts."""
+    """Plans and commits starts, and stops for their sake."""
 
     def __init__(
         self, *, db: Database, pool: PoolService, scheduling: SchedulingService, clock: Clock, settings: JobSettings,
-        wake: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None, planner: Planner = plan,
     ) -> None:  # fmt: skip
-        """Take what it works with; `wake` is called when there is something new to run."""
+        """Take what it works with; `wake` is called when there is something new to run, or to stop."""
         self._db, self._pool, self._scheduling, self._clock, self._settings = db, pool, scheduling, clock, settings
-        self._wake = wake
+        self._wake, self._plan = wake, planner
+        self._expectations, self._abouts = Expectations(), Abouts()
         self._snapshots = Snapshots()
         self._requests: dict[str, tuple[tuple[int, int | None], Request]] = {}
         self._told: dict[str, tuple[str, float]] = {}
         self._told_at_s = -settings.told_every_s
-        self._limits: dict[AttemptKey, timedelta | None] = {}
+        self._resized_at_s = -settings.resize_s
 
     async def tick(self) -> TickReport:
-        """Start what may start; note why the rest waits."""
+        """Start what may start, ask to stop what has to; note why the rest waits."""
         async with self._db.reading() as tx:
             requests = await self._waiting(tx)
-            if not requests:
+            if not requests and not self._may_resize():
                 self._told.clear()
                 return TickReport()
             snapshot = await self._snapshot(tx, requests)
             now = tx.now
         telling = self._clock.monotonic_s() - self._told_at_s >= self._settings.told_every_s
-        planned = plan(snapshot, now, telling=telling)
-        started = stale = 0
-        if planned.starts:
+        planned = self._plan(snapshot, now, telling=telling)
+        done: Counter[str] = Counter()
+        if planned.starts or planned.stops:
             try:
-                started = await self._commit(planned)
+                done = await self._commit(planned)
             except (Stale, OverAllocated, NodeClosed):
-                stale = 1  # the pool has moved: decide again on what is there now
-        if started:
+                done["stale"] = 1  # the pool has moved: decide again on what is there now
+        if done["start"] or done["stop"]:
             self._wake()
-        told = await self._tell(planned.waits, now) if telling and not stale else 0
-        report = {"start": started, "stale": stale, "tell": told}
-        return TickReport({name: count for name, count in report.items() if count}, again=bool(stale))
+        if telling and not done["stale"]:
+            done["tell"] = await self._tell(planned.waits, now)
+        return TickReport({name: count for name, count in done.items() if count}, again=bool(done["stale"]))
 
     def earliest(self) -> datetime | None:
         """Return when the next retry's pause ends, of those looked at last."""
@@ -76,7 +91,9 @@ class StartLoop:
         marks = {job_id: (attempt, not_before) for job_id, attempt, not_before in rows}
         known = {job_id: one for job_id, one in self._requests.items() if marks.get(job_id) == one[0]}
         fresh = await store.read_jobs(tx, marks.keys() - known.keys())
-        known |= {job.id: (marks[job.id], request_of(job)) for job in fresh.values()}
+        if fresh:
+            await self._expectations.catch_up(tx)
+        known |= {job.id: (marks[job.id], request_of(job, expected_s=self._expected_s(job))) for job in fresh.values()}
         self._requests = known
         return [request for _, request in known.values()]
 
@@ -84,41 +101,47 @@ class StartLoop:
         view = await self._pool.placeable(tx)
         rows = await self._pool.allocations(tx, LedgerFilter(live=True))
         inventory = await self._pool.inventory(tx)
-        ends = await self._ends(tx, {row.share.key for row in rows}) if rows else {}
+        about = await self._abouts.of(tx, {row.share.key for row in rows})
+        queues = await self._scheduling.queues(tx)
+        shares = await self._scheduling.shares(tx, queues, rows, {request.project_id for request in requests})
         return self._snapshots.take(
-            view, holdings=holdings_of_ledger(inventory, rows, ends), requests=requests,
-            quotas=await self._scheduling.quotas(tx),
+            view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
+            quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
+            queues=queues, shares=shares,
         )  # fmt: skip
 
-    async def _ends(self, tx: Tx, running: Set[AttemptKey]) -> dict[AttemptKey, datetime]:
-        """Return when running attempts are sure to be over: those with a time limit."""
-        self._limits = {key: limit for key, limit in self._limits.items() if key in running}
-        if fresh := running - self._limits.keys():
-            jobs = await store.read_jobs(tx, {key.job_id for key in fresh})
-            self._limits |= {key: _most(jobs[key.job_id]) for key in fresh}
-        if not any(self._limits.values()):
-            return {}
-        ends: dict[AttemptKey, datetime] = {}
-        for attempt in await store.live_attempts(tx):
-            if limit := self._limits.get(attempt.key):
-                ends[attempt.key] = (attempt.started_at or tx.now) + limit
-        return ends
+    def _may_resize(self) -> bool:
+        """Say whether running elastic work is due for a look though nothing waits."""
+        at_s = self._clock.monotonic_s()
+        if at_s - self._resized_at_s < self._settings.resize_s:
+            return False
+        is_first, self._resized_at_s = self._resized_at_s < 0, at_s
+        return is_first or self._abouts.has_elastic  # at first nothing is known of what runs
+
+    def _expected_s(self, job: Job) -> float | None:
+        expected = self._expectations.expect(job)
+        return None if expected is None else left_s(job, expected.seconds)
 
     # -- write -----------------------------------------------------------------------------------------------------
 
-    async def _commit(self, planned: Plan) -> int:
+    async def _commit(self, planned: Plan) -> Counter[str]:
         starts = {start.job_id: start for start in planned.starts}
         async with self._db.transaction(cause="start") as tx:
-            jobs = await store.lock_jobs(tx, starts)
-            fit = [job for job in jobs.values() if job.waits and job.cancel_at is None]
-            if not fit:
-                return 0
-            grants = [_grant(job, starts[job.id]) for job in fit]
-            await self._pool.allocate_many(tx, grants, planned.version)
-            attempts = [_attempt(job, starts[job.id], tx.now) for job in fit]
-            await store.insert_attempts(tx, attempts)
-            await store.update_jobs(tx, [_placed(job) for job in fit])
-        return len(fit)
+            jobs = await store.lock_jobs(tx, starts.keys() | {stop.job_id for stop in planned.stops})
+            fit = [job for job_id, job in jobs.items() if job_id in starts and job.waits and job.cancel_at is None]
+            if fit:
+                await self._start(tx, fit, starts, planned.version)
+            elif planned.stops and await self._pool.version(tx) != planned.version:
+                raise Stale("The pool has changed since these stops were decided; decide again.")
+            stopped = await ask_stops(tx, planned.stops, jobs)
+        return Counter(start=len(fit), stop=len(stopped))
+
+    async def _start(self, tx: Tx, fit: Sequence[Job], starts: Mapping[str, Start], version: int) -> None:
+        await self._pool.allocate_many(tx, [_grant(job, starts[job.id]) for job in fit], version)
+        expected = {job.id: self._expectations.expect(job) for job in fit}
+        attempts = [_attempt(job, starts[job.id], expected[job.id], tx.now) for job in fit]
+        await store.insert_attempts(tx, attempts)
+        await store.update_jobs(tx, [_placed(job, expected[job.id]) for job in fit])
 
     async def _tell(self, waits: Sequence[Wait], now: datetime) -> int:
         """Write why jobs wait: at once when the reason is another, else when the stored figures are old."""
@@ -139,24 +162,21 @@ class StartLoop:
         return len(news)
 
 
-def _most(job: Job) -> timedelta | None:
-    """Return how long one attempt can take at most."""
-    limit_s = job.spec.time_limit_s
-    return None if limit_s is None else timedelta(seconds=limit_s + job.spec.grace_s)
-
-
 def _grant(job: Job, start: Start) -> Grant:
     return Grant(AttemptKey(job.id, job.attempt + 1), job.project_id, start.cluster, start.ranks)
 
 
-def _attempt(job: Job, start: Start, now: datetime) -> Attempt:
+def _attempt(job: Job, start: Start, expected: Expectation | None, now: datetime) -> Attempt:
     return Attempt(
         job_id=job.id, number=job.attempt + 1, project_id=job.project_id, state=JobState.PENDING, reason="Starting",
         cluster=start.cluster, ranks=start.ranks, created_at=now, resume_from=job.resume_from,
+        expected_s=None if expected is None else left_s(job, expected.seconds),
     )  # fmt: skip
 
 
-def _placed(job: Job) -> Job:
+def _placed(job: Job, expected: Expectation | None) -> Job:
+    if job.attempt == 0 and expected is not None:
+        job = replace(job, expected_s=expected.seconds, expected_by=str(expected.alike))
     return replace(
         job, attempt=job.attempt + 1, reason="Starting", sentence="It has its place and is being started.", waits=False,
         not_before=None, waiting=None,
