@@ -90,6 +90,11 @@ def upgrade() -> None:
         sa.Column("diagnosis", sa.Text(), nullable=True),
         sa.Column("resume_from", sa.Text(), nullable=True),
         sa.Column("stop_reason", sa.String(length=64), nullable=False),
+        sa.Column("stop_sentence", sa.Text(), nullable=False),
+        sa.Column("stop_for", sa.String(length=40), nullable=False),
+        sa.Column("stop_asked_at", sa.BigInteger(), nullable=True),
+        sa.Column("saved_at", sa.BigInteger(), nullable=True),
+        sa.Column("expected_s", sa.Float(precision=53), nullable=True),
         sa.Column("figures_complete", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
     )
@@ -201,6 +206,25 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "job_runs",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("stem", sa.String(length=128), nullable=False),
+        sa.Column("shape", sa.String(length=128), nullable=False),
+        sa.Column("ran_s", sa.Float(precision=53), nullable=False),
+        sa.Column("is_whole", sa.Boolean(), nullable=False),
+        sa.Column("finished_at", sa.BigInteger(), nullable=False),
+        sa.Column("expected_s", sa.Float(precision=53), nullable=True),
+        sa.Column("expected_by", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_job_runs")),
+    )
+    with op.batch_alter_table("job_runs", schema=None) as batch_op:
+        batch_op.create_index("ix_job_runs_finished", ["finished_at"], unique=False)
+        batch_op.create_index("ix_job_runs_project", ["project_id", "finished_at"], unique=False)
+
+    op.create_table(
         "job_secrets",
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("secrets", sa.Text(), nullable=False),
@@ -226,6 +250,13 @@ def upgrade() -> None:
         sa.Column("signal", sa.Integer(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("retries", sa.Integer(), nullable=False),
+        sa.Column("ran_s", sa.Float(precision=53), nullable=False),
+        sa.Column("expected_s", sa.Float(precision=53), nullable=True),
+        sa.Column("expected_by", sa.String(length=32), nullable=False),
+        sa.Column("ranks_most", sa.Integer(), nullable=True),
+        sa.Column("use", sa.Text(), nullable=True),
+        sa.Column("exempt_until", sa.BigInteger(), nullable=True),
+        sa.Column("exempt_reason", sa.Text(), nullable=False),
         sa.Column("waits", sa.Boolean(), nullable=False),
         sa.Column("held", sa.String(length=16), nullable=True),
         sa.Column("array_id", sa.String(length=40), nullable=True),
@@ -372,6 +403,14 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
+    )
+    op.create_table(
+        "queue_trees",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("stamp", sa.String(length=64), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("set_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_queue_trees")),
     )
     op.create_table(
         "quotas",
