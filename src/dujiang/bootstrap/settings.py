@@ -16,6 +16,7 @@ from dujiang.billing.service import BillingSettings
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.jobs.settings import JobSettings
 from dujiang.pool.domain import PoolSettings
+from dujiang.scheduling.settings import SchedulingSettings
 
 DEFAULT_PORT = 8440
 
@@ -86,6 +87,10 @@ class LoopSettings:
     """Versions that wait for their files, and deployments."""
     housekeeping_s: float = 300.0
     """Old keys and tokens."""
+    use_s: float = 15.0
+    """What running jobs use of what they hold, and when they saved themselves."""
+    rescore_s: float = 1200.0
+    """Weights of running work by its use, and what becomes of idle work; 15 to 30 minutes suit most."""
     gauges_s: float = 5.0
     """What `/metrics` shows of what there is now."""
     lease_s: float = 10.0
@@ -140,6 +145,7 @@ class Settings(BaseModel):
     local: LocalSettings = Field(default_factory=LocalSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     pool: PoolSettings = Field(default_factory=PoolSettings)
+    scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     billing: BillingSettings = Field(default_factory=BillingSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     clusters: dict[str, ClusterSettings] = Field(default_factory=dict)

@@ -15,8 +15,11 @@ from dujiang.cli import (
     fleet,
     jobs,
     money,
+    planning,
+    queues,
     reserving,
-    simulating_queue,
+    scoring,
+    simulating_predictions,
     submitting,
     trust,
     up,
@@ -59,12 +62,13 @@ for _function, _panel in (
     app.command(rich_help_panel=_panel)(_function)
 
 for _name, _group, _panel in (
-    ("nodes", fleet.nodes_app, POOL), ("reservations", reserving.reservations_app, POOL),
-    ("models", catalogue.models_app, MODELS),
+    ("job", scoring.job_app, WORK), ("nodes", fleet.nodes_app, POOL),
+    ("reservations", reserving.reservations_app, POOL), ("models", catalogue.models_app, MODELS),
     ("deployments", catalogue.deployments_app, MODELS), ("prices", money.prices_app, MONEY),
     ("audit", trust.audit_app, MONEY), ("users", accounts.users_app, PEOPLE),
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),
-    ("quotas", money.quotas_app, PEOPLE), ("simulate", simulating_queue.simulate_app, PLATFORM),
+    ("quotas", money.quotas_app, PEOPLE), ("simulate", simulating_predictions.simulate_app, PLATFORM),
+    ("plan", planning.plan_app, PLATFORM), ("queues", queues.queues_app, PEOPLE),
 ):  # fmt: skip
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
 
