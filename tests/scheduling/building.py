@@ -80,9 +80,12 @@ def after(snapshot: Snapshot, plan: Plan, now: datetime = NOW) -> list[Holding]:
     waiting = {request.job_id: request for request in snapshot.requests}
     started = []
     for start in plan.starts:
-        limit = waiting[start.job_id].runs_at_most_s
+        request = waiting[start.job_id]
+        limit = request.runs_at_most_s
         ends = None if limit is None else now + timedelta(seconds=limit)
-        started.append(Holding(start.job_id, start.project_id, start.cluster, start.ranks, now, ends))
+        started.append(
+            Holding(start.job_id, start.project_id, start.cluster, start.ranks, now, ends, apart=request.where.apart)
+        )
     return [*snapshot.holdings, *started]
 
 

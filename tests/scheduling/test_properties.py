@@ -12,25 +12,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dujiang.engines.contract import Isolation
 from dujiang.scheduling.domain import (
+    LEVELS,
+    Ask,
     ClusterRow,
     Constraints,
     DeviceRow,
     Fleet,
     Holding,
+    Level,
     NodeRow,
     Plan,
     Quota,
     Reason,
     Request,
     Snapshot,
+    Start,
     TaskClass,
+    Window,
     apply_change,
     explain,
     fleet_of_rows,
     plan,
     snapshot_of_rows,
 )
+from dujiang.scheduling.domain.rules import Rules
 from tests.scheduling.building import GIB, NOW, a_job, after
 
 KINDS = [("nvidia", "A100", 80), ("nvidia", "L40S", 48), ("amd", "MI300X", 192)]
@@ -38,21 +45,53 @@ KINDS = [("nvidia", "A100", 80), ("nvidia", "L40S", 48), ("amd", "MI300X", 192)]
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Fleet:
-    clusters = [ClusterRow("c", draw(st.booleans())), ClusterRow("d", True)]
+    clusters = [
+        ClusterRow("c", draw(st.booleans()), price=draw(st.sampled_from([0, 0, 2.5]))),
+        ClusterRow("d", True, is_cloud=draw(st.integers(0, 4)) == 0),
+    ]  # fmt: skip
     nodes = []
     for number in range(draw(st.integers(1, 5))):
         vendor, model, memory = draw(st.sampled_from(KINDS))
+        isolation = draw(st.sampled_from(list(Isolation)))
         devices = tuple(
-            DeviceRow(f"g{i}", i, vendor, model, memory * GIB, is_open=draw(st.integers(0, 9)) > 0)
+            DeviceRow(f"g{i}", i, vendor, model, memory * GIB, is_open=draw(st.integers(0, 9)) > 0, isolation=isolation)
             for i in range(draw(st.sampled_from([0, 1, 2, 4])))
         )
         nodes.append(
             NodeRow(
                 draw(st.sampled_from("ccd")), f"n{number}", draw(st.sampled_from([4, 8, 16])) * 1000, 64 * GIB,
                 100 * GIB, devices, is_open=draw(st.integers(0, 9)) > 0, labels={"rack": draw(st.sampled_from("ab"))},
+                taints=draw(st.sampled_from([(), (), (), ("gpu-only",), ("team=x", "gpu-only")])),
+                domains=draw(st.sampled_from([{}, {Level.RACK: "r1"}, {Level.RACK: "r2", Level.SWITCH: "s1"}])),
             )
         )  # fmt: skip
     return fleet_of_rows(clusters, nodes)
+
+
+HOUR = timedelta(hours=1)
+OTHERS = (Ask(2000, vendor="amd"), Ask(250, cpu_milli=2000))
+places = st.builds(
+    Constraints,
+    cluster=st.sampled_from(["", "", "", "", "d"]),
+    selector=st.sampled_from([(), (), (("rack", "a"),)]),
+    tolerations=st.sampled_from([(), (), ("gpu-only",), ("team", "gpu-only"), ("*",)]),
+    within=st.sampled_from([None, None, None, *Level]),
+    is_within_required=st.booleans(),
+    spread=st.sampled_from([None, None, None, Level.NODE, Level.RACK]),
+    apart=st.sampled_from(["", "", "", "alone"]),
+    isolation=st.sampled_from([None, None, *Isolation]),
+    near=st.sampled_from([(), (), ("d",)]),
+)
+windows = st.lists(
+    st.builds(
+        lambda number, cluster, nodes, begins, projects: Window(
+            f"w{number}", cluster, nodes, NOW + begins, NOW + 2 * HOUR, projects
+        ),
+        st.integers(0, 9), st.sampled_from("cd"), st.sampled_from([(), ("n0",), ("n0", "n1")]),
+        st.sampled_from([-HOUR, timedelta(seconds=300), HOUR]), st.sampled_from([(), ("p",)]),
+    ),
+    max_size=2, unique_by=lambda window: window.name,
+).map(tuple)  # fmt: skip
 
 
 @st.composite
@@ -67,7 +106,8 @@ def jobs(draw: st.DrawFn, prefix: str = "j") -> list[Request]:
             disk_gib=draw(st.sampled_from([0, 0, 40])), after_s=draw(st.integers(0, 3)), runs_at_most_s=limit,
             task_class=task_class, gpu_gib=draw(st.sampled_from([0, 0, 10, 60])) if gpu else 0,
             vendor=draw(st.sampled_from(["", "", "nvidia", "amd"])) if gpu else "",
-            where=Constraints(selector=draw(st.sampled_from([(), (), (("rack", "a"),)]))),
+            where=draw(places), alternatives=draw(st.sampled_from([(), (), (Ask(1000, cpu_milli=1000),), OTHERS])),
+            ranks_min=draw(st.sampled_from([None, None, 1])), deadline=draw(st.sampled_from([None, NOW + HOUR])),
             avoid=draw(st.sampled_from([(), (), (("c", "n0"),)])),
             not_before=draw(st.sampled_from([None, None, NOW, NOW + timedelta(seconds=9)])),
         )  # fmt: skip
@@ -86,7 +126,9 @@ def worlds(draw: st.DrawFn) -> Snapshot:
     fleet = draw(fleets())
     first = snapshot_of_rows(fleet, requests=draw(jobs("old")))
     held = after(first, plan(first, NOW, changes=0))
-    return snapshot_of_rows(fleet, holdings=held, requests=draw(jobs()), quotas=draw(quotas))
+    now = snapshot_of_rows(fleet, holdings=held, requests=draw(jobs()), quotas=draw(quotas))
+    rules = Rules(reservations=draw(st.sampled_from([1, 1, 1, 0, 3])))
+    return replace(now, windows=draw(st.just(()) | windows), rules=rules)
 
 
 def check_capacity(fleet: Fleet, holdings: list[Holding]) -> None:
@@ -110,17 +152,23 @@ def check_starts(snapshot: Snapshot, done: Plan) -> None:
     """Each start is what was asked for, whole, on open places of one kind and cluster."""
     fleet, waiting = snapshot.fleet, {request.job_id: request for request in snapshot.requests}
     for start in done.starts:
-        request = waiting[start.job_id]
-        assert [rank.rank for rank in start.ranks] == list(range(request.ranks))
-        stacks = {cluster.name: cluster.stacks_ranks for cluster in fleet.clusters}[start.cluster]
+        request, cluster = waiting[start.job_id], {cluster.name: cluster for cluster in fleet.clusters}[start.cluster]
+        assert [rank.rank for rank in start.ranks] == list(range(len(start.ranks)))
+        assert (request.ranks_min or request.ranks) <= len(start.ranks) <= request.ranks
         nodes = [rank.node for rank in start.ranks]
-        assert stacks or len(set(nodes)) == len(nodes)
+        assert cluster.stacks_ranks or len(set(nodes)) == len(nodes)
+        assert request.where.cluster in ("", start.cluster)
+        assert request.where.cluster or not cluster.is_cloud
+        check_topology(fleet, request, [fleet.node_at[start.cluster, node] for node in nodes])
+        check_windows(snapshot, request, start)
+        asked = ask_of(request, start)
         flavors = set()
         for rank in start.ranks:
             node = fleet.node_at[start.cluster, rank.node]
             assert fleet.node_open[node]
             assert all(fleet.node_labels[node].get(key) == value for key, value in request.where.selector)
-            asked = request.ask
+            tolerated = request.where.tolerations
+            assert "*" in tolerated or all(taint.split("=")[0] in tolerated for taint in fleet.node_taints[node])
             assert (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes) == (
                 asked.cpu_milli, asked.memory_bytes, asked.disk_bytes)  # fmt: skip
             assert sum(share.gpu_milli for share in rank.devices) == asked.gpu_milli
@@ -130,9 +178,61 @@ def check_starts(snapshot: Snapshot, done: Plan) -> None:
                 assert fleet.device_open[at]
                 assert share.index == fleet.device_index[at]
                 assert share.memory_bytes >= asked.gpu_memory_bytes
+                if asked.is_fraction and request.where.isolation:
+                    least = KEPT.index(request.where.isolation)
+                    assert KEPT.index(fleet.flavors[int(fleet.device_flavor[at])].isolation) >= least
                 flavors.add(int(fleet.device_flavor[at]))
         assert len(flavors) <= 1
         assert request.not_before is None or request.not_before <= NOW
+
+
+KEPT = [Isolation.COUNTED_ONLY, Isolation.MEMORY_ONLY, Isolation.ENFORCED]
+
+
+def ask_of(request: Request, start: Start) -> Ask:
+    """Which of its alternatives a job was given."""
+    rank = start.ranks[0]
+    for ask in (request.ask, *request.alternatives):
+        host = (ask.cpu_milli, ask.memory_bytes, ask.disk_bytes)
+        if host == (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes) and ask.gpu_milli == sum(
+            share.gpu_milli for share in rank.devices
+        ):
+            return ask
+    raise AssertionError(f"{start} is nothing that was asked for")
+
+
+def check_topology(fleet: Fleet, request: Request, nodes: list[int]) -> None:
+    place = request.where
+
+    def domains(level: Level) -> list[int]:
+        return nodes if level is Level.NODE else fleet.node_domains[LEVELS.index(level), nodes].tolist()
+
+    if place.within and place.is_within_required:
+        assert len(set(domains(place.within))) == 1
+    if place.spread:
+        assert len(set(domains(place.spread))) == len(nodes)
+
+
+def check_windows(snapshot: Snapshot, request: Request, start: Start) -> None:
+    for window in snapshot.windows:
+        if window.cluster != start.cluster or request.project_id in window.projects or window.ends_at <= NOW:
+            continue
+        runs_s = request.runs_at_most_s
+        if runs_s is None or NOW + timedelta(seconds=runs_s) > window.begins_at:
+            assert window.nodes
+            assert not {rank.node for rank in start.ranks} & set(window.nodes)
+
+
+def check_apart(snapshot: Snapshot, holdings: list[Holding], done: Plan) -> None:
+    """No two jobs of a project that stay apart by the same word share a node, as far as the plan decided it."""
+    words = {r.job_id: (r.project_id, r.where.apart) for r in snapshot.requests if r.where.apart}
+    words |= {h.job_id: (h.project_id, h.apart) for h in snapshot.holdings if h.apart}
+    for start in done.starts:
+        mine = {rank.node for rank in start.ranks}
+        for other in holdings:
+            is_alike = start.job_id in words and words.get(other.job_id) == words[start.job_id]
+            if is_alike and other.job_id != start.job_id and other.cluster == start.cluster:
+                assert not mine & {rank.node for rank in other.ranks}
 
 
 def check_quotas(snapshot: Snapshot, done: Plan) -> None:
@@ -141,8 +241,10 @@ def check_quotas(snapshot: Snapshot, done: Plan) -> None:
     used = dict(snapshot.usage())
     for start in done.starts:
         request = waiting[start.job_id]
-        held, more = used.get(request.project_id, (0, 0, 0)), request.total()
-        used[request.project_id] = tuple(a + b for a, b in zip(held, more, strict=True))
+        ask, many = ask_of(request, start), len(start.ranks)
+        held = used.get(request.project_id, (0, 0, 0))
+        more = many * ask.gpu_milli, many * ask.cpu_milli, many * ask.memory_bytes
+        used[request.project_id] = held[0] + more[0], held[1] + more[1], held[2] + more[2]
         limits = snapshot.quotas.get(request.project_id, Quota()).limits()
         for limit, now_held, wanted in zip(limits, used[request.project_id], more, strict=True):
             assert limit is None or not wanted or now_held <= limit
@@ -155,6 +257,7 @@ def test_a_plan_holds(snapshot: Snapshot) -> None:
     check_capacity(snapshot.fleet, after(snapshot, done))
     check_starts(snapshot, done)
     check_quotas(snapshot, done)
+    check_apart(snapshot, after(snapshot, done), done)
     told = sorted([start.job_id for start in done.starts] + [wait.job_id for wait in done.waits])
     assert told == sorted(request.job_id for request in snapshot.requests)
     assert [wait.position for wait in done.waits] == list(range(1, len(done.waits) + 1))
@@ -179,7 +282,8 @@ def test_a_world_in_which_the_plan_is_carried_out_is_settled(snapshot: Snapshot)
     waiting = {wait.job_id for wait in done.waits}
     left = [request for request in snapshot.requests if request.job_id in waiting]
     held = after(snapshot, done)
-    again = plan(snapshot_of_rows(snapshot.fleet, holdings=held, requests=left, quotas=snapshot.quotas), NOW, changes=0)
+    then = snapshot_of_rows(snapshot.fleet, holdings=held, requests=left, quotas=snapshot.quotas)
+    again = plan(replace(then, windows=snapshot.windows, rules=snapshot.rules), NOW, changes=0)
     assert again.starts == ()
 
 
@@ -217,7 +321,9 @@ def test_the_reason_is_true(snapshot: Snapshot) -> None:
     for wait in done.waits:
         request = replace(requests[wait.job_id], not_before=None)
         alone = plan(replace(snapshot, requests=(request,), quotas={}), NOW, changes=0).starts
-        empty = plan(snapshot_of_rows(snapshot.fleet, requests=[request]), NOW, changes=0).starts
+        nothing = replace(snapshot_of_rows(snapshot.fleet, requests=[request]), windows=snapshot.windows)
+        empty = plan(nothing, NOW, changes=0).starts
+        unbarred = plan(replace(nothing, windows=()), NOW, changes=0).starts
         match wait.reason:
             case Reason.PRIORITY:
                 assert alone, wait
@@ -228,7 +334,12 @@ def test_the_reason_is_true(snapshot: Snapshot) -> None:
                 assert alone, wait
                 assert wait.blocking_job
             case Reason.NO_MATCHING_DEVICE | Reason.TOO_LARGE | Reason.NODE_UNAVAILABLE:
+                assert not unbarred, wait
+            case Reason.TAINTED:
+                assert not unbarred, wait
+            case Reason.WINDOW:
                 assert not empty, wait
+                assert unbarred, wait
             case Reason.QUOTA_EXCEEDED:
                 assert wait.shortage.needed > wait.shortage.available
 

@@ -30,7 +30,7 @@ def smallest_change(done: Round, waiting: Waiting, reason: Reason) -> Change | N
             return _limit_time(done, waiting)
         case Reason.RESERVED:
             return _limit_time(done, waiting) or _lower_ask(done, waiting)
-        case Reason.RESOURCES | Reason.PRIORITY:
+        case Reason.RESOURCES | Reason.PRIORITY | Reason.QUEUE_QUOTA:
             return _lower_ask(done, waiting)
         case _:
             return None
@@ -54,7 +54,7 @@ def _with(request: Request, change: Change) -> Request:
     if change.remedy is Remedy.LIMIT_TIME:
         return replace(request, runs_at_most_s=change.seconds)
     if change.resource == "ranks":
-        return replace(request, ranks=change.to)
+        return replace(request, ranks=change.to, ranks_min=min(request.ranks_min or change.to, change.to))
     return replace(request, ask=_lowered(request.ask, change.resource, change.to))
 
 
@@ -94,16 +94,22 @@ def _limit_time(done: Round, waiting: Waiting) -> Change | None:
     seconds = (at - done.now).total_seconds()
     ground = done.grounds.of(shape)
     room = done.room if waiting.window is None or done.may_fill_gap(request, at) else done.late or done.room
-    if seconds < 1 or ground.reason is not None or find(room, shape, ground.allowed) is None:
+    if (
+        seconds < 1
+        or ground.reason is not None
+        or find(room, shape, ground.allowed, closed=done.closed(request, shape)) is None
+    ):
         return None
     return Change(Remedy.LIMIT_TIME, seconds=float(int(seconds)))
 
 
 def _lower_ask(done: Round, waiting: Waiting) -> Change | None:
-    """Find the one amount that must be lowered by the smallest part."""
+    """Find the one amount that must be lowered by the smallest part; not of an alternative, which would stay second."""
+    if waiting.shape.ask != waiting.request.ask:
+        return None
     best: tuple[float, Change] | None = None
     room = _room_for(done, waiting)
-    for resource, asked, to in _lower_amounts(done, room, waiting.shape):
+    for resource, asked, to in (*_lower_amounts(done, room, waiting.shape), *_lower_for_queue(waiting)):
         if not 0 < to < asked:
             continue
         kept = to / asked
@@ -153,6 +159,21 @@ def _lower_amounts(done: Round, room: Room, shape: Shape) -> Iterator[tuple[str,
             )
 
 
+def _lower_for_queue(waiting: Waiting) -> Iterator[tuple[str, int, int]]:
+    """Yield (resource, asked for, the most that may fit) for what the queue has too little of."""
+    lack, ask, ranks = waiting.queue_lack, waiting.shape.ask, waiting.shape.ranks
+    if lack is None:
+        return
+    if ranks > 1:
+        yield "ranks", ranks, ranks * lack.available // lack.needed
+    elif lack.resource == "gpu_milli" and ask.whole_devices:
+        yield "gpu_milli", ask.gpu_milli, lack.available // WHOLE * WHOLE
+    elif lack.resource == "gpu_memory_bytes" and ask.whole_devices:
+        yield "gpu_milli", ask.gpu_milli, ask.whole_devices * lack.available // lack.needed * WHOLE
+    elif getattr(ask, lack.resource):
+        yield lack.resource, getattr(ask, lack.resource), lack.available
+
+
 def _room_for(done: Round, waiting: Waiting) -> Room:
     """Return the room that the job may use: what is reserved is for whom it is, and for what is over in time."""
     if done.late is None or waiting.in_gap or done.may_fill_gap(waiting.request):
@@ -162,5 +183,23 @@ def _room_for(done: Round, waiting: Waiting) -> Room:
 
 
 def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:
-    ground = done.grounds.of(shape)
-    return ground.reason is None and find(_room_for(done, waiting), shape, ground.allowed) is not None
+    ground, request = done.grounds.of(shape), waiting.request
+    if ground.reason is not None:
+        return False
+    look = done.queues.look(request.project_id, request.queue, shape.ask, shape.ranks)
+    if look.lack is not None and not (look.kept_for == request.job_id and _is_left(done, request, shape)):
+        return False
+    if waiting.queue_lack is not None and done.caps.check(request, _total(shape), done.holdings, done.is_over_by):
+        return False
+    return find(_room_for(done, waiting), shape, ground.allowed, closed=look.options) is not None
+
+
+def _is_left(done: Round, request: Request, shape: Shape) -> bool:
+    """Say whether a queue has so much left when nothing is kept."""
+    without = done.queues.after(())
+    return without.look(request.project_id, request.queue, shape.ask, shape.ranks).lack is None
+
+
+def _total(shape: Shape) -> tuple[int, int, int]:
+    ask, ranks = shape.ask, shape.ranks
+    return ask.gpu_milli * ranks, ask.cpu_milli * ranks, ask.memory_bytes * ranks

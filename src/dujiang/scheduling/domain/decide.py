@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from dujiang.engines.contract import RankPlacement
 from dujiang.scheduling.domain.caps import Caps, Kept
 from dujiang.scheduling.domain.find import find, placements
 from dujiang.scheduling.domain.ground import Grounds
+from dujiang.scheduling.domain.queue_round import QueueRound
+from dujiang.scheduling.domain.queue_usage import QueueLack
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
-from dujiang.scheduling.domain.request import Request, Shape, shape_of
+from dujiang.scheduling.domain.request import Request, Shape, apart_of, shape_of
 from dujiang.scheduling.domain.reserve import Releases, Reservation, reserve
 from dujiang.scheduling.domain.room import Fit, Room
-from dujiang.scheduling.domain.snapshot import Amounts, Holding, Snapshot, Window
+from dujiang.scheduling.domain.snapshot import Holding, Snapshot, Window
 from dujiang.scheduling.domain.walls import Walls
 
 
@@ -42,6 +45,7 @@ class Waiting:
     kept: Kept | None = None
     """Quota that was kept for another job of the project."""
     window: Window | None = None
+    queue_lack: QueueLack | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Round:
     """What is free, reservations left out of account."""
     grounds: Grounds = field(init=False)
     caps: Caps = field(init=False)
+    queues: QueueRound = field(init=False)
     releases: Releases = field(init=False)
     windows: tuple[Window, ...] = field(init=False)
     holdings: list[Holding] = field(init=False)
@@ -84,6 +89,7 @@ class Round:
         self.room = self.before.copy()
         self.grounds = Grounds(s.fleet, self.windows)
         self.caps = Caps(s, self.now)
+        self.queues = QueueRound.begin(s.queues, s.fleet, s.holdings)
         self.releases = Releases(s.fleet, s.holdings)
         self.holdings = list(s.holdings)
         self._is_stopping = any(holding.is_stopping for holding in s.holdings)
@@ -109,8 +115,12 @@ class Round:
             waiting = [left.request for left in self.waiting]
 
     def order(self, request: Request) -> tuple[float, datetime, datetime, str]:
-        """Return the sort key of the queue."""
-        return request.order(self.now)
+        """Return the sort key of the queue: its weight is adjusted by what its project has used."""
+        share = self.snapshot.shares.get(request.project_id)
+        if share is None:
+            return request.order(self.now)
+        assert request.weight is not None
+        return request.order(self.now, share.weight(request.task_class, request.weight))
 
     def is_over_by(self, request: Request, at: datetime | None) -> bool:
         """Say whether a job started now is sure to be over by then."""
@@ -152,6 +162,7 @@ class Round:
     def _begin_pass(self) -> None:
         self.waiting, self.reservations, self.late, self.gap_ends = [], {}, None, None
         self.caps.begin_pass()
+        self.queues.begin_pass()
         self._started_beside = False
         self._walls, self._fits_room = (Walls(), self._walls[True]), {}
 
@@ -164,11 +175,14 @@ class Round:
             left = self._try(request, shape)
             if left is None:
                 return None
-            if main is None or (main.reason in _HOPELESS and left.reason not in _HOPELESS):
+            if main is None or _hope(left) > _hope(main):
                 main = left
         assert main is not None
         if main.reason is Reason.RESOURCES:
             self._reserve(request, main.shape)
+        elif main.reason is Reason.QUEUE_QUOTA and main.queue_lack is not None:
+            ask = main.shape.ask
+            self.queues.keep(request.job_id, request.project_id, request.queue, ask, main.shape.ranks, main.queue_lack)
         return main
 
     def _try(self, request: Request, shape: Shape) -> Waiting | None:
@@ -176,25 +190,55 @@ class Round:
         ground = self.grounds.of(shape)
         if ground.reason is not None:
             return Waiting(request, shape, ground.reason, lack=ground.shortage, window=ground.window)
-        one = (shape.ask.gpu_milli, shape.ask.cpu_milli, shape.ask.memory_bytes)
         least = request.ranks_min or shape.ranks
+        small = shape if least == shape.ranks else _with_ranks(shape, least)
+        over = self._over_quota(request, small)
+        if over is not None:
+            return over
+        in_gap = self.may_fill_gap(request)
+        room = self.room if self.late is None or in_gap else self.late
+        if self._walls[in_gap].stop(small):
+            return self._no_room(request, small, in_gap=in_gap)
+        closed = self.closed(request, small)
+        fit = find(room, small, ground.allowed, closed=closed)
+        if fit is None:
+            if not closed:
+                self._walls[in_gap].add(small)
+            return self._no_room(request, small, in_gap=in_gap)
         if least < shape.ranks:
-            most = max(least, self.caps.most_ranks(request, one, shape.ranks))
-            shape = shape_of(shape.ask, most, shape.where, shape.avoid, shape.barred)
-        total = (one[0] * least, one[1] * least, one[2] * least) if least < shape.ranks else _times(one, shape.ranks)
+            fit = self._grown(request, shape, least, room) or fit
+        self._start(request, fit, in_gap=in_gap)
+        return None
+
+    def _over_quota(self, request: Request, shape: Shape) -> Waiting | None:
+        ask, ranks = shape.ask, shape.ranks
+        total = ask.gpu_milli * ranks, ask.cpu_milli * ranks, ask.memory_bytes * ranks
         over = self.caps.check(request, total, self.holdings, self.is_over_by)
         if over is not None:
             return Waiting(request, shape, over.reason, lack=over.lack, kept=over.kept)
-        in_gap = self.may_fill_gap(request)
-        room = self.room if self.late is None or in_gap else self.late
-        small = shape if least == shape.ranks else shape_of(shape.ask, least, shape.where, shape.avoid, shape.barred)
-        fit = None if self._walls[in_gap].stop(small) else find(room, shape, ground.allowed, least=least)
-        if fit is not None:
-            self._start(request, fit, in_gap=in_gap)
+        look = self.queues.look(request.project_id, request.queue, ask, ranks)
+        if look.lack is None:
             return None
-        self._walls[in_gap].add(small)
-        is_kept = self.late is not None and not in_gap and self._would_fit(small)
-        return Waiting(request, small, Reason.RESERVED if is_kept else Reason.RESOURCES, in_gap)
+        kept = Kept(look.kept_for, (0, 0, 0), None) if look.kept_for else None
+        return Waiting(request, shape, Reason.QUEUE_QUOTA, queue_lack=look.lack, kept=kept)
+
+    def closed(self, request: Request, shape: Shape) -> frozenset[int]:
+        """Return the places where a job's queue cannot have so much, as `find` numbers them."""
+        return self.queues.look(request.project_id, request.queue, shape.ask, shape.ranks).options
+
+    def _grown(self, request: Request, shape: Shape, least: int, room: Room) -> Fit | None:
+        """Return the best place for as many ranks of an elastic job as fit and may be."""
+        ask = shape.ask
+        one = (ask.gpu_milli, ask.cpu_milli, ask.memory_bytes)
+        most = max(least, self.caps.most_ranks(request, one, shape.ranks))
+        most = self.queues.most_ranks(request.project_id, request.queue, ask, least, most)
+        shape = _with_ranks(shape, most)
+        allowed = self.grounds.of(shape).allowed
+        return find(room, shape, allowed, least=least, closed=self.closed(request, shape))
+
+    def _no_room(self, request: Request, shape: Shape, *, in_gap: bool) -> Waiting:
+        is_kept = self.late is not None and not in_gap and self._would_fit(request, shape)
+        return Waiting(request, shape, Reason.RESERVED if is_kept else Reason.RESOURCES, in_gap)
 
     def _start(self, request: Request, fit: Fit, *, in_gap: bool) -> None:
         fleet = self.snapshot.fleet
@@ -208,10 +252,13 @@ class Round:
         self.holdings.append(holding)
         self.releases.add(holding)
         self.caps.take(request.project_id, holding.total())
-        if request.where.apart:
+        self.queues.take(request.project_id, request.queue, cluster, ranks)
+        if holding.apart:
             self._occupy(holding)
         self.room.take(fit)
-        self._started_beside = self._started_beside or self.late is not None or self.caps.keeps_any
+        self._started_beside = (
+            self._started_beside or self.late is not None or self.caps.keeps_any or self.queues.keeps_any
+        )
         if self.late is not None and in_gap:
             self.late.lower_to(self.room, fit)
         elif self.late is not None:
@@ -220,7 +267,7 @@ class Round:
     def _occupy(self, holding: Holding) -> None:
         at = self.snapshot.fleet.node_at
         nodes = (at.get((holding.cluster, rank.node)) for rank in holding.ranks)
-        self.grounds.occupy(holding.apart, (node for node in nodes if node is not None))
+        self.grounds.occupy(apart_of(holding.project_id, holding.apart), (node for node in nodes if node is not None))
 
     def _reserve(self, request: Request, shape: Shape) -> None:
         """Prepare the start of a job that waits for room, if it is near enough to the front."""
@@ -229,7 +276,8 @@ class Round:
         if len(self.reservations) >= most:
             return
         room = self.room if self.late is None else self.late
-        made = reserve(room, self.releases, request.job_id, shape, self.grounds.of(shape).allowed, self.now)
+        allowed, closed = self.grounds.of(shape).allowed, self.closed(request, shape)
+        made = reserve(room, self.releases, request.job_id, shape, allowed, self.now, closed)
         if made is None:
             return
         reservation, late = made
@@ -241,20 +289,32 @@ class Round:
         if is_first:
             self.caps.keep(request)  # its project must not use up the quota that it will need
 
-    def _would_fit(self, shape: Shape) -> bool:
+    def _would_fit(self, request: Request, shape: Shape) -> bool:
         """Say whether it would fit now but for the reservations."""
-        known = self._fits_room.get(shape)
+        closed = self.closed(request, shape)
+        known = None if closed else self._fits_room.get(shape)
         if known is None or known[0] != len(self.starts):
             fits = not self._walls[True].stop(shape)
-            if fits and find(self.room, shape, self.grounds.of(shape).allowed) is None:
-                self._walls[True].add(shape)
+            if fits and find(self.room, shape, self.grounds.of(shape).allowed, closed=closed) is None:
                 fits = False
-            known = self._fits_room[shape] = (len(self.starts), fits)
+                if not closed:
+                    self._walls[True].add(shape)
+            known = (len(self.starts), fits)
+            if not closed:
+                self._fits_room[shape] = known
         return known[1]
 
 
-_HOPELESS = (Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.NODE_UNAVAILABLE, Reason.TAINTED, Reason.WINDOW)
+_HOPELESS: Final = (
+    Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.TAINTED, Reason.NODE_UNAVAILABLE, Reason.WINDOW,
+)  # fmt: skip
+"""Reasons that waiting for others does not mend, the most hopeless first."""
 
 
-def _times(one: Amounts, ranks: int) -> Amounts:
-    return one[0] * ranks, one[1] * ranks, one[2] * ranks
+def _hope(waiting: Waiting) -> int:
+    """Return how near a job is to a start with this alternative."""
+    return _HOPELESS.index(waiting.reason) if waiting.reason in _HOPELESS else len(_HOPELESS)
+
+
+def _with_ranks(shape: Shape, ranks: int) -> Shape:
+    return shape_of(shape.ask, ranks, shape.where, shape.avoid, shape.barred)

@@ -42,7 +42,9 @@ def options(fleet: Fleet, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
         yield flavor.cluster, flavor
 
 
-def find(room: Room, shape: Shape, allowed: BoolArray, *, least: int | None = None) -> Fit | None:
+def find(
+    room: Room, shape: Shape, allowed: BoolArray, *, least: int | None = None, closed: frozenset[int] = frozenset()
+) -> Fit | None:
     """Return the best place for the ranks of a shape, or None when they do not fit together.
 
     Args:
@@ -50,9 +52,12 @@ def find(room: Room, shape: Shape, allowed: BoolArray, *, least: int | None = No
         shape: what to place.
         allowed: (n) nodes that may be used.
         least: fewer ranks will do, down to this many; as many as fit are placed.
+        closed: flavors, by number, that must not be used; for work without devices, clusters as -1 - number.
     """
     best: Fit | None = None
     for cluster, flavor in options(room.fleet, shape):
+        if closed and (-1 - cluster if flavor is None else flavor.number) in closed:
+            continue
         fit = _find_in(room, shape, allowed, cluster, flavor, least or shape.ranks)
         if fit is None:
             continue

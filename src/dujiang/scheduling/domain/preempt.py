@@ -1,18 +1,21 @@
 """What to stop so that work with more right starts: the cheapest that is enough, and never in a circle.
 
-Work is stopped for a job of a higher class only, and nothing that has just begun, is being stopped already, or could
-not go on later. Candidates stand by class, then by what is lost: the time since the last checkpoint times the devices.
-The shortest prefix of them that makes room gives the place; of those in the prefix that lie there, every one that is
-not needed is let off, the dearest first.
+More right has, first, work that its queue is guaranteed, over work that another queue holds beyond its guarantee;
+then, the higher class. Nothing is stopped that has just begun, is being stopped already, or could not go on later.
+Candidates stand by class, then by what is lost: the time since the last checkpoint times the devices. The shortest
+prefix of them that makes room, and leaves the queue its quota, gives the place; of those in the prefix that lie there,
+every one that is not needed is let off, the dearest first.
 
 Why it does not thrash: each stop is for a job of strictly more right than what is stopped, so a chain of stops ends;
-what is being stopped counts as free, so that nothing is stopped twice for one job; the job that it is for stands before
-what was stopped, and its start is prepared until the last of them has given everything back.
+what is being stopped counts as free, so that nothing is stopped twice for one job; the job that it is for stands first
+in its class from then on (`Request.is_promised`), and its start is prepared until the last of them has given everything
+back. Prepared starts of jobs before it are not touched.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -21,9 +24,11 @@ import numpy as np
 
 from dujiang.scheduling.domain.bands import TaskClass
 from dujiang.scheduling.domain.decide import Round, Waiting
-from dujiang.scheduling.domain.find import find
+from dujiang.scheduling.domain.find import find, placements
+from dujiang.scheduling.domain.fleet import BoolArray
+from dujiang.scheduling.domain.queue_round import QueueRound, Standing
 from dujiang.scheduling.domain.reasons import Reason
-from dujiang.scheduling.domain.request import Request, Shape
+from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.reserve import turns
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.snapshot import Holding
@@ -31,6 +36,7 @@ from dujiang.scheduling.domain.stops import Stop, StopWhy
 from dujiang.scheduling.domain.walls import Walls
 
 RANK: Final = {TaskClass.LOW: 0, TaskClass.NORMAL: 1, TaskClass.CORE: 2}
+_WAITS: Final = (Reason.RESOURCES, Reason.RESERVED, Reason.QUEUE_QUOTA)
 _CORE_PER_DEVICE: Final = 0.05
 """What a processor core counts beside a device when work without devices is lost."""
 _LOOKED_AT_ALONE: Final = 16
@@ -55,10 +61,12 @@ class Preemption:
     """For jobs that wait for stops: one of the jobs that is being stopped."""
     _room: Room = field(init=False)
     """What is free once everything that is being stopped has ended, without what jobs that wait for that will take."""
+    _queues: QueueRound = field(init=False)
+    """What queues hold then."""
     _stopping: list[int] = field(init=False)
     _walls: Walls = field(default_factory=Walls)
     _left_s: float | None = field(init=False)
-    _by_class: dict[TaskClass, list[int]] = field(default_factory=dict)
+    _costs: list[tuple[int, float, str, int]] | None = None
 
     def __post_init__(self) -> None:
         """Let what is being stopped end."""
@@ -66,6 +74,7 @@ class Preemption:
         held = self.done.snapshot.holdings
         self._stopping = [number for number, holding in enumerate(held) if holding.is_stopping]
         self._room = self._after(self.done.room, self._stopping)
+        self._queues = self.done.queues.after(held[number] for number in self._stopping)
         self._left_s = None
         if rules.most_lost_device_s is not None:
             self._left_s = max(rules.most_lost_device_s - rules.lost_device_s, 0.0)
@@ -75,45 +84,70 @@ class Preemption:
         rules, served = self.done.snapshot.rules, 0
         for waiting in self.done.waiting:
             request = waiting.request
-            if waiting.reason not in (Reason.RESOURCES, Reason.RESERVED) or self._walls.stop(waiting.shape):
+            if waiting.reason not in _WAITS or self._walls.stop(waiting.shape):
                 continue
-            if request.task_class is TaskClass.LOW and not self._stopping and not self.stops:
+            if not self._may_end(request):
                 break  # it may stop nothing, and nobody after it may
-            allowed = self.done.grounds.of(waiting.shape).allowed
-            fit = find(self._room, waiting.shape, allowed)
+            fit = self._place(waiting, ())
             if fit is not None:
                 self._await(request, fit)
                 continue
-            self._walls.add(waiting.shape)
+            if waiting.reason is not Reason.QUEUE_QUOTA:
+                self._walls.add(waiting.shape)
             if served < rules.most_stops_for and self._stop_for(waiting):
                 served += 1
             elif (reservation := self.done.reservations.get(request.job_id)) is not None:
                 self._room.take(reservation.target)  # also below nothing: what is given back there is spoken for
 
+    def _may_end(self, request: Request) -> bool:
+        """Say whether anything can be gained for a job, or for one after it."""
+        return bool(
+            request.task_class is not TaskClass.LOW or self._stopping or self.stops or self.done.snapshot.queues
+        )
+
+    def _place(self, waiting: Waiting, ended: Sequence[int], within: BoolArray | None = None) -> Fit | None:
+        """Return the place of a job once these have ended as well; None when there is none, or no quota for it."""
+        request, shape = waiting.request, waiting.shape
+        queues = self._queues
+        if ended and queues.tree:
+            queues = queues.after(self.done.releases.holdings[number] for number in ended)
+        look = queues.look(request.project_id, request.queue, shape.ask, shape.ranks)
+        if look.lack is not None:
+            return None
+        room = self._after(self._room, ended) if ended else self._room
+        allowed = self.done.grounds.of(shape).allowed if within is None else within
+        return find(room, shape, allowed, closed=look.options)
+
     def _await(self, request: Request, fit: Fit) -> None:
         """Let a job have what will be free anyway."""
-        self._room.take(fit)
+        self._take(request, fit)
         on = set(self.done.releases.on([spot.node for spot in fit.spots]))
         stopping = [number for number in self._stopping if number in on]
         if stopping:
             self.awaited[request.job_id] = self.done.releases.holdings[stopping[0]].job_id
 
+    def _take(self, request: Request, fit: Fit) -> None:
+        self._room.take(fit)
+        fleet = self.done.snapshot.fleet
+        ranks = placements(fleet, fit)
+        self._queues.take(request.project_id, request.queue, fleet.clusters[fit.cluster].name, ranks)
+
     def _stop_for(self, waiting: Waiting) -> bool:
         """Stop what stands in the way of a job; False when nothing that may be stopped makes room."""
-        order, releases = self._candidates(waiting.request), self.done.releases
-        if not order:
-            return False
-        shape, allowed = waiting.shape, self.done.grounds.of(waiting.shape).allowed
-        low, high = 0, len(order)
-        fit = find(self._after(self._room, order), shape, allowed)
+        order, releases = self._candidates(waiting), self.done.releases
+        fit = self._place(waiting, order) if order else None
         if fit is None:
             return False
+        low, high = 0, len(order)
         while high - low > 1:
             middle = (low + high) // 2
-            better = find(self._after(self._room, order[:middle]), shape, allowed)
+            better = self._place(waiting, order[:middle])
             low, high, fit = (low, middle, better) if better else (middle, high, fit)
         near = set(releases.on([spot.node for spot in fit.spots]))
-        victims, fit = self._needed(fit, waiting.shape, [number for number in order[:high] if number in near])
+        prefix = order[:high]
+        if self._place(waiting, [number for number in prefix if number in near]) is not None:
+            prefix = [number for number in prefix if number in near]
+        victims, fit = self._needed(fit, waiting, prefix)
         losses = {number: lost_device_s(releases.holdings[number], self.done) for number in victims}
         if self._left_s is not None:
             if sum(losses.values()) > self._left_s:
@@ -122,28 +156,57 @@ class Preemption:
         for number in victims:
             self._stop(waiting.request, releases.holdings[number], losses[number])
         self._room = self._after(self._room, victims)
-        self._room.take(fit)
+        self._queues = self._queues.after(releases.holdings[number] for number in victims)
+        self._take(waiting.request, fit)
         self._stopping += victims
         self._walls = Walls()
         self.awaited[waiting.request.job_id] = releases.holdings[victims[0]].job_id
         return True
 
-    def _candidates(self, request: Request) -> list[int]:
+    def _candidates(self, waiting: Waiting) -> list[int]:
         """Return what may be stopped for a job, the cheapest first."""
-        if request.task_class not in self._by_class:
-            rules, now = self.done.snapshot.rules, self.done.now
+        rules, now, held = self.done.snapshot.rules, self.done.now, self.done.snapshot.holdings
+        if self._costs is None:
             latest = now - timedelta(seconds=rules.min_run_s)
-            found = [
+            self._costs = sorted(
                 (RANK[holding.task_class], lost_device_s(holding, self.done), holding.job_id, number)
-                for number, holding in enumerate(self.done.snapshot.holdings)
+                for number, holding in enumerate(held)
                 if holding.may_stop and not holding.is_stopping and holding.started_at <= latest
-                and RANK[holding.task_class] < RANK[request.task_class]
-            ]  # fmt: skip
-            self._by_class[request.task_class] = [number for *_, number in sorted(found)]
-        taken = set(self._stopping)
-        return [number for number in self._by_class[request.task_class] if number not in taken]
+            )
+        taken, rank = set(self._stopping), RANK[waiting.request.task_class]
+        if not self._queues.tree:
+            return [number for lower, *_, number in self._costs if lower < rank and number not in taken]
+        return self._of_less_right(waiting, [number for *_, number in self._costs if number not in taken])
 
-    def _needed(self, fit: Fit, shape: Shape, victims: list[int]) -> tuple[list[int], Fit]:
+    def _of_less_right(self, waiting: Waiting, costs: Sequence[int]) -> list[int]:
+        """Return those that a job may have stopped when queues have guarantees, in the same order.
+
+        A queue gives back no more than it holds beyond its guarantee, unless for a higher class of equal standing.
+        """
+        request, shape, held = waiting.request, waiting.shape, self.done.snapshot.holdings
+        queues = self._queues.after(())
+        mine = queues.tree.queue_of(request.project_id, request.queue)
+        claims = queues.has_claim(request.project_id, request.queue, shape.ask, shape.ranks)
+        found: list[int] = []
+        for number in costs:
+            holding = held[number]
+            is_lower = RANK[holding.task_class] < RANK[request.task_class]
+            if queues.tree.queue_of(holding.project_id, holding.queue) == mine:
+                may = is_lower
+            else:
+                match queues.standing(holding):
+                    case Standing.BEYOND:
+                        may = claims or is_lower
+                    case Standing.WITHIN:
+                        may = claims and is_lower
+                    case Standing.NOT_COUNTED:
+                        may = is_lower
+            if may:
+                found.append(number)
+                queues.release(holding.project_id, holding.queue, holding.cluster, holding.ranks)
+        return found
+
+    def _needed(self, fit: Fit, waiting: Waiting, victims: list[int]) -> tuple[list[int], Fit]:
         """Return those of the victims without which there would be no place on the nodes of a fit, and the place.
 
         The dearest are let off first. Of many, only those are that have nothing of the very devices of the fit.
@@ -154,7 +217,7 @@ class Preemption:
             here[[spot.node for spot in fit.spots]] = True
             for number in reversed(victims):
                 others = [other for other in kept if other != number]
-                better = find(self._after(self._room, others), shape, here)
+                better = self._place(waiting, others, here)
                 if better is not None:
                     kept, fit = others, better
             return kept, fit
@@ -164,7 +227,7 @@ class Preemption:
             others = [other for other in kept if other != number]
             if all(_covers(lack, [given[other][at] for other in others]) for at, lack in enumerate(
                 (lack_node, lack_device)
-            )):  # fmt: skip
+            )) and (not self._queues.tree or self._place(waiting, others, None)):  # fmt: skip
                 kept = others
         return kept, fit
 
@@ -187,13 +250,19 @@ class Preemption:
         return nodes, devices
 
     def _stop(self, request: Request, holding: Holding, lost_s: float) -> None:
-        sentence = (
-            f"Stopped for {request.job_id}, of class {request.task_class} (this is {holding.task_class}); "
-            f"it goes on from its checkpoint when there is room."
-        )
-        self.stops.append(Stop(holding.job_id, StopWhy.PREEMPTED, request.job_id, lost_s, sentence))
+        if RANK[holding.task_class] < RANK[request.task_class]:
+            why = StopWhy.PREEMPTED
+            told = (
+                f"Stopped for {request.job_id}, which is of class {request.task_class} (this is {holding.task_class})"
+            )
+        else:
+            why = StopWhy.RECLAIMED
+            queue = self._queues.tree.queue_of(request.project_id, request.queue)
+            told = f"Stopped for {request.job_id}: queue {queue} takes back what it is guaranteed and had lent"
+        sentence = f"{told}; it goes on from its checkpoint when there is room."
+        self.stops.append(Stop(holding.job_id, why, request.job_id, lost_s, sentence))
 
-    def _after(self, room: Room, ended: list[int]) -> Room:
+    def _after(self, room: Room, ended: Sequence[int]) -> Room:
         if not ended:
             return room.copy()
         releases = self.done.releases

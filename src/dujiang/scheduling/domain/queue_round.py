@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 from dujiang.engines.contract import RankPlacement
 from dujiang.scheduling.domain.fleet import Flavor, Fleet
@@ -39,9 +40,25 @@ class Look:
     """Clusters, by number, where its queue cannot have so much for work without devices."""
     lack: QueueLack | None = None
     """Set when nothing is left: what stops it where it lacks the least."""
+    kept_for: str = ""
+    """With a lack: what is left is kept for this job of the same queue, which stands before it."""
+
+    @property
+    def options(self) -> frozenset[int]:
+        """Return the places that are closed, as `find` numbers them."""
+        return self.closed | {-1 - cluster for cluster in self.closed_clusters}
 
 
 OPEN = Look()
+
+
+class Standing(Enum):
+    """How what runs stands with its queue."""
+
+    WITHIN = "within"
+    """The queue holds no more of its flavor than it is guaranteed."""
+    BEYOND = "beyond"
+    NOT_COUNTED = "not counted"
 
 
 @dataclass(slots=True)
@@ -52,6 +69,8 @@ class QueueRound:
     counting: Counting
     usage: Usage
     _looks: dict[tuple[str, Ask, int], tuple[int, Look]] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], tuple[str, Amounts4]] = field(default_factory=dict)
+    """By queue and flavor: the first job that waits for quota, and what it will need."""
 
     @classmethod
     def begin(cls, tree: QueueTree, fleet: Fleet, holdings: Iterable[Holding] = ()) -> QueueRound:
@@ -77,6 +96,16 @@ class QueueRound:
                 return "" if device is None else self.counting.devices[int(fleet.device_flavor[device])]
         return self.counting.bare.get(cluster, "")
 
+    def begin_pass(self) -> None:
+        """Forget what was kept."""
+        self._kept.clear()
+        self._looks.clear()
+
+    @property
+    def keeps_any(self) -> bool:
+        """Say whether anything is kept for a job."""
+        return bool(self._kept)
+
     def look(self, project_id: str, queue: str, ask: Ask, ranks: int) -> Look:
         """Return where a job of a project may go as far as the queues are concerned."""
         if not self.tree:
@@ -86,6 +115,59 @@ class QueueRound:
         if known is None or known[0] != self.usage.moves:
             known = self._looks[key] = (self.usage.moves, self._look(*key))
         return known[1]
+
+    def most_ranks(self, project_id: str, queue: str, ask: Ask, least: int, most: int) -> int:
+        """Return for how many ranks, of those between, the queues leave a place open; `least` when for none."""
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (
+                (middle, most) if self.look(project_id, queue, ask, middle).lack is None else (least, middle - 1)
+            )
+        return least
+
+    def keep(self, job_id: str, project_id: str, queue: str, ask: Ask, ranks: int, lack: QueueLack) -> None:
+        """Keep what is left of a flavor for the first job of a queue that waits for it, so that it is not starved.
+
+        Not for one that could not have it even if nobody held anything.
+        """
+        name = self.tree.queue_of(project_id, queue)
+        place = name, lack.flavor
+        if place in self._kept:
+            return
+        devices = next(
+            (f for f in self.counting.fleet.flavors
+             if ask.gpu_milli and f.matches(ask) and self.counting.devices[f.number] == lack.flavor), None,
+        )  # fmt: skip
+        amounts = amounts_on(ask, ranks, devices)
+        if Usage(self.tree).fits(name, lack.flavor, amounts) is None:
+            self._kept[place] = job_id, amounts
+            self._looks.clear()
+
+    def after(self, ended: Iterable[Holding]) -> QueueRound:
+        """Return the same once these have given back what they hold."""
+        other = QueueRound(self.tree, self.counting, self.usage.copy())
+        for holding in ended:
+            other.release(holding.project_id, holding.queue, holding.cluster, holding.ranks)
+        return other
+
+    def standing(self, holding: Holding) -> Standing:
+        """Return how what runs stands with its queue."""
+        queue = self.tree.queue_of(holding.project_id, holding.queue)
+        flavor = self.flavor(holding.cluster, holding.ranks)
+        if not self.usage.counts(queue, flavor):
+            return Standing.NOT_COUNTED
+        return Standing.BEYOND if any(self.usage.over_guarantee(queue, flavor)) else Standing.WITHIN
+
+    def has_claim(self, project_id: str, queue: str, ask: Ask, ranks: int) -> bool:
+        """Say whether a queue would still be within its guarantee with so much more, of some flavor that will do."""
+        name = self.tree.queue_of(project_id, queue)
+        if not ask.gpu_milli:
+            places = [(flavor, None) for flavor in sorted(set(self.counting.bare.values()))]
+            return any(self.usage.has_claim(name, flavor, amounts_on(ask, ranks, None)) for flavor, _ in places)
+        return any(
+            self.usage.has_claim(name, self.counting.devices[f.number], amounts_on(ask, ranks, f))
+            for f in self.counting.fleet.flavors if f.matches(ask)
+        )  # fmt: skip
 
     def take(self, project_id: str, queue: str, cluster: str, ranks: Sequence[RankPlacement]) -> None:
         """Let a job that starts hold its place."""
@@ -99,25 +181,35 @@ class QueueRound:
 
     def _look(self, queue: str, ask: Ask, ranks: int) -> Look:
         fleet, counting = self.counting.fleet, self.counting
-        lacks: list[QueueLack] = []
         if not ask.gpu_milli:
-            amounts, shut = amounts_on(ask, ranks, None), set[int]()
-            for number, cluster in enumerate(fleet.clusters):
-                if lack := self.usage.fits(queue, counting.bare[cluster.name], amounts):
-                    shut.add(number)
-                    lacks.append(lack)
-            return Look(closed_clusters=frozenset(shut), lack=_least(lacks, len(fleet.clusters)))
-        fitting = [flavor for flavor in fleet.flavors if flavor.matches(ask)]
-        closed: set[int] = set()
-        for flavor in fitting:
-            if lack := self.usage.fits(queue, counting.devices[flavor.number], amounts_on(ask, ranks, flavor)):
-                closed.add(flavor.number)
-                lacks.append(lack)
-        return Look(closed=frozenset(closed), lack=_least(lacks, len(fitting)))
+            places = {number: counting.bare[cluster.name] for number, cluster in enumerate(fleet.clusters)}
+            lacks = self._lacks(queue, {at: (flavor, amounts_on(ask, ranks, None)) for at, flavor in places.items()})
+            return Look(closed_clusters=frozenset(lacks), lack=_least(lacks, places), kept_for=self._for(queue, lacks))
+        fitting = {flavor.number: flavor for flavor in fleet.flavors if flavor.matches(ask)}
+        lacks = self._lacks(
+            queue, {at: (counting.devices[at], amounts_on(ask, ranks, flavor)) for at, flavor in fitting.items()}
+        )
+        return Look(closed=frozenset(lacks), lack=_least(lacks, fitting), kept_for=self._for(queue, lacks))
+
+    def _lacks(self, queue: str, places: Mapping[int, tuple[str, Amounts4]]) -> dict[int, QueueLack]:
+        found: dict[int, QueueLack] = {}
+        for at, (flavor, amounts) in places.items():
+            lack = self.usage.fits(queue, flavor, amounts)
+            if lack is None and (kept := self._kept.get((queue, flavor))):
+                _, (a, b, c, d) = kept
+                lack = self.usage.fits(queue, flavor, (amounts[0] + a, amounts[1] + b, amounts[2] + c, amounts[3] + d))
+            if lack is not None:
+                found[at] = lack
+        return found
+
+    def _for(self, queue: str, lacks: Mapping[int, QueueLack]) -> str:
+        return next(
+            (self._kept[queue, one.flavor][0] for one in lacks.values() if (queue, one.flavor) in self._kept), ""
+        )
 
 
-def _least(lacks: Sequence[QueueLack], places: int) -> QueueLack | None:
+def _least(lacks: Mapping[int, QueueLack], places: Collection[int]) -> QueueLack | None:
     """Return the lack that comes nearest to none, when there is one in every place."""
-    if not lacks or len(lacks) < places:
+    if not lacks or len(lacks) < len(places):
         return None
-    return min(lacks, key=lambda lack: (1 - lack.available / lack.needed, lack.flavor))
+    return min(lacks.values(), key=lambda lack: (1 - lack.available / lack.needed, lack.flavor))

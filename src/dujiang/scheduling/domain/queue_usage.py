@@ -156,6 +156,21 @@ class Usage:
         """Return how much of what a queue holds is above its guarantee: work that may be told to go."""
         return self._figures(queue, flavor, self._excess)
 
+    def counts(self, queue: str, flavor: str) -> bool:
+        """Say whether anything of a flavor is limited for a queue."""
+        at = self.tree.flavor_at.get(flavor)
+        if at is None or queue not in self.tree.queue_at:
+            return False
+        return any(self.tree.is_limited[at * 4 : at * 4 + 4])
+
+    def has_claim(self, queue: str, flavor: str, amounts: Amounts4) -> bool:
+        """Say whether a queue that holds so much more of a flavor, which is limited, is still within its guarantee."""
+        node, at = self.tree.queue_at.get(queue), self.tree.flavor_at.get(flavor)
+        if node is None or at is None:
+            return False
+        asked = [at * 4 + r for r in range(4) if amounts[r] and self.tree.is_limited[at * 4 + r]]
+        return bool(asked) and self._is_within(node, asked, amounts)
+
     def reclaimable_for(self, queue: str, flavor: str, amounts: Amounts4) -> list[str]:
         """Return the queues that must make room for so much more of another, the farthest above its guarantee first.
 

@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """Its project would hold more than its quota."""
     QUOTA_RESERVED = "QuotaReserved"
     """What is left of the project's quota is kept for a job of the project that stands before it."""
+    QUEUE_QUOTA = "QueueQuota"
+    """Its queue would hold more of a flavor than it has and may borrow."""
     RESOURCES = "Resources"
     """There is not enough free."""
     PRIORITY = "Priority"
@@ -49,6 +51,7 @@ ADVICE: Final[Mapping[Reason, str]] = {
     Reason.WINDOW: "Give it a time limit that ends before the window begins, or wait until that is over.",
     Reason.QUOTA_EXCEEDED: "Wait for jobs of the project to end, cancel one, or ask for a larger quota.",
     Reason.QUOTA_RESERVED: "Wait, give it a time limit that ends before the other starts, or cancel the other.",
+    Reason.QUEUE_QUOTA: "Wait for work of the queue or of its borrowers to end, or ask for what another flavor has.",
     Reason.RESOURCES: "Wait for running work to end, or ask for less.",
     Reason.PRIORITY: "Wait; a heavier weight or class stands further in front.",
     Reason.PREEMPTING: "Nothing to do: it starts when the other has saved itself.",
@@ -125,6 +128,10 @@ class Wait:
     """Whose quota is used up."""
     earliest: datetime | None = None
     """When it starts at the latest if nothing else changes; None when unknown."""
+    blocking_queue: str = ""
+    """Which queue has no more to give."""
+    detail: str = ""
+    """More in words, where figures alone do not say it: what a queue lacks, how a fair share came about."""
     window: str = ""
     """Name of the reservation or maintenance in the way."""
     change: Change | None = None
@@ -210,6 +217,7 @@ _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
     Reason.QUOTA_RESERVED: lambda wait: (
         f"What is left of the quota of project {wait.blocking_project} is kept for {wait.blocking_job}."
     ),
+    Reason.QUEUE_QUOTA: lambda wait: wait.detail,
     Reason.RESOURCES: _resources,
     Reason.PRIORITY: lambda wait: f"Jobs that stand before it took the room in this round, {wait.blocking_job} last.",
     Reason.RESERVED: lambda wait: f"There is room, but it is kept for {wait.blocking_job}, which stands before it.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -159,6 +159,11 @@ shape_of = lru_cache(4096)(Shape)
 """Jobs that are alike share one value, which is then found without a comparison."""
 
 
+def apart_of(project_id: str, word: str) -> str:
+    """Return the group of jobs that share no node with one another, as shapes name it."""
+    return f"{project_id}/{word}"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One waiting job. All its ranks start together or not at all."""
@@ -190,6 +195,8 @@ class Request:
     """When it must be over; admitted only while every admitted deadline can still be met."""
     expected_s: float | None = None
     """How long it will run by what is known of others like it; a guess, never a promise."""
+    is_promised: bool = False
+    """Work was stopped for it: it stands first in its class."""
     shapes: tuple[Shape, ...] = field(init=False, repr=False, compare=False)
     """What decides where it fits, one for each ask, best first."""
 
@@ -206,8 +213,10 @@ class Request:
             raise BadAsk(f"The fewest ranks are between 1 and {self.ranks}, not {self.ranks_min}.")
         object.__setattr__(self, "weight", weight_of(self.task_class, self.weight))
         object.__setattr__(self, "avoid", tuple(sorted(set(self.avoid))))
-        asks = (self.ask, *self.alternatives)
-        object.__setattr__(self, "shapes", tuple(shape_of(ask, self.ranks, self.where, self.avoid) for ask in asks))
+        asks, where = (self.ask, *self.alternatives), self.where
+        if where.apart:
+            where = replace(where, apart=apart_of(self.project_id, where.apart))
+        object.__setattr__(self, "shapes", tuple(shape_of(ask, self.ranks, where, self.avoid) for ask in asks))
 
     @property
     def shape(self) -> Shape:
@@ -218,16 +227,22 @@ class Request:
         """Return gpu_milli, cpu_milli and memory_bytes of all ranks together, as quotas count them."""
         return self.ranks * self.ask.gpu_milli, self.ranks * self.ask.cpu_milli, self.ranks * self.ask.memory_bytes
 
-    def order(self, now: datetime) -> tuple[float, datetime, datetime, str]:
+    def order(self, now: datetime, weight: float | None = None) -> tuple[float, datetime, datetime, str]:
         """Return the sort key of the queue: the heaviest first, then the oldest, then by identifier.
 
         A job whose deadline leaves it no more time to wait than it takes stands first in its class, by when it must
         start.
+
+        Args:
+            now: the time.
+            weight: in place of its own.
         """
         assert self.weight is not None
+        if self.is_promised:
+            return -BANDS[self.task_class].high - 0.001, _FAR, self.submitted_at, self.job_id
         takes_s = self.runs_at_most_s
         if self.deadline is not None and takes_s is not None:
             latest = self.deadline - timedelta(seconds=takes_s)
             if latest - timedelta(seconds=takes_s) <= now:
                 return -BANDS[self.task_class].high, latest, self.submitted_at, self.job_id
-        return -self.weight, _FAR, self.submitted_at, self.job_id
+        return -(self.weight if weight is None else weight), _FAR, self.submitted_at, self.job_id

@@ -51,10 +51,16 @@ class Releases:
     def __init__(self, fleet: Fleet, holdings: Sequence[Holding]) -> None:
         """Look every place up. O(what is held)."""
         self._fleet = fleet
-        self.holdings: list[Holding] = []
+        self._holdings: list[Holding] = []
         self._nodes = np.empty((5, 0), dtype=np.int64)
         self._devices = np.empty((4, 0), dtype=np.int64)
         self._new: list[Holding] = list(holdings)
+
+    @property
+    def holdings(self) -> Sequence[Holding]:
+        """Return all of them; their places in it are their numbers."""
+        self._settle()
+        return self._holdings
 
     def add(self, holding: Holding) -> None:
         """Add a job that was started."""
@@ -63,7 +69,8 @@ class Releases:
     def order(self) -> list[int]:
         """Return the numbers of the holdings in the order in which they are let end."""
         self._settle()
-        return sorted(range(len(self.holdings)), key=lambda at: release_order(self.holdings[at]))
+        ends = ((release_order(holding), at) for at, holding in enumerate(self._holdings))
+        return [at for _, at in sorted(ends)]
 
     def after(self, room: Room, turn: IntArray, count: int) -> Room:
         """Return the room once those have ended whose turn is before `count`.
@@ -93,7 +100,7 @@ class Releases:
 
     def count(self) -> int:
         """Return how many jobs there are."""
-        return len(self.holdings) + len(self._new)
+        return len(self._holdings) + len(self._new)
 
     def given(
         self, number: int, nodes: Container[int], devices: Container[int]
@@ -115,7 +122,7 @@ class Releases:
         if not self._new:
             return
         fleet, nodes, devices = self._fleet, list[tuple[int, ...]](), list[tuple[int, ...]]()
-        for number, holding in enumerate(self._new, start=len(self.holdings)):
+        for number, holding in enumerate(self._new, start=len(self._holdings)):
             for rank in holding.ranks:
                 node = fleet.node_at.get((holding.cluster, rank.node))
                 if node is None:  # gone from the inventory with whatever ran there
@@ -127,12 +134,18 @@ class Releases:
                         devices.append((number, device, share.gpu_milli, share.memory_bytes))
         self._nodes = np.hstack([self._nodes, np.array(nodes, dtype=np.int64).reshape(-1, 5).T])
         self._devices = np.hstack([self._devices, np.array(devices, dtype=np.int64).reshape(-1, 4).T])
-        self.holdings += self._new
+        self._holdings += self._new
         self._new = []
 
 
 def reserve(
-    room: Room, releases: Releases, job_id: str, shape: Shape, allowed: BoolArray, now: datetime
+    room: Room,
+    releases: Releases,
+    job_id: str,
+    shape: Shape,
+    allowed: BoolArray,
+    now: datetime,
+    closed: frozenset[int] = frozenset(),
 ) -> tuple[Reservation, Room] | None:
     """Return the reservation of a shape that does not fit now, and what may be taken without touching its target.
 
@@ -145,18 +158,19 @@ def reserve(
         shape: what to reserve for.
         allowed: (n) nodes that it may use.
         now: no reserved start is before this.
+        closed: as for `find`.
 
     Cost: O(log(holdings)) placements.
     """
     ordered = releases.order()
     turn = turns(ordered)
     low, high = 0, len(ordered)  # it does not fit after `low` releases, and does after `high`
-    best = _try(releases.after(room, turn, high), shape, allowed)
+    best = _try(releases.after(room, turn, high), shape, allowed, closed)
     if best is None:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        better = _try(releases.after(room, turn, middle), shape, allowed)
+        better = _try(releases.after(room, turn, middle), shape, allowed, closed)
         low, high, best = (low, middle, better) if better else (middle, high, best)
     after, fit = best
     last = releases.holdings[ordered[high - 1]]
@@ -180,6 +194,6 @@ def turns(order: Sequence[int], *, of: int | None = None) -> IntArray:
     return turn
 
 
-def _try(room: Room, shape: Shape, allowed: BoolArray) -> tuple[Room, Fit] | None:
-    fit = find(room, shape, allowed)
+def _try(room: Room, shape: Shape, allowed: BoolArray, closed: frozenset[int]) -> tuple[Room, Fit] | None:
+    fit = find(room, shape, allowed, closed=closed)
     return None if fit is None else (room, fit)

@@ -65,6 +65,14 @@ class _Teller:
             case Reason.QUOTA_RESERVED:
                 job = waiting.kept.job_id if waiting.kept else ""
                 wait = replace(wait, blocking_project=request.project_id, blocking_job=job)
+            case Reason.QUEUE_QUOTA if waiting.queue_lack is not None:
+                lack = waiting.queue_lack
+                wait = replace(
+                    wait, shortage=Shortage(lack.resource, lack.needed, lack.available), blocking_queue=lack.at,
+                    detail=lack.sentence, blocking_job=waiting.kept.job_id if waiting.kept else "",
+                )  # fmt: skip
+                if stopped := self.awaited.get(request.job_id):
+                    wait = replace(wait, reason=Reason.PREEMPTING, blocking_job=stopped)
             case Reason.WINDOW if waiting.window is not None:
                 wait = replace(wait, window=waiting.window.name, earliest=waiting.window.ends_at)
             case Reason.RESERVED:
