@@ -46,7 +46,7 @@ class Stage:
         thing = NODE if path.startswith("/v1/nodes/") else f"m-{project}"
         values = {
             "project": project, "user": "nobody", "token": "tok_none", "job_id": self.jobs.get(project, ABSENT),
-            "array_id": self.arrays.get(project, ABSENT.replace("job", "arr")),
+            "schedule": thing, "array_id": self.arrays.get(project, ABSENT.replace("job", "arr")),
             "name": thing, "version": "latest", "alias": "best", "reservation": "none",
         }  # fmt: skip
         return method, path.format(**values)
@@ -81,6 +81,11 @@ async def _furnish(scene: Scene, project: str, folder: Path) -> str:
     await scene.until(job.id)
     platform = scene.platform
     await platform.outbox.tick()
+    async with scene.db.transaction() as tx:
+        (spec,) = parse("name: x\nrun: '#sim'\n")
+        await platform.schedules.create(
+            tx, name, spec, project_id=scene.projects[project], by=scene.users[Role.ADMIN], cron="0 3 * * *",
+        )  # fmt: skip
     file = folder / f"{name}.onnx"
     file.write_bytes(name.encode())
     stored = await platform.world.objects.put_file(file)
@@ -121,7 +126,7 @@ async def test_every_route_to_a_tenants_object_says_from_whom_it_is_hidden(stage
         route = f"{one.method} {one.path}"
         of_tenant = any(
             part in one.path
-            for part in ("{project}", "{job_id}", "{array_id}", "/models/{name}", "/deployments/{name}")
+            for part in ("{project}", "{job_id}", "{array_id}", "{schedule}", "/models/{name}", "/deployments/{name}")
         )
         if not of_tenant or one.permission is None:
             continue

@@ -26,9 +26,12 @@ from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
 from dujiang.jobs import api as jobs_api
+from dujiang.jobs import schedule_api
 from dujiang.jobs.checkpoints import find_checkpoint
 from dujiang.jobs.diagnosis import Diagnose
 from dujiang.jobs.loop import AttemptLoop, FigureLoop, StartLoop, SweepLoop
+from dujiang.jobs.loop.scheduled import ScheduleLoop
+from dujiang.jobs.schedules import ScheduleService
 from dujiang.jobs.service import JobService
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
@@ -105,6 +108,7 @@ class Platform:
         self.scheduling = SchedulingService()
         self.telemetry = Telemetry()
         self.jobs = JobService(ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs)
+        self.schedules = ScheduleService(ids=ids, jobs=self.jobs, tenancy=self.tenancy)
         model_settings = ModelSettings(python=sys.executable, cache_folder=world.cache)
         self.artifacts = Artifacts(world.objects, model_settings)
         self.registry = ModelRegistry(ids=ids, jobs=self.jobs, telemetry=self.telemetry)
@@ -126,6 +130,7 @@ class Platform:
         )  # fmt: skip
         figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
         sweep = SweepLoop(db=db, clusters=clusters)
+        scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
             db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,
             settings=model_settings,
@@ -145,6 +150,7 @@ class Platform:
         self.starting = Loop("start", starting.tick, every_s=rhythm.start_s, rest_s=_SHORT_REST_S)
         self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s, rest_s=_SHORT_REST_S)
         self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s, rest_s=_REST_S)
+        self.scheduled = Loop("schedules", scheduled.tick, every_s=rhythm.schedules_s, rest_s=_REST_S)
         self.models = (
             Loop("registration", registration.tick, every_s=rhythm.models_s, rest_s=_REST_S),
             Loop("deployments", deployment.tick, every_s=rhythm.models_s, rest_s=_REST_S),
@@ -154,6 +160,7 @@ class Platform:
             self.starting,
             self.running,
             self.figures,
+            self.scheduled,
             Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
             *self.outbox.loops(every_s=rhythm.outbox_s, rest_s=_REST_S),
             *self.models,
@@ -192,6 +199,7 @@ class Platform:
             reservations_api.router(self.reservations, tenancy),
             scheduling_api.router(self.scheduling, tenancy, self.pool),
             jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
+            schedule_api.router(self.schedules, tenancy),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
             health_api.router(partial(explained, self.jobs)),
             models_api.router(self.registry, self.deployments, self.artifacts, self.predictor, tenancy),

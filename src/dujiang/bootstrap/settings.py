@@ -79,6 +79,8 @@ class LoopSettings:
     """What jobs report."""
     sweep_s: float = 10.0
     """What engines still know and nobody needs, and what runs and is nobody's."""
+    schedules_s: float = 1.0
+    """Which schedules are due."""
     outbox_s: float = 2.0
     """What happened, for those who subscribed; also after each change."""
     rating_s: float = 5.0

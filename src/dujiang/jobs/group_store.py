@@ -216,6 +216,15 @@ async def standing_of_array(tx: Tx, array: Array) -> Standing:
     return Standing(array.id, array.name, True, str(JobState.COMPLETED if bad is None else bad.state))
 
 
+async def live_among(tx: Tx, ids: Collection[str]) -> list[str]:
+    """Return which of these jobs and arrays have not ended, in order."""
+    alone = [one for one in ids if not is_array(one)]
+    found = [job.id for job in (await store.read_jobs(tx, alone)).values() if not job.has_ended]
+    arrays = sorted(set(ids) - set(alone))
+    found += [one for one in arrays if (await tx.execute(_ANY_TASK, {"of_id": one, "states": _LIVE})).first()]
+    return sorted(found)
+
+
 async def live_tasks(tx: Tx, array_id: str) -> list[tuple[int, str]]:
     """Return (index, job) of the tasks that have not ended, by index."""
     return [(row.array_index, row.id) for row in await tx.execute(_LIVE_TASKS, {"of_id": array_id})]

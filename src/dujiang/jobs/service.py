@@ -95,7 +95,7 @@ class JobService:
         new = _New()
         possible: set[object] = set()
         for number, (spec, project_id) in enumerate(zip(specs, project_ids, strict=True)):
-            _check_workdir(spec)
+            check_workdir(spec)
             on = _found(others, spec, project_id, number if len(specs) > 1 else None)
             spec = replace(spec, after=tuple(After(one.id, when) for when, one in on))
             jobs = self._make(tx, spec, project_id, submitted_by, labels or {}, new)
@@ -342,7 +342,12 @@ def _cancelled(job: Job, reason: str, now: datetime) -> Job:
     )  # fmt: skip
 
 
-def _check_workdir(spec: JobSpec) -> None:
+def check_workdir(spec: JobSpec) -> None:
+    """Refuse a working folder that says nothing on the platform's machines.
+
+    Raises:
+        SpecInvalid: it is relative.
+    """
     if spec.workdir is not None and not spec.workdir.startswith("/"):
         message = "A relative path says nothing on the platform's machines."
         instead = "Write a path that begins with a slash, or submit with `dujiang submit`, which fills it in."

@@ -202,6 +202,18 @@ class Tenancy:
             raise NoSuchUser(f"There is no user {ref[:70]!r}.")
         return found
 
+    async def principal(self, tx: Tx, user_id: str) -> Principal:
+        """Return a user as one who calls, for what is done in their name while they are away.
+
+        Raises:
+            NoSuchUser: there is none.
+            Forbidden: the account is closed.
+        """
+        user = await self.user(tx, user_id)
+        if user.disabled_at is not None:
+            raise Forbidden(f"The account {user.name} is closed.")
+        return await store.principal(tx, user, "")
+
     async def users(self, tx: Tx, *, after: str | None = None, limit: int = 500) -> list[User]:
         """Return users by name, after a name."""
         return await store.user_page(tx, after=after, limit=limit)
