@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.kit import journal
-from dujiang.kit.clock import ManualClock
+from dujiang.kit.clock import ManualClock, from_micros
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
-from dujiang.pool.domain import LedgerFilter
+from dujiang.pool.domain import Grant, LedgerFilter
 from dujiang.pool.service import PoolService
 from dujiang.scheduling import fairness, queues_api
 from dujiang.scheduling.domain.queue_document import document_of, parse_queues
@@ -111,6 +112,37 @@ async def test_shares_equal_the_closed_form_over_the_ledger(monkeypatch: pytest.
         assert {k: v.usage_gpu_s for k, v in anew.items()} == pytest.approx(
             {k: v.usage_gpu_s for k, v in shares.items()}
         )
+
+
+async def test_the_ledger_is_read_in_the_order_in_which_it_closed(
+    database: Database, clock: ManualClock, ids: Ids
+) -> None:
+    pool = PoolService(ids)
+    async with database.transaction() as tx:
+        await pool.sync(tx, "here", some_capabilities(), [a_node("n1", devices=3)])
+        for number in range(3):
+            await pool.allocate_many(tx, [replace(_grant(number), cluster="here")])
+    for number in (2, 0, 1):
+        clock.advance(60)
+        async with database.transaction() as tx:
+            await pool.release(tx, AttemptKey(f"job_{number}", 1))
+    async with database.reading() as tx:
+        whole = await pool.closed_uses(tx, -1)
+        parts: list[Any] = []
+        place = (-1, "")
+        while rows := await pool.closed_uses(tx, *place, limit=2):
+            parts += rows
+            place = rows[-1][0], rows[-1][1]
+        closed = await pool.closed_after(tx, -1)
+    assert parts == list(whole)
+    assert [(row[1], row[2], row[3], from_micros(row[4]), from_micros(row[5])) for row in whole] == [
+        (row.id, row.share.project_id, row.share.gpu_milli, row.started_at, row.ended_at) for row in closed
+    ]
+    assert [row[2] for row in whole if row[3]] == ["prj_2", "prj_0", "prj_1"]
+
+
+def _grant(number: int) -> Grant:
+    return a_grant(f"job_{number}", a_rank("n1", shares={number: 1000}), project=f"prj_{number}")
 
 
 async def test_shares_are_kept_for_a_while_and_made_anew_for_a_new_project_or_tree() -> None:
