@@ -122,8 +122,9 @@ async def test_a_job_that_would_not_be_run_again_is_only_stopped_when_idle(
     await scene.until(job.id, "RUNNING")
     await scene.submit("#sim duration=5", resources=ALL)
     planner.stops = [Stop(job.id, why)]
-    await scene.turns(3)
+    await scene.turn()
     assert planner.seen[job.id].may_stop is False
+    await scene.turns(3)
     ended = await scene.job(job.id)
     assert ended.state is (JobState.PREEMPTED if stops else JobState.RUNNING)
     assert ("AttemptStopAsked" in await scene.told(job.id)) is stops

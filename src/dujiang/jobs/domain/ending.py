@@ -92,7 +92,8 @@ def conclude(
     ATTEMPT_STATES.check(f"attempt {attempt.key}", attempt.state, verdict.state)
     finished_at = max(min(seen.finished_at or now, now), attempt.started_at or attempt.created_at)
     reason = job.cancel_reason if verdict.state is JobState.CANCELLED and job.cancel_reason else found.cause
-    if verdict.state is JobState.PREEMPTED and attempt.stop_reason in _SAID_BY_PLAN:
+    is_said = verdict.state is JobState.PREEMPTED and attempt.stop_reason in _SAID_BY_PLAN
+    if is_said:
         reason = attempt.stop_reason
     after = replace(
         attempt, state=verdict.state, reason=reason, finished_at=finished_at, exit_code=seen.exit_code,
@@ -107,9 +108,10 @@ def conclude(
         if job.state is not JobState.PENDING:  # one that never began waits on
             JOB_STATES.check(job.id, job.state, JobState.PENDING)
         waits = replace(
-            job, state=JobState.PENDING, reason="Retrying" if reason == found.cause else reason, sentence=f"Attempt {attempt.number}: {found.sentence}",
-            waits=True, queued_at=now, not_before=verdict.not_before, retries=job.retries + verdict.counts,
-            resume_from=resume_from, avoid=verdict.avoid, waiting=None,
+            job, state=JobState.PENDING, reason=reason if is_said else "Retrying",
+            sentence=f"Attempt {attempt.number}: {found.sentence}", waits=True, queued_at=now,
+            not_before=verdict.not_before, retries=job.retries + verdict.counts, resume_from=resume_from,
+            avoid=verdict.avoid, waiting=None,
         )  # fmt: skip
         told = JobRetried(
             subject=job.id, project_id=job.project_id, attempt=attempt.number, state=str(verdict.state), reason=reason,
