@@ -101,7 +101,7 @@ def _allowed(name: str, schema: Schema) -> bool:
 
 def _name(item: Any) -> Any:
     if isinstance(item, dict):
-        return item.get("name") or item["job"]
+        return item.get("name") or item.get("job") or repr(sorted(item.items()))
     return item.partition(":")[0] if isinstance(item, str) else item
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from dujiang.jobs.spec import Cause, Checkpoint, Gpu, JobClass, Kind, Retry, SpecInvalid, parse, read
+from dujiang.jobs.spec import (
+    Cause,
+    Checkpoint,
+    Gpu,
+    JobClass,
+    Kept,
+    Kind,
+    Place,
+    Placement,
+    Retry,
+    SpecInvalid,
+    parse,
+    read,
+)
 
 
 def problems_of(text: str | bytes) -> list[tuple[str, int | None, int | None]]:
@@ -49,6 +63,107 @@ def test_one_line_is_a_job_with_every_default() -> None:
 def test_every_way_to_ask_for_gpus(written: str, meant: Gpu | None) -> None:
     (job,) = parse(f"run: x\nresources:\n  gpu: {written}\n")
     assert job.resources.gpu == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "most", "least"),
+    [
+        ("4", 4, None), ("2-8", 8, 2), ("{min: 2, max: 8}", 8, 2), ("8-8", 8, None), ("{min: 1, max: 1}", 1, None),
+    ],
+)  # fmt: skip
+def test_every_way_to_ask_for_nodes(written: str, most: int, least: int | None) -> None:
+    (job,) = parse(f"run: x\nnodes: {written}\n")
+    assert (job.nodes, job.nodes_min) == (most, least)
+    assert read(job.document()) == job
+
+
+def test_alternatives_take_what_they_leave_out_from_beside_them() -> None:
+    (job,) = parse("""
+run: x
+resources:
+  cpu: 8
+  memory: 64GiB
+  any_of:
+    - gpu: {model: H100, count: 4}
+    - {gpu: {model: A100, count: 8}, cpu: 16}
+    - gpu: 1/2
+    - {cpu: 8, gpu: 0.5}
+""")
+    asked = [(one.gpu and one.gpu.gpu_milli, one.cpu_milli, one.memory_bytes >> 30) for one in job.resources.choices]
+    assert asked == [(4000, 8000, 64), (8000, 16000, 64), (500, 8000, 64)], "what asks for the same is one"
+    assert read(job.document()) == job
+
+
+def test_a_placement_says_where() -> None:
+    (job,) = parse("""
+run: x
+nodes: 4
+placement:
+  cluster: local
+  selector: {dujiang.io/site: east, fast: yes, version: 1.10}
+  tolerations: [team=vision, broken]
+  within: rack
+  required: false
+  spread: node
+  apart: replica
+""")
+    assert job.placement == Placement(
+        "local", {"dujiang.io/site": "east", "fast": "yes", "version": "1.10"}, ("team=vision", "broken"), Place.RACK,
+        False, Place.NODE, "replica",
+    )  # fmt: skip
+    assert read(job.document()) == job
+    (job,) = parse("{run: x, placement: {isolation: enforced}, resources: {gpu: 0.5}}")
+    assert job.placement.isolation is Kept.ENFORCED
+    assert parse("{run: x, placement: {}}")[0].document().get("placement") is None
+
+
+def test_a_deadline_is_a_moment_or_counted_from_the_submission() -> None:
+    then = datetime(2026, 12, 1, tzinfo=UTC)
+    for written, moment in (("2026-12-01T08:00:00+08:00", then), ("2026-12-01T00:00Z", then), ("2d", None)):
+        (job,) = parse(f"run: x\ntime_limit: 2h\ndeadline: {written}\n")
+        assert job.deadline is not None
+        assert job.deadline.moment(then - timedelta(days=1)) == (moment or then + timedelta(days=1))
+        assert read(job.document()) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        ("nodes: 8-2", "line 2, column 8: nodes:", "Write 2-8"),
+        ("nodes: {min: 9, max: 2}", "line 2, column 8: nodes:", "are more than the most"),
+        ("nodes: {min: 2}", "line 2, column 8: nodes.max:", 'needs the field "max"'),
+        ("nodes: many", "line 2, column 8: nodes:", "or such as 2-8"),
+        ("nodes: 2-", "line 2, column 8: nodes:", "Write 4, or such as 2-8"),
+        ("nodes: 1-20000", "line 2, column 8: nodes:", "at most 10000"),
+        ("nodes: {min: 2, max: 3, least: 1}", "line 2, column 25: nodes.least:", "Write min."),
+        ("placement: {required: true}", "line 2, column 23: placement.required:", "there is no within"),
+        ("placement: {within: rak}", "line 2, column 21: placement.within:", 'Did you mean "rack"?'),
+        ("placement: {within: row}", "line 2, column 21: placement.within:", "node, switch, rack, site"),
+        ("placement: {required: maybe, within: rack}", "line 2, column 23: placement.required:", "true or false"),
+        ("placement: {isolation: memory}", "line 2, column 24: placement.isolation:", "asks for no device"),
+        ("placement: {toleration: [a]}", "line 2, column 13: placement.toleration:", "Write tolerations."),
+        ("placement: {tolerations: ['a b']}", "line 2, column 27: placement.tolerations[0]:", "key=value, or *"),
+        ("placement: {tolerations: [a, a]}", "line 2, column 30: placement.tolerations[1]:", "given twice"),
+        ("nodes: 2\nplacement: {within: rack, spread: site}", "line 3, column 35: placement.spread:", "narrower"),
+        ("deadline: 2d", "line 2, column 11: deadline:", "needs a time_limit"),
+        ("deadline: 1h\ntime_limit: 2h", "line 2, column 11: deadline:", "The deadline is 1h away"),
+        ("deadline: 2026-12-01T08:00:00\ntime_limit: 2h", "line 2, column 11: deadline:", "names no zone"),
+        ("deadline: 2026-13-01T08:00:00Z\ntime_limit: 2h", "line 2, column 11: deadline:", "is not a time"),
+        ("deadline: 1999-12-01T08:00:00Z\ntime_limit: 2h", "line 2, column 11: deadline:", "not between the years"),
+        ("deadline: soon\ntime_limit: 2h", "line 2, column 11: deadline:", "is not a duration"),
+        ("deadline: 2d\nkind: service\ntime_limit: 2h", "line 2, column 11: deadline:", "until it is cancelled"),
+        ("queue: Vision!", "line 2, column 8: queue:", "is not a queue's name"),
+        ("resources: {gpu: 1, any_of: [{gpu: 2}]}", "line 2, column 18: resources.gpu:", "any_of alone"),
+        ("resources: {any_of: []}", "line 2, column 21: resources.any_of:", "1 to 8 are taken"),
+        ("resources: {gpu: {any_of: [1]}}", "line 2, column 19: resources.gpu.any_of:", "Write it beside gpu"),
+        ("cluster: here", "line 2, column 1: cluster:", "Write placement: {cluster: ...}."),
+        ("min_nodes: 2", "line 2, column 1: min_nodes:", "{min: 2, max: 8}"),
+    ],
+)
+def test_what_is_said_of_a_place_that_means_nothing(text: str, place: str, says: str) -> None:
+    sentence = sentence_of(f"run: x\n{text}\n")
+    assert sentence.startswith(place)
+    assert says in sentence
 
 
 @pytest.mark.parametrize(

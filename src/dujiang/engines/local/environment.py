@@ -85,6 +85,7 @@ def _place_in_the_gang(launch: Mapping[str, Any], rank: Mapping[str, Any], maste
     return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(master_port),
+        "DUJIANG_NODES": str(len(launch["ranks"])),
         "WORLD_SIZE": str(len(launch["ranks"])),
         "RANK": str(rank["rank"]),
         "NODE_RANK": str(rank["rank"]),

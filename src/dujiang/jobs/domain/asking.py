@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Launch
+from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Isolation, Launch
+from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.job import Attempt, Job
-from dujiang.jobs.spec import JobSpec
-from dujiang.scheduling.domain import Ask, Request, TaskClass
+from dujiang.jobs.spec import JobSpec, Kept, Placement, Resources
+from dujiang.scheduling.domain import Ask, Constraints, Level, Request, TaskClass
 
 PROJECT_LABEL = "project_id"
 
 
 def ask_of(spec: JobSpec) -> Ask:
-    """Return what each rank of a job gets.
+    """Return what each rank of a job would rather get.
 
     Raises:
         BadAsk: an amount that nothing could give.
     """
-    wanted, gpu = spec.resources, spec.resources.gpu
+    return _ask(spec.resources)
+
+
+def _ask(wanted: Resources) -> Ask:
+    gpu = wanted.gpu
     return Ask(
         gpu_milli=wanted.gpu_milli,
         gpu_memory_bytes=(gpu.memory_bytes or 0) if gpu else 0,
@@ -28,8 +33,29 @@ def ask_of(spec: JobSpec) -> Ask:
     )
 
 
-def request_of(job: Job) -> Request:
-    """Return the job as the scheduler sees it.
+def where_of(placement: Placement) -> Constraints:
+    """Return what a job demands of its place, in the scheduler's words."""
+    return Constraints(
+        cluster=placement.cluster or "",
+        selector=tuple(placement.selector.items()),
+        tolerations=placement.tolerations,
+        within=Level(placement.within.value) if placement.within else None,
+        is_within_required=placement.required,
+        spread=Level(placement.spread.value) if placement.spread else None,
+        apart=placement.apart or "",
+        isolation=_ISOLATION[placement.isolation] if placement.isolation else None,
+    )
+
+
+_ISOLATION = {
+    Kept.COUNTED: Isolation.COUNTED_ONLY,
+    Kept.MEMORY: Isolation.MEMORY_ONLY,
+    Kept.ENFORCED: Isolation.ENFORCED,
+}
+
+
+def request_of(job: Job, *, expected_s: float | None = None) -> Request:
+    """Return the job as the scheduler sees it, with how long it is expected to run.
 
     Raises:
         BadAsk, WeightOutsideBand: the specification asks for what cannot be.
@@ -41,12 +67,18 @@ def request_of(job: Job) -> Request:
         project_id=job.project_id,
         ask=ask_of(spec),
         submitted_at=job.created_at,
-        ranks=spec.nodes,
+        ranks=ranks_wanted(job),
+        ranks_min=bounds[0] if (bounds := elastic_bounds(job)) else None,
         task_class=TaskClass(spec.job_class.value),
-        weight=spec.weight_milli / 1000,
+        weight=job.live_weight_milli / 1000,
         not_before=job.not_before,
         runs_at_most_s=runs_at_most_s,
         avoid=job.avoid,
+        where=where_of(spec.placement),
+        alternatives=tuple(_ask(one) for one in spec.resources.alternatives),
+        queue=spec.queue or "",
+        deadline=spec.deadline.moment(job.created_at) if spec.deadline else None,
+        expected_s=expected_s,
     )
 
 

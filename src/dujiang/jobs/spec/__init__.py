@@ -20,6 +20,7 @@ from dujiang.jobs.spec.model import (
     resolve_secrets,
 )
 from dujiang.jobs.spec.order import MOST_TASKS, After, BadIndices, JobArray, When, parse_indices
+from dujiang.jobs.spec.place import Deadline, Kept, Place, Placement, lateness
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
 from dujiang.jobs.spec.words import mended_name
@@ -32,14 +33,18 @@ __all__ = [
     "BadIndices",
     "Cause",
     "Checkpoint",
+    "Deadline",
     "Gpu",
     "InputData",
     "JobArray",
     "JobClass",
     "JobSpec",
+    "Kept",
     "Kind",
     "ModelOutput",
     "Outputs",
+    "Place",
+    "Placement",
     "Problem",
     "Resources",
     "Retry",
@@ -48,6 +53,7 @@ __all__ = [
     "When",
     "excerpt",
     "json_schema",
+    "lateness",
     "mended_name",
     "parse",
     "parse_indices",

@@ -16,8 +16,22 @@ ELSEWHERE: Mapping[str, str] = {
         "What goes first is said by class (core, normal, low) and, within its band, by weight.",
     ),
     **dict.fromkeys(
-        ("queue", "partition", "account", "namespace", "tenant"), "Write project; each project has its queue."
+        ("partition", "account", "namespace", "tenant"), "Write project; each has its queue, and queue names another."
     ),
+    **dict.fromkeys(("min_nodes", "max_nodes", "nodes_min", "nodes_max", "elastic"), "Write nodes: {min: 2, max: 8}."),
+    **dict.fromkeys(("cluster", "clusters"), "Write placement: {cluster: ...}."),
+    **dict.fromkeys(
+        ("node_selector", "nodeselector", "constraint", "constraints", "features"),
+        "Write placement: {selector: {LABEL: VALUE}}.",
+    ),
+    **dict.fromkeys(("tolerations", "toleration", "taints"), "Write placement: {tolerations: [...]}."),
+    **dict.fromkeys(("topology", "affinity", "locality", "within"), "Write placement: {within: rack}."),
+    **dict.fromkeys(
+        ("anti_affinity", "antiaffinity", "spread", "apart"), "Write placement: {spread: ..., apart: ...}."
+    ),
+    **dict.fromkeys(("isolation", "sharing"), "Write placement: {isolation: ...}."),
+    **dict.fromkeys(("any_of", "alternatives"), "Write it under resources: resources: {any_of: [...]}."),
+    **dict.fromkeys(("due", "finish_by", "end_by", "latest_finish", "completion_deadline"), "Write deadline."),
     **dict.fromkeys(("num_nodes", "replicas", "workers", "world_size", "parallelism", "ntasks"), "Write nodes."),
     **dict.fromkeys(("timeout", "walltime", "time", "max_duration", "activedeadlineseconds"), "Write time_limit."),
     **dict.fromkeys(

@@ -26,6 +26,7 @@ from dujiang.jobs.spec.model import (
     param_variable,
 )
 from dujiang.jobs.spec.order_fields import AFTER, ARRAY
+from dujiang.jobs.spec.place_fields import DEADLINE, NODES, PLACEMENT, QUEUE
 from dujiang.jobs.spec.resources import RESOURCES
 from dujiang.jobs.spec.words import (
     CHECKPOINT_PATH,
@@ -281,10 +282,12 @@ def job_fields() -> list[Field]:
         Field("resources", RESOURCES, "What each node of the job gets, as a limit and as a promise."),
         Field(
             "nodes",
-            Whole(1, 10_000),
+            NODES,
             "Processes that start together, each with its own resources; they find one another "
-            "by MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK.",
+            "by MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK. 2-8 or {min: 2, max: 8}: as many as there is room for, "
+            "and how many it got is in DUJIANG_NODES.",
             default=1,
+            examples=[4, "2-8", {"min": 2, "max": 8}],
         ),
         Field(
             "setup",
@@ -369,6 +372,20 @@ def job_fields() -> list[Field]:
             "Many tasks of this job, each a job of its own: how many, or which indices; a program finds its index as "
             "DUJIANG_ARRAY_INDEX.",
             examples=[100, "0-99%10", {"indices": "0-9,15,20-30:2", "at_once": 4}],
+        ),
+        Field(
+            "placement",
+            PLACEMENT,
+            "Where it may go: cluster, labels of nodes, taints, how near to one another, how well a share is kept.",
+            examples=[{"within": "rack", "required": False}, {"tolerations": ["team=vision"]}],
+        ),
+        Field("queue", QUEUE, "The queue that it is counted in.", default_note="Default: the project's own."),
+        Field(
+            "deadline",
+            DEADLINE,
+            "When it must be over: a time with its zone, or how long after submission. It needs a time_limit.",
+            default_note="Default: none.",
+            examples=["2026-12-01T08:00:00+08:00", "2d"],
         ),
         Field("labels", Table(LABEL, AsText(255), "labels", 64), "Words of your own to find the job by."),
     ]

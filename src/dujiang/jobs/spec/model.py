@@ -14,6 +14,7 @@ from signal import Signals
 from typing import Any, Final, TypeAlias
 
 from dujiang.jobs.spec.order import After, JobArray
+from dujiang.jobs.spec.place import ANYWHERE, Deadline, Placement
 from dujiang.kit.spec.problems import Problem, SpecInvalid
 
 Param: TypeAlias = str | int | float | bool
@@ -96,11 +97,18 @@ class Resources:
     memory_bytes: int = 2**30
     disk_bytes: int = 0
     gpu: Gpu | None = None
+    alternatives: tuple[Resources, ...] = ()
+    """What will do as well, in order of preference; none of them has alternatives of its own."""
 
     @property
     def gpu_milli(self) -> int:
         """Thousandths of devices; 0 without GPU."""
         return self.gpu.gpu_milli if self.gpu else 0
+
+    @property
+    def choices(self) -> tuple[Resources, ...]:
+        """Everything that will do, best first."""
+        return (replace(self, alternatives=()), *self.alternatives) if self.alternatives else (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +193,9 @@ class JobSpec:
     resources: Resources = Resources()
     """Of each node."""
     nodes: int = 1
+    """As many as it has a use for."""
+    nodes_min: int | None = None
+    """The fewest that an elastic job can do with; None: it takes `nodes`."""
     setup: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
@@ -206,6 +217,11 @@ class JobSpec:
     """Jobs that must have ended first."""
     array: JobArray | None = None
     """None is a single job."""
+    placement: Placement = ANYWHERE
+    queue: str | None = None
+    """None is the project's own."""
+    deadline: Deadline | None = None
+    """When it must be over."""
 
     def document(self, *, reveal_secrets: bool = False) -> dict[str, Any]:
         """Return the specification as JSON values that read back to it.
@@ -294,7 +310,7 @@ def _fields(spec: JobSpec, reveal: bool) -> list[tuple[str, Any]]:
         ("class", spec.job_class.value),
         ("weight", spec.weight_milli / 1000),
         ("resources", _resources(spec.resources)),
-        ("nodes", spec.nodes),
+        ("nodes", spec.nodes if spec.nodes_min is None else {"min": spec.nodes_min, "max": spec.nodes}),
         ("setup", spec.setup),
         ("run", spec.run),
         ("env", dict(spec.env) or None),
@@ -311,10 +327,19 @@ def _fields(spec: JobSpec, reveal: bool) -> list[tuple[str, Any]]:
         ("labels", dict(spec.labels) or None),
         ("after", [one.document() for one in spec.after] or None),
         ("array", spec.array and dict(spec.array.document())),
+        ("placement", spec.placement.document() or None),
+        ("queue", spec.queue),
+        ("deadline", _deadline(spec.deadline) if spec.deadline else None),
     ]
 
 
+def _deadline(deadline: Deadline) -> str | float:
+    return deadline.at.isoformat() if deadline.at is not None else exact_duration(deadline.within_s or 0)
+
+
 def _resources(resources: Resources) -> dict[str, Any]:
+    if resources.alternatives:
+        return {"any_of": [_resources(one) for one in resources.choices]}
     gpu = resources.gpu
     document: dict[str, Any] = {
         "cpu": _thousandths(resources.cpu_milli),

@@ -22,6 +22,8 @@ from dujiang.jobs.spec.model import (
     Resources,
     Retry,
 )
+from dujiang.jobs.spec.place import ANYWHERE, NodeRange
+from dujiang.jobs.spec.place_fields import check_deadline, check_placement
 from dujiang.kit.spec.problems import Problem, Problems, Refused, SpecInvalid
 from dujiang.kit.spec.readers import (
     Record,
@@ -112,6 +114,9 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
                 f"{path}.ports".lstrip("."), "A service needs a port.", "Write ports: 1.", at=_place(value, "ports")
             )
         _check_names(given, value, path, problems)
+        check_placement(given, value, path, problems)
+        check_deadline(given, value, path, problems)
+        nodes = given.get("nodes", NodeRange(1))
         return JobSpec(
             name=given.get("name", default_name),
             run=given["run"],
@@ -120,7 +125,8 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
             job_class=job_class,
             weight_milli=weight,
             resources=given.get("resources", Resources()),
-            nodes=given.get("nodes", 1),
+            nodes=nodes.most,
+            nodes_min=nodes.least,
             setup=given.get("setup", ""),
             env=given.get("env", {}),
             secrets=given.get("secrets", {}),
@@ -136,6 +142,9 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
             labels=given.get("labels", {}),
             after=given.get("after", ()),
             array=given.get("array"),
+            placement=given.get("placement", ANYWHERE),
+            queue=given.get("queue"),
+            deadline=given.get("deadline"),
         )
 
     return Record("a job", job_fields(), build, ELSEWHERE, {"allOf": _band_schemas()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dujiang.jobs.spec.model import (
@@ -13,6 +14,7 @@ from dujiang.jobs.spec.words import MODEL, VENDOR, share, size
 from dujiang.kit.spec.problems import Problems
 from dujiang.kit.spec.readers import (
     Field,
+    Many,
     Mapped,
     OneOf,
     Reader,
@@ -109,6 +111,7 @@ _GPU: Reader[Gpu | None] = OneOf(
             "name": "Write model.",
             "kind": "Write model.",
             "manufacturer": "Write vendor.",
+            "any_of": "Write it beside gpu: resources: {any_of: [{gpu: ...}, {gpu: ...}]}.",
         },
         {"not": {"required": ["count", "fraction"]}},
     ),
@@ -116,56 +119,88 @@ _GPU: Reader[Gpu | None] = OneOf(
     [_GPU_AMOUNT.described],
 )
 
-RESOURCES = Record(
-    "a resource request",
-    [
-        Field(
-            "gpu",
-            _GPU,
-            "Accelerators for each node of the job: 2, 0.5, 1/8, or a mapping.",
-            default_note="Default: none.",
-            examples=[2, "1/8", {"count": 8, "model": "H100"}],
-        ),
-        Field("cpu", _CPU, "Cores for each node of the job: 4, 0.5 or 500m.", default=1, examples=[4, "500m"]),
-        Field(
-            "memory",
-            size(2**20, 2**48),
-            "Main memory for each node of the job; plain numbers are bytes.",
-            default="1GiB",
-            examples=["16GiB"],
-        ),
-        Field(
-            "disk",
-            size(0, 2**48),
-            "Local disk for each node of the job; plain numbers are bytes.",
-            default=0,
-            examples=["100GiB"],
-        ),
-    ],
-    lambda given, value, path, problems: Resources(
+_AMOUNTS = [
+    Field(
+        "gpu",
+        _GPU,
+        "Accelerators for each node of the job: 2, 0.5, 1/8, or a mapping.",
+        default_note="Default: none.",
+        examples=[2, "1/8", {"count": 8, "model": "H100"}],
+    ),
+    Field("cpu", _CPU, "Cores for each node of the job: 4, 0.5 or 500m.", default=1, examples=[4, "500m"]),
+    Field(
+        "memory",
+        size(2**20, 2**48),
+        "Main memory for each node of the job; plain numbers are bytes.",
+        default="1GiB",
+        examples=["16GiB"],
+    ),
+    Field(
+        "disk",
+        size(0, 2**48),
+        "Local disk for each node of the job; plain numbers are bytes.",
+        default=0,
+        examples=["100GiB"],
+    ),
+]
+
+
+def _resources(given: dict[str, Any], value: Located, path: str, problems: Problems) -> Resources:
+    choices: tuple[dict[str, Any], ...] = given.get("any_of", ({},))
+    if "gpu" in given and any("gpu" in choice for choice in choices):
+        message = "gpu stands beside any_of and in it, where it counts instead."
+        problems.add(f"{path}.gpu", message, "Write it in each item of any_of alone.", at=_at(value, "gpu"))
+    # Two that ask for the same are one.
+    best, *rest = dict.fromkeys(_amounts({**given, **choice}) for choice in choices)
+    return replace(best, alternatives=tuple(rest))
+
+
+def _amounts(given: Mapping[str, Any]) -> Resources:
+    return Resources(
         cpu_milli=given.get("cpu", 1000),
         memory_bytes=given.get("memory", 2**30),
         disk_bytes=given.get("disk", 0),
         gpu=given.get("gpu"),
-    ),
-    {
-        "gpus": "Write gpu.",
-        "accelerators": "Write gpu.",
-        "accelerator": "Write gpu.",
-        "devices": "Write gpu.",
-        "nvidia.com/gpu": "Write gpu.",
-        "cpus": "Write cpu.",
-        "cores": "Write cpu.",
-        "vcpu": "Write cpu.",
-        "mem": "Write memory.",
-        "ram": "Write memory.",
-        "storage": "Write disk.",
-        "disk_size": "Write disk.",
-        "nodes": "nodes stands beside resources, not in it.",
-        "limits": "There is one figure for each resource: the limit.",
-        "requests": "There is one figure for each resource: the limit.",
-        "shm_size": "Shared memory counts as memory.",
-        "count": "Write gpu: {count: ...}.",
-        "model": "Write gpu: {model: ...}.",
-    },
+    )
+
+
+def _at(value: Located, name: str) -> tuple[int | None, int | None]:
+    entry = value.value.get(name) if isinstance(value.value, Mapping) else None
+    return entry.value.at if entry is not None else value.at
+
+
+_ELSEWHERE = {
+    "gpus": "Write gpu.",
+    "accelerators": "Write gpu.",
+    "accelerator": "Write gpu.",
+    "devices": "Write gpu.",
+    "nvidia.com/gpu": "Write gpu.",
+    "cpus": "Write cpu.",
+    "cores": "Write cpu.",
+    "vcpu": "Write cpu.",
+    "mem": "Write memory.",
+    "ram": "Write memory.",
+    "storage": "Write disk.",
+    "disk_size": "Write disk.",
+    "nodes": "nodes stands beside resources, not in it.",
+    "limits": "There is one figure for each resource: the limit.",
+    "requests": "There is one figure for each resource: the limit.",
+    "shm_size": "Shared memory counts as memory.",
+    "count": "Write gpu: {count: ...}.",
+    "model": "Write gpu: {model: ...}.",
+}
+_CHOICE: Reader[dict[str, Any]] = Record("an alternative", _AMOUNTS, lambda given, *_: dict(given), _ELSEWHERE)
+RESOURCES = Record(
+    "a resource request",
+    [
+        *_AMOUNTS,
+        Field(
+            "any_of",
+            Many(_CHOICE, "alternatives", 8, least=1, unique_items=True),
+            "Requests of which any will do, the best first; what one leaves out is as beside any_of.",
+            examples=[[{"gpu": {"model": "H100", "count": 4}}, {"gpu": {"model": "A100", "count": 8}, "cpu": 16}]],
+        ),
+    ],
+    _resources,
+    _ELSEWHERE | dict.fromkeys(("alternatives", "one_of", "options", "flavors"), "Write any_of."),
 )

@@ -162,6 +162,22 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """True or false."""
+
+    def read(self, value: Located, path: str, problems: Problems) -> bool:
+        """Return it."""
+        if not isinstance(value.value, bool):
+            message = f"{_shape(value)} stands where true or false belongs."
+            raise problems.refuse(path, message, "Write true or false.", at=value.at)
+        return value.value
+
+    def schema(self) -> Schema:
+        """Return a boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
 class Quantity(Generic[T]):
     """A share, size or duration, as `kit.units` reads it, between bounds."""
 
