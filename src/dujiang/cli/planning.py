@@ -46,7 +46,7 @@ def capacity(
     with _telling() as tell:
         try:
             plan = optimise(model, time_limit_s=time_limit_s, tell=tell)
-            found = told(model, plan, _curve(model, points, time_limit_s, tell) if curve else None)
+            found = told(model, plan, _curve(model, points, time_limit_s, tell) if curve and not plan.gap else None)
         except Impossible:
             found = told_impossible(model, relax(model, time_limit_s=time_limit_s, tell=tell))
     if report is not None:
@@ -85,12 +85,16 @@ def _read(file: str) -> Model:
         raise Stop(f"Nothing was planned: {count} problem{'s' if count > 1 else ''}.", Exit.USAGE) from error
 
 
-def _curve(model: Model, points: int, time_limit_s: float, tell: Callable[[str], None] | None) -> Curve:
-    from dujiang.scheduling.capacity import at_lambdas, trade_off
+def _curve(model: Model, points: int, time_limit_s: float, tell: Callable[[str], None] | None) -> Curve | None:
+    from dujiang.scheduling.capacity import NotSolved, at_lambdas, trade_off
 
-    if model.weights:
-        return at_lambdas(model, model.weights, time_limit_s=time_limit_s, tell=tell)
-    return trade_off(model, most_points=points, time_limit_s=time_limit_s, tell=tell)
+    try:
+        if model.weights:
+            return at_lambdas(model, model.weights, time_limit_s=time_limit_s, tell=tell)
+        return trade_off(model, most_points=points, time_limit_s=time_limit_s, tell=tell)
+    except NotSolved as error:
+        note(f"The curve is left out. {error.sentence}")
+        return None
 
 
 @contextmanager
@@ -165,6 +169,6 @@ def _write_curve(found: Mapping[str, Any]) -> None:
 def _write_impossible(found: Mapping[str, Any]) -> None:
     for number, each in enumerate(found["relaxations"]):
         lead = "It would be possible with" if number == 0 else "or with"
-        say(f"{lead} {' and '.join(change['words'] for change in each['changes'])}:")
+        say(f"{lead} {each['words']}:")
         _write_shares(each["shares"], each)
         sys.stdout.write("\n")

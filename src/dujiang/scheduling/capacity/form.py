@@ -7,7 +7,7 @@ tolerances then mean the same in each. Duals are scaled back by whoever reads th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -48,6 +48,9 @@ class Form:
     """Minimise costs @ x, lower <= x <= upper, row_lower <= A x <= row_upper; A by entries."""
 
     columns: tuple[Column, ...]
+    supplies: tuple[Supply, ...]
+    flavor_of: Ints
+    """The index in `supplies`, by column."""
     lower: Floats
     upper: Floats
     whole: Bools
@@ -61,25 +64,20 @@ class Form:
     values: Floats
 
     def with_columns(
-        self,
-        entries: Iterable[tuple[int, float]],
-        lower: Iterable[float],
-        upper: Iterable[float],
-        whole: Iterable[bool],
+        self, entries: Sequence[Mapping[int, float]], upper: Iterable[float], whole: Iterable[bool]
     ) -> Form:
-        """Return the form with further columns, each with one entry: its row and the (unscaled) factor there."""
-        found = list(entries)
-        rows = np.array([row for row, _ in found], dtype=np.int32)
-        factors = np.array([factor for _, factor in found], dtype=np.float64)
+        """Return the form with further columns from 0 on, each with its (unscaled) factors by row."""
         first = len(self.lower)
+        found = [(row, first + i, factor) for i, column in enumerate(entries) for row, factor in column.items()]
+        rows = np.array([row for row, _, _ in found], dtype=np.int32)
         return replace(
             self,
-            lower=np.append(self.lower, list(lower)),
+            lower=np.append(self.lower, np.zeros(len(entries))),
             upper=np.append(self.upper, list(upper)),
             whole=np.append(self.whole, list(whole)).astype(bool),
             at_row=np.append(self.at_row, rows),
-            at_column=np.append(self.at_column, np.arange(first, first + len(found), dtype=np.int32)),
-            values=np.append(self.values, factors * self.scale[rows] if len(rows) else factors),
+            at_column=np.append(self.at_column, np.array([column for _, column, _ in found], dtype=np.int32)),
+            values=np.append(self.values, np.array([factor for _, _, factor in found]) * self.scale[rows]),
         )
 
     def with_row(self, factors: Floats, *, at_most: float) -> Form:
@@ -98,11 +96,8 @@ class Form:
 
     def costs(self, of_cost: Decimal | int, of_impact: Decimal | int) -> Floats:
         """Return what each column counts in the objective, for weights of cost and of failure impact."""
-        per_flavor = {
-            id(supply): float(of_cost * supply.cost + of_impact * supply.impact)
-            for supply in {id(c.supply): c.supply for c in self.columns}.values()
-        }
-        return np.array([per_flavor[id(column.supply)] for column in self.columns], dtype=np.float64)
+        per_flavor = [float(of_cost * supply.cost + of_impact * supply.impact) for supply in self.supplies]
+        return np.array(per_flavor, dtype=np.float64)[self.flavor_of]
 
 
 class _Rows:
@@ -137,6 +132,7 @@ def form_of(model: Model) -> Form:
     """Return the columns and rows of a question. O(ways + limits * ways) time, O(ways) memory and what limits name."""
     by_name = model.by_name
     columns = tuple(Column(d, by_name[way.flavor], way) for d in model.demands for way in d.ways)
+    number = {supply.name: index for index, supply in enumerate(model.supplies)}
     rows = _Rows()
     _demand_rows(model, rows)
     of_flavor: dict[str, list[int]] = {supply.name: [] for supply in model.supplies}
@@ -152,6 +148,8 @@ def form_of(model: Model) -> Form:
         rows.add(Condition.LIMIT, limit.name, at, values, least=limit.at_least, most=limit.at_most)
     return Form(
         columns=columns,
+        supplies=model.supplies,
+        flavor_of=np.array([number[c.supply.name] for c in columns], dtype=np.int32),
         lower=np.array([float(c.way.least) for c in columns]),
         upper=np.array([math.inf if c.way.most is None else float(c.way.most) for c in columns]),
         whole=np.array([c.demand.whole for c in columns], dtype=bool),

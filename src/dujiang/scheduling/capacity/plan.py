@@ -7,28 +7,35 @@ recognised), and money is added up exactly and rounded once, each line and each 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from dujiang.kit.money import Money
-from dujiang.scheduling.capacity.form import Condition, Floats, Form, form_of
+from dujiang.scheduling.capacity.form import Column, Condition, Floats, Form, form_of
 from dujiang.scheduling.capacity.model import Model
 from dujiang.scheduling.capacity.solver import TIME_LIMIT_S, Answer, Solver
 
 MOST_RESOLVED: Final = 200
 """Capacities whose worth of one more is found by solving again; those with the highest shadow prices first."""
-_SNAP: Final = 1e-7
+_SNAP: Final = 1e-9
 """How near (relative to the number, at least 1) a figure of the solver must be to a simple fraction to be it."""
+_MEETS: Final = 1e-7
+"""How near (relative to the bound, at least 1) what is used must be to a bound to be at it."""
 _MOST_PARTS: Final = 1000
 """Denominators of simple fractions: thousandths are the smallest share of a device there is."""
 _PRICE_PLACES: Final = Decimal("0.000001")
 
+_TRACE: Final = 1e-9
+"""Below which a number of devices is none."""
+
 Tell = Callable[[str], None]
+Devices: TypeAlias = dict[int, Decimal]
+"""How many by column, where there are any; in the order of columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +154,30 @@ def optimise(
     )
 
 
-def exact(form: Form, x: Floats, *, whole: bool = True) -> list[Decimal]:
+def exact(form: Form, x: Floats, *, whole: bool = True) -> Devices:
     """Return the solver's figures as exact numbers: whole where they must be, simple fractions where they are."""
-    return [
-        Decimal(round(value)) if whole and is_whole else simple(value)
-        for value, is_whole in zip(x.tolist(), form.whole.tolist(), strict=True)
-    ]
+    found: Devices = {}
+    for index in np.flatnonzero(x[: len(form.columns)] > _TRACE).tolist():
+        value = float(x[index])
+        number = Decimal(round(value)) if whole and form.whole[index] else simple(value)
+        if number:
+            found[index] = number
+    return found
 
 
-def simple(value: float) -> Decimal:
-    """Return a figure of the solver as the simple fraction it is near to, else to nine places."""
+def simple(value: float, *, within: float = _SNAP) -> Decimal:
+    """Return a figure of the solver as the simple fraction it is near to, else to ten places."""
     fraction = Fraction(value).limit_denominator(_MOST_PARTS)
-    if abs(float(fraction) - value) <= _SNAP * max(1.0, abs(value)):
+    if abs(float(fraction) - value) <= within * max(1.0, abs(value)):
         return Decimal(fraction.numerator) / Decimal(fraction.denominator)
-    return Decimal(repr(round(value, 9)))
+    return Decimal(repr(round(value, 10)))
 
 
-def spending(form: Form, devices: Sequence[Decimal]) -> Spending:
+def spending(form: Form, devices: Devices) -> Spending:
     """Return what a plan costs and risks, exactly."""
-    used = [(column.supply, n) for column, n in zip(form.columns, devices, strict=False) if n]
     return Spending(
-        sum((supply.cost * n for supply, n in used), Decimal(0)),
-        sum((supply.impact * n for supply, n in used), Decimal(0)),
+        sum((column.supply.cost * n for column, n in _used(form, devices)), Decimal(0)),
+        sum((column.supply.impact * n for column, n in _used(form, devices)), Decimal(0)),
     )
 
 
@@ -177,25 +186,28 @@ def rounded(model: Model, amount: Decimal) -> Decimal:
     return Money(amount, model.currency).rounded().amount + 0  # no minus zero
 
 
+def _used(form: Form, devices: Devices) -> Iterator[tuple[Column, Decimal]]:
+    return ((form.columns[index], n) for index, n in devices.items())
+
+
 def _is_whole(form: Form, answer: Answer) -> bool:
     x = answer.x[: len(form.whole)][form.whole]
-    return bool((np.abs(x - np.round(x)) <= _SNAP).all())
+    return bool((np.abs(x - np.round(x)) <= _MEETS).all())
 
 
-def _shares(model: Model, form: Form, devices: Sequence[Decimal]) -> tuple[Share, ...]:
+def _shares(model: Model, form: Form, devices: Devices) -> tuple[Share, ...]:
     return tuple(
         Share(
             column.demand.name, column.supply.name, n, n * column.way.rate,
             rounded(model, n * column.supply.cost), rounded(model, n * column.supply.impact),
         )
-        for column, n in zip(form.columns, devices, strict=True)
-        if n
+        for column, n in _used(form, devices)
     )  # fmt: skip
 
 
-def _values(model: Model, form: Form, devices: Sequence[Decimal], margin: Answer) -> tuple[CapacityValue, ...]:
+def _values(model: Model, form: Form, devices: Devices, margin: Answer) -> tuple[CapacityValue, ...]:
     used: dict[str, Decimal] = {supply.name: Decimal(0) for supply in model.supplies}
-    for column, n in zip(form.columns, devices, strict=True):
+    for column, n in _used(form, devices):
         used[column.supply.name] += n
     found = []
     for supply in model.supplies:
@@ -233,7 +245,7 @@ def _with_one_more(
     )
 
 
-def _binding(model: Model, form: Form, devices: Sequence[Decimal], margin: Answer) -> tuple[Bind, ...]:
+def _binding(model: Model, form: Form, devices: Devices, margin: Answer) -> tuple[Bind, ...]:
     """Return the conditions met with nothing to spare. A flavor's least of zero for a service is none."""
     reached = _reached(model, form, devices)
     found = []
@@ -242,10 +254,10 @@ def _binding(model: Model, form: Form, devices: Sequence[Decimal], margin: Answe
         bound = next((each for each in bounds if each is not None and _meets(reached[key], each)), None)
         if bound is not None:
             found.append(Bind(*key, bound, _price(margin.row_duals[row])))
-    for index, (column, n) in enumerate(zip(form.columns, devices, strict=True)):
-        way = column.way
-        bound = way.most if way.most is not None and _meets(n, way.most) else way.least or None
-        if bound is not None and _meets(n, bound):
+    for index, column in enumerate(form.columns):
+        way, n = column.way, devices.get(index, Decimal(0))
+        bound = way.most if way.most is not None and _meets(n, way.most) else way.least
+        if (bound or way.most == 0) and _meets(n, bound):
             name = f"{column.demand.name} on {way.flavor}"
             found.append(Bind(Condition.WAY, name, bound, _price(margin.column_duals[index])))
     return tuple(found)
@@ -265,11 +277,9 @@ def _bounds(model: Model) -> dict[tuple[Condition, str], tuple[Decimal | None, .
     return bounds
 
 
-def _reached(model: Model, form: Form, devices: Sequence[Decimal]) -> dict[tuple[Condition, str], Decimal]:
+def _reached(model: Model, form: Form, devices: Devices) -> dict[tuple[Condition, str], Decimal]:
     reached: dict[tuple[Condition, str], Decimal] = defaultdict(Decimal)
-    for column, n in zip(form.columns, devices, strict=True):
-        if not n:
-            continue
+    for column, n in _used(form, devices):
         reached[Condition.DEMAND, column.demand.name] += n * column.way.rate
         reached[Condition.DEVICES, column.demand.name] += n
         reached[Condition.CAPACITY, column.supply.name] += n
@@ -288,4 +298,4 @@ def _priced(value: Decimal) -> Decimal:
 
 
 def _meets(value: Decimal, bound: Decimal) -> bool:
-    return abs(value - bound) <= Decimal(_SNAP) * max(Decimal(1), abs(bound))
+    return abs(value - bound) <= Decimal(_MEETS) * max(Decimal(1), abs(bound))

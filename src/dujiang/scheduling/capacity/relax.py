@@ -1,9 +1,10 @@
 """What would have to give where demands are impossible: the least change of one kind, and each by name.
 
-Three kinds are looked at, each alone: more devices, less demand, wider limits; all together only when none of them is
-enough alone. Every condition of the kind may be missed for a price, and the sum of what is missed is made least (an
-elastic programme, Chinneck, Feasibility and Infeasibility in Optimization, 2008, chapter 5). Among equal changes the
-one whose plan is best is taken. Every change is then made and the plan solved again: what is told has been tried.
+Three kinds are looked at, each alone: more devices (counted, and by what they cost), less demand (in all, and the same
+part of each), wider limits; all together only when none of them is enough alone. Every condition of the kind may be
+missed for a price, and the sum of what is missed is made least (an elastic programme, Chinneck, Feasibility and
+Infeasibility in Optimization, 2008, chapter 5). Among equal changes the one whose plan is best is taken. Every change
+is then made and the plan solved again: what is told has been tried.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _FINEST: Final = Decimal("0.000001")
 """Changes of demands and limits are rounded up to this."""
 _SLACK: Final = 1e-9
 """Relative room in a sum that is held while the best of equals is looked for."""
+_MOST_WORDS: Final = 6
 _TRACE: Final = 1e-7
 """Relative size of what is taken for a trace of rounding first."""
 
@@ -36,6 +38,8 @@ class Kind(StrEnum):
     CAPACITY_BY_COST = "capacity_by_cost"
     """Devices too, counted by what they cost."""
     DEMAND = "demand"
+    DEMAND_EVENLY = "demand_evenly"
+    """The same part of every demand."""
     LIMIT = "limit"
     TOGETHER = "together"
 
@@ -69,23 +73,35 @@ class Relaxation:
     kind: Kind
     changes: tuple[Change, ...]
     amount: Decimal
-    """What was made least: the sum of the changes, or what the devices cost."""
+    """What was made least: the sum of the changes, what the devices cost, or the part of every demand."""
     plan: CapacityPlan
+
+    def sentence(self) -> str:
+        """Return the changes in words, the first of them where there are many."""
+        if self.kind is Kind.DEMAND_EVENLY:
+            return f"every demand at {plain(100 * (1 - self.amount))} % of its need"
+        words = [change.sentence() for change in self.changes[:_MOST_WORDS]]
+        left = len(self.changes) - len(words)
+        return " and ".join(words) + (f" and {left} further changes" if left else "")
 
 
 def relax(model: Model, *, time_limit_s: float = TIME_LIMIT_S, tell: Tell | None = None) -> tuple[Relaxation, ...]:
     """Return the smallest changes that make an impossible question possible, the best of each kind that can.
+
+    None when it is possible as it is.
 
     Raises:
         NotSolved: no answer in time.
     """
     tell = tell or (lambda _: None)
     found: list[Relaxation] = []
-    for kind in (Kind.CAPACITY, Kind.CAPACITY_BY_COST, Kind.DEMAND, Kind.LIMIT, Kind.TOGETHER):
+    for kind in (Kind.CAPACITY, Kind.CAPACITY_BY_COST, Kind.DEMAND, Kind.DEMAND_EVENLY, Kind.LIMIT, Kind.TOGETHER):
         if kind is Kind.TOGETHER and found:
             break
         tell(f"looking for the smallest change: {kind.value.replace('_', ' ')}")
         relaxation = _smallest(model, kind, time_limit_s)
+        if relaxation is not None and not relaxation.changes:
+            return ()  # it is possible as it is
         if relaxation is not None and all(relaxation.changes != each.changes for each in found):
             found.append(relaxation)
     return tuple(found)
@@ -120,16 +136,25 @@ def plain(number: Decimal) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Give:
-    """One condition that may be missed, and how."""
+class _Miss:
+    """One condition that may be missed: by how much, per unit of what gives."""
 
     condition: Condition
     name: str
     before: Decimal
     direction: int
     """Of the bound: +1 when it would rise."""
-    most: float
-    price: float
+    each: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Give:
+    """What may give, in its own unit and at its own price."""
+
+    misses: tuple[_Miss, ...]
+    most: float = np.inf
+    price: float = 1.0
+    whole: bool = False
 
 
 def _gives(model: Model, kind: Kind) -> Iterator[_Give]:
@@ -137,17 +162,19 @@ def _gives(model: Model, kind: Kind) -> Iterator[_Give]:
         for supply in model.supplies:
             if supply.capacity is not None:
                 price = float(supply.cost) if kind is Kind.CAPACITY_BY_COST else 1.0
-                yield _Give(Condition.CAPACITY, supply.name, supply.capacity, 1, np.inf, price)
+                miss = _Miss(Condition.CAPACITY, supply.name, supply.capacity, 1)
+                yield _Give((miss,), price=price, whole=True)
+    needs = [(demand.name, demand.need) for demand in model.demands if demand.need > 0]
     if kind in {Kind.DEMAND, Kind.TOGETHER}:
-        for demand in model.demands:
-            if demand.need > 0:
-                yield _Give(Condition.DEMAND, demand.name, demand.need, -1, float(demand.need), 1.0)
+        for name, need in needs:
+            yield _Give((_Miss(Condition.DEMAND, name, need, -1),), most=float(need))
+    if kind is Kind.DEMAND_EVENLY and len(needs) > 1:
+        yield _Give(tuple(_Miss(Condition.DEMAND, name, need, -1, need) for name, need in needs), most=1.0)
     if kind in {Kind.LIMIT, Kind.TOGETHER}:
         for limit in model.limits:
-            if limit.at_most is not None:
-                yield _Give(Condition.LIMIT, limit.name, limit.at_most, 1, np.inf, 1.0)
-            if limit.at_least is not None:
-                yield _Give(Condition.LIMIT, limit.name, limit.at_least, -1, np.inf, 1.0)
+            for bound, direction in ((limit.at_most, 1), (limit.at_least, -1)):
+                if bound is not None:
+                    yield _Give((_Miss(Condition.LIMIT, limit.name, bound, direction),))
 
 
 def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | None:
@@ -157,10 +184,9 @@ def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | Non
         return None
     base = form_of(model)
     form = base.with_columns(
-        [(base.rows[give.condition, give.name], -float(give.direction)) for give in gives],
-        lower=[0.0] * len(gives),
+        [{base.rows[m.condition, m.name]: -float(m.direction * m.each) for m in give.misses} for give in gives],
         upper=[give.most for give in gives],
-        whole=[give.condition is Condition.CAPACITY for give in gives],
+        whole=[give.whole for give in gives],
     )
     prices = np.zeros(len(form.lower))
     prices[len(base.lower) :] = [give.price for give in gives]
@@ -168,15 +194,21 @@ def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | Non
         least = Solver(form, whole=True, time_limit_s=time_limit_s).solve(prices)
     except Impossible:
         return None
-    missed = _best_of_equals(model, form, prices, least.objective, time_limit_s)[len(base.lower) :].tolist()
+    given = _best_of_equals(model, form, prices, least.objective, time_limit_s)[len(base.lower) :].tolist()
     for finely in (False, True):
-        made = (_change(give, value, finely=finely) for give, value in zip(gives, missed, strict=True))
-        changes = tuple(change for change in made if change is not None)
+        amounts = [_given(give, value, finely=finely) for give, value in zip(gives, given, strict=True)]
+        changes = tuple(
+            Change(miss.condition, miss.name, by, miss.before, miss.before + miss.direction * by)
+            for give, amount in zip(gives, amounts, strict=True)
+            for miss in give.misses
+            if (by := amount * miss.each)
+        )
         try:
             plan = optimise(relaxed(model, changes), time_limit_s=time_limit_s, most_resolved=0)
         except Impossible:
             continue  # what looked like a trace of rounding was needed
-        return Relaxation(kind, changes, _amount(model, kind, changes), plan)
+        amount = sum((n * Decimal(repr(give.price)) for n, give in zip(amounts, gives, strict=True)), Decimal(0))
+        return Relaxation(kind, changes, amount, plan)
     raise NotSolved("The smallest change lies within the precision of the solver. Bring the figures nearer together.")
 
 
@@ -191,18 +223,12 @@ def _best_of_equals(model: Model, form: Form, prices: Floats, least: float, time
     return Solver(held, whole=True, time_limit_s=time_limit_s).solve(objective).x
 
 
-def _change(give: _Give, value: float, *, finely: bool) -> Change | None:
-    """Return the change for what was missed: as a simple number if it is near one, or finely, rounded up."""
-    if value <= (TOLERANCE if finely else _TRACE * max(1.0, abs(float(give.before)))):
-        return None
-    if give.condition is Condition.CAPACITY:
-        by = Decimal(round(value))
-    else:
-        by = Decimal(repr(value)) if finely else simple(value)
-        by = min(by.quantize(_FINEST, ROUND_CEILING), Decimal(repr(give.most)))
-    return Change(give.condition, give.name, by, give.before, give.before + give.direction * by) if by else None
-
-
-def _amount(model: Model, kind: Kind, changes: tuple[Change, ...]) -> Decimal:
-    prices = {s.name: s.cost for s in model.supplies} if kind is Kind.CAPACITY_BY_COST else {}
-    return sum((change.by * prices.get(change.name, Decimal(1)) for change in changes), Decimal(0))
+def _given(give: _Give, value: float, *, finely: bool) -> Decimal:
+    """Return how much gives: a simple number if it is near one, or finely; rounded up, so that it is enough."""
+    size = max([1.0, *(abs(float(miss.before)) for miss in give.misses if miss.each == 1)])
+    if value <= (TOLERANCE if finely else _TRACE * size):
+        return Decimal(0)
+    if give.whole:
+        return Decimal(round(value))
+    amount = (Decimal(repr(value)) if finely else simple(value, within=_TRACE)).quantize(_FINEST, ROUND_CEILING)
+    return min(amount, Decimal(repr(give.most)))

@@ -72,7 +72,7 @@ def _curve(points: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
 def _impossible(plan: Mapping[str, Any]) -> list[str]:
     parts = ["<p>No plan meets these demands. Any one of these changes would make it possible:</p>"]
     for each in plan["relaxations"]:
-        parts.append(f"<h2>{escape(' and '.join(change['words'] for change in each['changes']))}</h2>")
+        parts.append(f"<h2>{escape(each['words'])}</h2>")
         parts.append(f"<p>Then the cost is {each['cost']} {plan['currency']}.</p>" + _shares(each["shares"]))
     return parts
 

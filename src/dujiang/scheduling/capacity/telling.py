@@ -58,6 +58,7 @@ def told_impossible(model: Model, relaxations: Sequence[Relaxation]) -> dict[str
             {
                 "kind": each.kind.value,
                 "amount": _number(each.amount),
+                "words": each.sentence(),
                 "changes": [
                     {
                         "kind": change.condition.value, "name": change.name, "by": _number(change.by),
