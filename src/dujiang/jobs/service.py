@@ -32,7 +32,7 @@ from dujiang.jobs.domain.asking import request_of
 from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.following import follow
 from dujiang.jobs.settings import JobSettings
-from dujiang.jobs.spec import After, JobSpec, Problem, SpecInvalid, When
+from dujiang.jobs.spec import After, JobSpec, Problem, SpecInvalid, When, lateness
 from dujiang.jobs.store import JobFilter
 from dujiang.kit.db import Tx
 from dujiang.kit.ids import Ids
@@ -96,6 +96,7 @@ class JobService:
         possible: set[object] = set()
         for number, (spec, project_id) in enumerate(zip(specs, project_ids, strict=True)):
             check_workdir(spec)
+            _check_deadline(spec, tx.now)
             on = _found(others, spec, project_id, number if len(specs) > 1 else None)
             spec = replace(spec, after=tuple(After(one.id, when) for when, one in on))
             jobs = self._make(tx, spec, project_id, submitted_by, labels or {}, new)
@@ -340,6 +341,11 @@ def _cancelled(job: Job, reason: str, now: datetime) -> Job:
         asked, state=JobState.CANCELLED, reason=reason, sentence="It was cancelled while it waited.", waits=False,
         held=None, finished_at=now, waiting=None, not_before=None,
     )  # fmt: skip
+
+
+def _check_deadline(spec: JobSpec, now: datetime) -> None:
+    if spec.deadline is not None and (why := lateness(spec.deadline, spec.time_limit_s or 0, now)):
+        raise SpecInvalid([Problem("deadline", why, "Give a later one, or a shorter time_limit.")])
 
 
 def check_workdir(spec: JobSpec) -> None:
