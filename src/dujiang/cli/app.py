@@ -18,6 +18,7 @@ from dujiang.cli import (
     planning,
     queues,
     reserving,
+    schedules,
     scoring,
     simulating_predictions,
     submitting,
@@ -67,7 +68,8 @@ for _name, _group, _panel in (
     ("deployments", catalogue.deployments_app, MODELS), ("prices", money.prices_app, MONEY),
     ("audit", trust.audit_app, MONEY), ("users", accounts.users_app, PEOPLE),
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),
-    ("quotas", money.quotas_app, PEOPLE), ("simulate", simulating_predictions.simulate_app, PLATFORM),
+    ("quotas", money.quotas_app, PEOPLE), ("schedule", schedules.schedule_app, WORK),
+    ("simulate", simulating_predictions.simulate_app, PLATFORM),
     ("plan", planning.plan_app, PLATFORM), ("queues", queues.queues_app, PEOPLE),
 ):  # fmt: skip
     app.add_typer(_group, name=_name, rich_help_panel=_panel)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dujiang.cli.exits import Exit
 from dujiang.cli.output import (
     Column,
     ago,
@@ -28,7 +29,7 @@ from dujiang.cli.output import (
     write_facts,
     write_json,
 )
-from dujiang.cli.session import ENDED, Json, Project, connect, find_job
+from dujiang.cli.session import ENDED, Json, Project, Stop, connect, find_job, find_work, split_task, work_path
 
 JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
 _AWAY_FOR_S = 60.0
@@ -44,6 +45,8 @@ _COLUMNS = (
     Column("NODE", lambda job: (_last(job) or {}).get("node") or None),
     Column("ATTEMPT", lambda job: (_last(job) or {}).get("number"), right=True),
     Column("SUBMITTED", lambda job: ago(job.get("created_at"))),
+_TASKS = Column("TASKS", lambda job: _counted(job.get("states")) or None)
+"""Shown where there is an array."""
     Column("RAN", lambda job: lasted(job.get("started_at"), job.get("finished_at")), right=True),
 )
 
@@ -53,6 +56,8 @@ def ps(
     state: Annotated[
         list[str] | None, typer.Option("--state", "-s", help="PENDING, RUNNING ...; may be repeated.")
     ] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="Each task of an array in a line of its own.")] = False,
+    array: Annotated[str | None, typer.Option("--array", help="The tasks of this array, ended ones too.")] = None,
     project: Project = None,
     name: Annotated[str | None, typer.Option("--name", help="Jobs of this name.")] = None,
     limit: Annotated[
@@ -60,28 +65,42 @@ def ps(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List jobs, the newest first; without --all those that have not ended."""
+    """List jobs, the newest first; without --all those that have not ended. An array is one line."""
     states = [each.upper() for each in state or []]
     with connect() as client:
-        everything = all or bool(states) or None
+        everything = all or bool(states) or array is not None or None
+        of_array = None if array is None else find_work(client, array)
+        as_one = None if expand or array is not None else True
         jobs = list(
-            client.items("/v1/jobs", most=limit, all=everything, state=states or None, project=project, name=name)
-        )
+            client.items(
+                "/v1/jobs", most=limit, all=everything, state=states or None, project=project, name=name,
+                array=of_array, arrays=as_one,
+            )
+        )  # fmt: skip
     empty = "There is no such job." if all or states or name else (
         "Nothing runs or waits. `dujiang submit FILE` submits a job; `dujiang ps --all` shows those that have ended."
     )  # fmt: skip
-    listing(jobs, _COLUMNS, as_json=json, empty=empty)
+    columns = (*_COLUMNS[:5], _TASKS, *_COLUMNS[5:]) if any(job.get("states") for job in jobs) else _COLUMNS
+    listing(jobs, columns, as_json=json, empty=empty)
+
+
+def _counted(counts: Any) -> str:
+    return ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
 
 
 def show(job: JobRef, json: Json = False) -> None:
-    """Show a job with its attempts."""
+    """Show a job with its attempts, or an array."""
     with connect() as client:
-        found = client.get(f"/v1/jobs/{find_job(client, job)}")
+        found = client.get(work_path(find_work(client, job)))
     if json:
+    if found.get("states"):
+        _show_array(found)
+        return
         write_json(found)
         return
     write_facts(
         [
+            ("task", f"{found['array_index']} of {found['array_id']}" if found.get("array_id") else None),
             ("job", found["id"]),
             ("name", found.get("name")),
             ("project", found.get("project")),
@@ -107,6 +126,29 @@ def show(job: JobRef, json: Json = False) -> None:
         listing(attempts, _ATTEMPTS, as_json=False, empty="")
     if found.get("state") in ENDED and found.get("state") != "COMPLETED":
         note(f"`dujiang explain {found['id']}` says why.")
+def _show_array(found: Any) -> None:
+    began = found.get("started_at")
+    write_facts(
+        [
+            ("array", found["id"]),
+            ("name", found.get("name")),
+            ("project", found.get("project")),
+            ("state", stated(found)),
+            ("tasks", f"{found.get('size')}: {_counted(found['states'])}"),
+            ("wait for", _counted(found.get("reasons"))),
+            ("indices", (found["spec"].get("array") or {}).get("indices")),
+            ("at once", found.get("at_once")),
+            ("class", _weighted(found)),
+            ("asks for", asked(found)),
+            ("submitted", _by(found)),
+            ("started", moment(began) if began else None),
+            ("finished", moment(found["finished_at"]) if found.get("finished_at") else None),
+            ("ran", lasted(began, found.get("finished_at")) if began else None),
+        ]
+    )
+    note(f"`dujiang ps --array {found['id']}` lists its tasks, `dujiang logs {found['id']}[INDEX]` what one wrote.")
+
+
 
 
 _ATTEMPTS = (
@@ -224,7 +266,10 @@ def explain(job: JobRef, json: Json = False) -> None:
 
 def cancel(
     jobs: Annotated[
-        list[str], typer.Argument(metavar="JOB...", help="Ids, unique beginnings or ends of ids, or names.")
+        list[str],
+        typer.Argument(
+            metavar="JOB...", help="Ids, unique beginnings or ends of ids, or names; ARRAY[3-7] for some of its tasks."
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -234,10 +279,21 @@ def cancel(
     cancelled: list[dict[str, Any]] = []
     refusals: list[Problem] = []
     with connect() as client:
-        idents = [find_job(client, ref, live_only=True) for ref in jobs]
-        for ident in idents:
+        wanted = [_to_cancel(client, ref) for ref in jobs]
+        for ident, body in wanted:
             try:
-                cancelled.append(client.post(f"/v1/jobs/{ident}/cancel", {}) or {"id": ident})
+                cancelled.append(client.post(f"{work_path(ident)}/cancel", body) or {"id": ident})
+def _to_cancel(client: Any, ref: str) -> tuple[str, dict[str, Any]]:
+    """Return what is to be stopped, and which tasks of it."""
+    array, indices = split_task(ref)
+    ident = find_work(client, array, live_only=True)
+    if indices is None:
+        return ident, {}
+    if not ident.startswith("arr_"):
+        raise Stop(f"{ident} is no array; leave out [{indices}].", Exit.USAGE)
+    return ident, {"indices": indices}
+
+
             except Problem as problem:
                 refusals.append(problem)
                 note(f"{ident}: {problem.sentence}")

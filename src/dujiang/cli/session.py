@@ -45,37 +45,76 @@ def connect() -> Iterator[Any]:
 
 
 def find_job(client: Any, ref: str, *, live_only: bool = False) -> str:
-    """Return the id of a job given by id, by a unique beginning or end of it, or by name.
+    """Return the id of a job; see `find_work`. A task of an array is written ARRAY[INDEX].
 
-    Several jobs of one name: the one that has not ended, else the newest, which is said on standard error. With
-    live_only they must not be told apart by guessing.
+    Raises:
+        Stop: none, several, or an array as a whole.
+    """
+    found = find_work(client, ref, live_only=live_only)
+    if not found.startswith("arr_"):
+        return found
+    raise Stop(f"{found} is an array; name one of its tasks, such as {found}[0]. `dujiang ps --array {found}` lists "
+               "them.", Exit.USAGE)  # fmt: skip
+
+
+def find_work(client: Any, ref: str, *, live_only: bool = False) -> str:
+    """Return the id of a job or an array given by id, by a unique beginning or end of it, or by name.
+
+    Several of one name: the one that has not ended, else the newest, which is said on standard error. With live_only
+    they must not be told apart by guessing.
 
     Raises:
         Stop: none, or several.
     """
     from dujiang.kit.ids import is_id
 
-    if is_id(ref, "job"):
+    array, index = split_task(ref)
+    if index is not None:
+        return _task(client, find_work(client, array, live_only=live_only), index)
+    if is_id(ref, "job") or is_id(ref, "arr"):
         return ref
-    named = list(client.items("/v1/jobs", name=ref, all=True, most=200))
-    named = [job for job in named if job.get("name") == ref]
+    named = list(client.items("/v1/jobs", name=ref, all=True, arrays=True, most=200))
+    named = [work for work in named if work.get("name") == ref]
     if named:
         return _choose(named, ref, live_only=live_only)
-    body = ref.removeprefix("job_")
+    body = ref.removeprefix("job_").removeprefix("arr_")
     if len(body) >= 4:
-        jobs = client.items("/v1/jobs", all=True, most=20_000)
-        alike = [job for job in jobs if _matches(job["id"], body)]
+        jobs = list(client.items("/v1/jobs", all=True, most=20_000))
+        ids_of_all = {job["id"] for job in jobs} | {job["array_id"] for job in jobs if job.get("array_id")}
+        alike = sorted(ident for ident in ids_of_all if _matches(ident, body))
         if len(alike) == 1:
-            return str(alike[0]["id"])
+            return str(alike[0])
         if alike:
-            ids = ", ".join(job["id"] for job in alike[:3])
+            ids = ", ".join(alike[:3])
             raise Stop(
                 f'"{ref}" is the beginning or end of {len(alike)} jobs: {ids} ... Write more of it.', Exit.NOT_FOUND
             )
-    known = {job["name"] for job in client.items("/v1/jobs", all=True, most=200)}
+    known = {work["name"] for work in client.items("/v1/jobs", all=True, arrays=True, most=200)}
     raise Stop(
         f'There is no job "{ref}".{did_you_mean(ref, sorted(known))} `dujiang ps --all` lists them.', Exit.NOT_FOUND
     )
+
+
+def work_path(ident: str) -> str:
+    """Return the path of a job or an array."""
+    return f"/v1/{'arrays' if ident.startswith('arr_') else 'jobs'}/{ident}"
+
+
+def split_task(ref: str) -> tuple[str, str | None]:
+    """Return the array and the indices of `ARRAY[INDICES]`; None for the indices of anything else."""
+    array, bracket, indices = ref.partition("[")
+    return (array, indices[:-1]) if bracket and indices.endswith("]") else (ref, None)
+
+
+def _task(client: Any, array: str, index: str) -> str:
+    if not array.startswith("arr_"):
+        raise Stop(f"{array} is no array; leave out [{index}].", Exit.USAGE)
+    if not index.isdigit():
+        raise Stop(f"[{index}] is not one task; write one index.", Exit.USAGE)
+    found = list(client.items("/v1/jobs", array=array, index=int(index), all=True, most=1))
+    if not found:
+        raise Stop(f"{array} has no task {index}; `dujiang show {array}` says which it has.", Exit.NOT_FOUND)
+    return str(found[0]["id"])
 
 
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})

@@ -18,7 +18,7 @@ import typer
 
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import clean, note, write_json
-from dujiang.cli.session import Json, Project, Stop, connect
+from dujiang.cli.session import Json, Project, Stop, connect, work_path
 
 if TYPE_CHECKING:
     from dujiang.jobs.spec import JobSpec, SpecInvalid
@@ -34,6 +34,13 @@ def submit(
     cluster: Annotated[str | None, typer.Option("--cluster", help="Run it in this cluster alone.")] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", help="When it must be over: a time with its zone, or 2d from now.")
+    ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option("--after", metavar="JOB[:ok|any|notok]", help="Start once that job has ended; may be repeated."),
+    ] = None,
+    array: Annotated[
+        str | None, typer.Option("--array", metavar="0-9,15%K", help="Many tasks: their indices, and how many at once.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and exit as the job did.")] = False,
     check: Annotated[
@@ -55,6 +62,8 @@ def submit(
     if check:
         write_json([spec.document() for spec in specs])
         return
+    if after or array is not None:
+        specs = [_ordered(spec, after or [], array) for spec in specs]
     with connect() as client:
         jobs = _send(client, specs, idempotency_key or secrets.token_urlsafe(24))
         if wait:
@@ -62,7 +71,7 @@ def submit(
 
             code = watch(client, [str(job["id"]) for job in jobs], quiet=json)
             if json:
-                write_json([client.get(f"/v1/jobs/{job['id']}") for job in jobs])
+                write_json([client.get(work_path(job["id"])) for job in jobs])
             raise typer.Exit(code)
         if json:
             write_json(jobs)
@@ -165,6 +174,19 @@ def show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
     shown = "standard input" if file == "-" else file
     sys.stdout.flush()
     for problem in error.problems:
+def _ordered(spec: JobSpec, after: Sequence[str], array: str | None) -> JobSpec:
+    """Return a specification with what the command line says of what it waits for, and of its tasks."""
+    from dujiang.jobs.spec import read
+
+    words: dict[str, Any] = {"after": list(after)} if after else {}
+    if array is not None:
+        words["array"] = int(array) if array.isdigit() else array
+    said = read({"run": "true", "name": spec.name, **words})
+    named = {one.job for one in said.after}
+    kept = [one for one in spec.after if one.job not in named]
+    return replace(spec, after=(*kept, *said.after), array=said.array or spec.array)
+
+
         place = f":{problem.line}:{problem.column}" if problem.line is not None else ""
         path = f" {problem.path}:" if problem.path else ""
         sys.stderr.write(clean(f"{shown}{place}:{path} {problem.message}") + "\n")

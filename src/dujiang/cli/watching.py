@@ -14,7 +14,7 @@ from typing import Any
 
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import clean, coloured, figure, lasted, note, paint
-from dujiang.cli.session import ENDED
+from dujiang.cli.session import ENDED, work_path
 from dujiang.client import Problem, persist
 
 _LOOK_EVERY_S = (0.1, 1.0)
@@ -60,7 +60,7 @@ def exit_code_of(job: dict[str, Any]) -> int:
 
 
 def _getter(client: Any, ident: str) -> Callable[[], dict[str, Any]]:
-    return lambda: dict(client.get(f"/v1/jobs/{ident}"))
+    return lambda: dict(client.get(work_path(ident)))
 
 
 def _figures(client: Any, ident: str) -> str:
@@ -138,6 +138,8 @@ def describe(job: dict[str, Any]) -> str:
         parts.append(f"attempt {attempts[-1].get('number', len(attempts))}")
     if state == "RUNNING" and attempts and attempts[-1].get("node"):
         parts.append(f"on {clean(attempts[-1]['node'])}")
+    if job.get("states"):
+        parts.append(", ".join(f"{count} {name}" for name, count in job["states"].items()))
     if state in ENDED:
         if isinstance(job.get("exit_code"), int):
             parts.append(f"exit code {job['exit_code']}")
