@@ -249,7 +249,7 @@ async def test_members_see_the_tree_and_their_own_projects_only(sqlite: Database
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        ({"queues": [{"name": "a", "projects": ["visoin"]}]}, 'does not exist. Did you mean "vision"?'),
+        ({"queues": [{"name": "a", "projects": ["visoin"]}]}, 'There is no project "visoin". Did you mean "vision"?'),
         ({"queues": [{"name": "a", "parent": "b"}]}, 'There is no queue "b".'),
         ({"queues": 3}, "stands where a list of queues belongs"),
         ({}, 'needs the field "queues"'),

@@ -15,7 +15,7 @@ from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain.queue_document import differences, document_of, read_queues
 from dujiang.scheduling.domain.queue_ledger import usage_of_ledger
 from dujiang.scheduling.domain.queue_usage import Usage
-from dujiang.scheduling.domain.queues import RESOURCES, BadQueues, Queue, QueueTree, QuotaLine
+from dujiang.scheduling.domain.queues import RESOURCES, Fault, Queue, QueueTree, QuotaLine, refusal
 from dujiang.scheduling.domain.shares import FairShare
 from dujiang.scheduling.service import SchedulingService
 from dujiang.tenancy.access import Caller, needs
@@ -194,12 +194,14 @@ def _identified(tree: QueueTree, projects: Sequence[Project]) -> QueueTree:
     """
     ids = {one.name: one.id for one in projects} | {one.id: one.id for one in projects}
     wrong = [
-        f'Queue "{queue.name}" names project "{ref}", which does not exist.{did_you_mean(ref, ids)}'
-        for queue in tree.queues for ref in queue.projects if ref not in ids
+        Fault(
+            ("queues", at, "projects", number), f'There is no project "{ref}".',
+            did_you_mean(ref, ids).strip() or "`dujiang projects` lists them.",
+        )
+        for at, queue in enumerate(tree.queues) for number, ref in enumerate(queue.projects) if ref not in ids
     ]  # fmt: skip
     if wrong:
-        more = f" And {len(wrong) - 1} more." if len(wrong) > 1 else ""
-        raise BadQueues(f"{wrong[0]}{more} `dujiang projects` lists them.", problems=wrong)
+        raise refusal(wrong)
     return QueueTree(
         [replace(queue, projects=tuple(ids[ref] for ref in queue.projects)) for queue in tree.queues], tree.flavors
     )

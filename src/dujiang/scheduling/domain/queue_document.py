@@ -97,14 +97,9 @@ def _read(value: Located, problems: Problems) -> QueueTree:
     except Refused:
         problems.raise_if_any()
     for fault in faults_of(given["queues"], given["flavors"]):
-        problems.add(_told(fault.path), fault.message, fault.instead, at=_place(value, fault.path))
+        problems.add(fault.place, fault.message, fault.instead, at=_place(value, fault.path))
     problems.raise_if_any()
     return QueueTree(given["queues"], given["flavors"])
-
-
-def _told(path: tuple[str | int, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
 
 
 def _place(value: Located, path: tuple[str | int, ...]) -> tuple[int | None, int | None]:

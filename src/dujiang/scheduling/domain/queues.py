@@ -127,6 +127,19 @@ class Fault(NamedTuple):
     def __str__(self) -> str:
         return f"{self.message} {self.instead}".strip()
 
+    @property
+    def place(self) -> str:
+        """Return the path as people write it: `queues[0].parent`."""
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
+        return text.removeprefix(".")
+
+
+def refusal(faults: Sequence[Fault]) -> BadQueues:
+    """Return the error that tells these."""
+    more = f" And {len(faults) - 1} more." if len(faults) > 1 else ""
+    problems = [{"path": one.place, "message": one.message, "instead": one.instead} for one in faults]
+    return BadQueues(f"{faults[0]}{more}", problems=problems)
+
 
 class QueueTree:
     """All queues and flavors with what follows from them. Never changed once made; equal when they are.
@@ -143,11 +156,10 @@ class QueueTree:
         """Take queues and flavors.
 
         Raises:
-            BadQueues: something is wrong with them; `facts["problems"]` has each sentence.
+            BadQueues: something is wrong with them; `facts["problems"]` has all of it.
         """
         if faults := list(faults_of(queues, flavors)):
-            more = f" And {len(faults) - 1} more." if len(faults) > 1 else ""
-            raise BadQueues(f"{faults[0]}{more}", problems=[str(fault) for fault in faults])
+            raise refusal(faults)
         self.queues, self.flavors = tuple(queues), tuple(flavors)
         self.queue_at: Mapping[str, int] = {queue.name: at for at, queue in enumerate(self.queues)}
         self.flavor_at: Mapping[str, int] = {flavor.name: at for at, flavor in enumerate(self.flavors)}
