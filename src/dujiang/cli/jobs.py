@@ -45,10 +45,10 @@ _COLUMNS = (
     Column("NODE", lambda job: (_last(job) or {}).get("node") or None),
     Column("ATTEMPT", lambda job: (_last(job) or {}).get("number"), right=True),
     Column("SUBMITTED", lambda job: ago(job.get("created_at"))),
-_TASKS = Column("TASKS", lambda job: _counted(job.get("states")) or None)
-"""Shown where there is an array."""
     Column("RAN", lambda job: lasted(job.get("started_at"), job.get("finished_at")), right=True),
 )
+_TASKS = Column("TASKS", lambda job: _counted(job.get("states")) or None)
+"""Shown where there is an array."""
 
 
 def ps(
@@ -56,10 +56,10 @@ def ps(
     state: Annotated[
         list[str] | None, typer.Option("--state", "-s", help="PENDING, RUNNING ...; may be repeated.")
     ] = None,
-    expand: Annotated[bool, typer.Option("--expand", help="Each task of an array in a line of its own.")] = False,
-    array: Annotated[str | None, typer.Option("--array", help="The tasks of this array, ended ones too.")] = None,
     project: Project = None,
     name: Annotated[str | None, typer.Option("--name", help="Jobs of this name.")] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="Each task of an array in a line of its own.")] = False,
+    array: Annotated[str | None, typer.Option("--array", help="The tasks of this array, ended ones too.")] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")
     ] = None,
@@ -93,16 +93,16 @@ def show(job: JobRef, json: Json = False) -> None:
     with connect() as client:
         found = client.get(work_path(find_work(client, job)))
     if json:
+        write_json(found)
+        return
     if found.get("states"):
         _show_array(found)
         return
-        write_json(found)
-        return
     write_facts(
         [
-            ("task", f"{found['array_index']} of {found['array_id']}" if found.get("array_id") else None),
             ("job", found["id"]),
             ("name", found.get("name")),
+            ("task", f"{found['array_index']} of {found['array_id']}" if found.get("array_id") else None),
             ("project", found.get("project")),
             ("state", stated(found)),
             ("why", found.get("sentence")),
@@ -126,6 +126,8 @@ def show(job: JobRef, json: Json = False) -> None:
         listing(attempts, _ATTEMPTS, as_json=False, empty="")
     if found.get("state") in ENDED and found.get("state") != "COMPLETED":
         note(f"`dujiang explain {found['id']}` says why.")
+
+
 def _show_array(found: Any) -> None:
     began = found.get("started_at")
     write_facts(
@@ -147,8 +149,6 @@ def _show_array(found: Any) -> None:
         ]
     )
     note(f"`dujiang ps --array {found['id']}` lists its tasks, `dujiang logs {found['id']}[INDEX]` what one wrote.")
-
-
 
 
 _ATTEMPTS = (
@@ -283,17 +283,6 @@ def cancel(
         for ident, body in wanted:
             try:
                 cancelled.append(client.post(f"{work_path(ident)}/cancel", body) or {"id": ident})
-def _to_cancel(client: Any, ref: str) -> tuple[str, dict[str, Any]]:
-    """Return what is to be stopped, and which tasks of it."""
-    array, indices = split_task(ref)
-    ident = find_work(client, array, live_only=True)
-    if indices is None:
-        return ident, {}
-    if not ident.startswith("arr_"):
-        raise Stop(f"{ident} is no array; leave out [{indices}].", Exit.USAGE)
-    return ident, {"indices": indices}
-
-
             except Problem as problem:
                 refusals.append(problem)
                 note(f"{ident}: {problem.sentence}")
@@ -306,6 +295,17 @@ def _to_cancel(client: Any, ref: str) -> tuple[str, dict[str, Any]]:
         from dujiang.cli.exits import of_status
 
         raise typer.Exit(int(of_status(refusals[0].status)))
+
+
+def _to_cancel(client: Any, ref: str) -> tuple[str, dict[str, Any]]:
+    """Return what is to be stopped, and which tasks of it."""
+    array, indices = split_task(ref)
+    ident = find_work(client, array, live_only=True)
+    if indices is None:
+        return ident, {}
+    if not ident.startswith("arr_"):
+        raise Stop(f"{ident} is no array; leave out [{indices}].", Exit.USAGE)
+    return ident, {"indices": indices}
 
 
 def queue(project: Project = None, json: Json = False) -> None:

@@ -59,11 +59,11 @@ def submit(
         specs = [replace(spec, project=project) for spec in specs]
     if queue is not None or cluster is not None or deadline is not None:
         specs = [_changed(spec, queue, cluster, deadline) for spec in specs]
+    if after or array is not None:
+        specs = [_ordered(spec, after or [], array) for spec in specs]
     if check:
         write_json([spec.document() for spec in specs])
         return
-    if after or array is not None:
-        specs = [_ordered(spec, after or [], array) for spec in specs]
     with connect() as client:
         jobs = _send(client, specs, idempotency_key or secrets.token_urlsafe(24))
         if wait:
@@ -166,14 +166,6 @@ def _changed(spec: JobSpec, queue: str | None, cluster: str | None, deadline: st
     return read(document)
 
 
-def show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
-    """Write each problem of a file with the line it is on, on standard error."""
-    from dujiang.jobs.spec import excerpt
-
-    text = source.decode("utf-8", "replace")
-    shown = "standard input" if file == "-" else file
-    sys.stdout.flush()
-    for problem in error.problems:
 def _ordered(spec: JobSpec, after: Sequence[str], array: str | None) -> JobSpec:
     """Return a specification with what the command line says of what it waits for, and of its tasks."""
     from dujiang.jobs.spec import read
@@ -187,6 +179,14 @@ def _ordered(spec: JobSpec, after: Sequence[str], array: str | None) -> JobSpec:
     return replace(spec, after=(*kept, *said.after), array=said.array or spec.array)
 
 
+def show_problems(file: str, source: bytes, error: SpecInvalid) -> None:
+    """Write each problem of a file with the line it is on, on standard error."""
+    from dujiang.jobs.spec import excerpt
+
+    text = source.decode("utf-8", "replace")
+    shown = "standard input" if file == "-" else file
+    sys.stdout.flush()
+    for problem in error.problems:
         place = f":{problem.line}:{problem.column}" if problem.line is not None else ""
         path = f" {problem.path}:" if problem.path else ""
         sys.stderr.write(clean(f"{shown}{place}:{path} {problem.message}") + "\n")
