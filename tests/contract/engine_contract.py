@@ -51,6 +51,18 @@ class EngineContract:
         assert (seen.end, seen.finished_at, seen.exit_code) == (None, None, None)
         assert seen.limits_by == (await harness.engine.capabilities()).limits_by
 
+    async def test_use_is_told_of_what_runs_alone(self, harness: Harness) -> None:
+        key = await harness.submit(Waits())
+        await harness.ready(key)
+        over = await harness.ended(await harness.submit(Exits(), job="job_over"))
+        found = await harness.engine.usage([key, over.key, UNKNOWN])
+        assert list(found) == [key]
+        assert found[key].key == key
+        assert found[key].devices is None  # it was given none
+        harness.release()
+        await harness.ended(key)
+        assert await harness.engine.usage([key]) == {}
+
     async def test_submitting_twice_runs_once(self, harness: Harness) -> None:
         launch = harness.launch(Waits(4))
         await asyncio.gather(*[harness.engine.submit(launch) for _ in range(5)])

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from dujiang.engines.contract import Checkpointing, End, Input
-from tests.contract.harness import Harness
+from tests.contract.harness import WITHIN_S, Harness
 
 PRINT_ENVIRONMENT = "python3 -c 'import json, os; print(json.dumps(dict(os.environ)))'"
 
@@ -147,6 +147,24 @@ class ProcessContract:
         facts = (await harness.ended(launch.key)).facts
         assert facts["peak_memory_bytes"] >= 40_000_000
         assert facts["cpu_seconds"] > 0.01
+
+    async def test_what_runs_is_told_with_the_processor_time_it_takes(self, harness: Harness) -> None:
+        told: dict[str, float] = {}
+        for job, text in (("job_busy", "while :; do :; done"), ("job_waits", "sleep 600")):
+            launch = harness.launch_text(f"echo ready; {text}", job=job)
+            await harness.engine.submit(launch)
+            await harness.ready(launch.key)
+            assert (await harness.engine.usage([launch.key]))[launch.key].cpu is None  # since when is not known yet
+            deadline = harness.clock.monotonic_s() + WITHIN_S
+            while job not in told:
+                assert harness.clock.monotonic_s() < deadline
+                await harness.engine.changed(0.3)
+                if (used := (await harness.engine.usage([launch.key]))[launch.key].cpu) is not None:
+                    told[job] = used
+            await harness.engine.cancel(launch.key, grace_s=0.0)
+            await harness.ended(launch.key)
+        assert 0.1 < told["job_busy"] <= 1.0  # of half a core, on a machine that may be busy with other things
+        assert told["job_waits"] < 0.1
 
 
 def _are_folders(*paths: str) -> bool:

@@ -51,6 +51,15 @@ async def _answer(engine: LocalEngine, question: dict[str, Any]) -> Any:
         case "submit":
             await engine.submit(_launch(key, question["text"], question["ranks"]))
             return None
+        case "said":
+            async with asyncio.timeout(_WITHIN_S):
+                while not (text := await _printed(engine, key, 0)).endswith("\n"):
+                    await engine.changed(0.05)
+            return text
+        case "usage":
+            await engine.inventory()  # as the platform does every few seconds; it opens the driver
+            used = (await engine.usage([key])).get(key)
+            return None if used is None else {"devices": used.devices}
         case "ended":
             seen = await _ended(engine, key)
             printed = [await _printed(engine, key, rank) for rank in range(question["ranks"])]

@@ -10,6 +10,7 @@
  *     0.uuid GPU-...       of device 0; likewise name, memory, used, utilisation, temperature, ecc (uncorrected),
  *                          mig (1 is on), rows (corrected uncorrected pending failed), retired (1 is pending), pci
  *     0.error 15           every question about device 0 is answered by this error, 0.uuid.error only that for its UUID
+ *     0.processes 17:40 18:5   which process computed for which part of the time, in percent; - is none
  *     0.2.uuid MIG-...     of instance 2 of device 0; likewise name, memory
  */
 #include <stdint.h>
@@ -17,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, NO_DRIVER = 9 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, NO_DRIVER = 9 };
 typedef void *Device; /* 100 * (device + 1) + (instance + 1, or 0) */
 static int ready;
 
@@ -120,6 +121,27 @@ int nvmlDeviceGetMemoryInfo(Device device, unsigned long long memory[3]) { /* to
 int nvmlDeviceGetUtilizationRates(Device device, unsigned rates[2]) { /* compute, memory */
     rates[1] = 0;
     return ask_unsigned(device, "utilisation", &rates[0]);
+}
+typedef struct {
+    unsigned pid;
+    unsigned long long at_us;
+    unsigned compute, memory, encoder, decoder;
+} Sample;
+int nvmlDeviceGetProcessUtilization(Device device, Sample *samples, unsigned *count, unsigned long long since_us) {
+    char value[512], *word;
+    unsigned found = 0, room = *count, pid, compute;
+    int error = ask(device, "processes", value, sizeof value);
+    (void)since_us;
+    if (error)
+        return error;
+    for (word = strtok(value, " "); word; word = strtok(NULL, " "))
+        if (sscanf(word, "%u:%u", &pid, &compute) == 2) {
+            if (samples && found < room)
+                samples[found] = (Sample){pid, 1000000 + found, compute, 0, 0, 0};
+            found++;
+        }
+    *count = found;
+    return !found ? NOT_FOUND : !samples || room < found ? INSUFFICIENT_SIZE : OK;
 }
 int nvmlDeviceGetTemperature(Device device, int sensor, unsigned *degrees) {
     (void)sensor;

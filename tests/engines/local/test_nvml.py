@@ -304,3 +304,56 @@ def test_a_daemon_that_is_gone_enforces_nothing(start: Start, mps: Path, gone: s
     engine = start(mps_pipe_dir=str(mps))
     assert engine.ask("capabilities")["device_isolation"] == "counted-only"
     assert engine.run(ECHO_MPS, [share(0, 500)]) == ["none\nnone\nnone\n"]
+
+
+# What is used
+
+
+WAIT = "echo $$; sleep 600"
+
+
+def test_the_use_of_whole_devices_is_that_of_the_devices(engine: EngineProcess, driver: Driver) -> None:
+    driver.set({"0.utilisation": 90, "1.utilisation": 40})
+    assert engine.ask("submit", text=WAIT, ranks=[[share(0), share(1)]]) is None
+    engine.ask("said")
+    assert engine.ask("usage") == {"devices": 0.65}
+    driver.set({"0.utilisation": 0, "1.utilisation": 0})
+    assert engine.ask("usage") == {"devices": 0.0}
+    driver.unset("1.utilisation")
+    assert engine.ask("usage") == {"devices": None}, "what one device does not tell is not idle"
+
+
+def test_the_use_of_a_share_is_that_of_its_own_processes(engine: EngineProcess, driver: Driver) -> None:
+    driver.set({"0.utilisation": 95, "0.processes": "-"})
+    assert engine.ask("submit", text=WAIT, ranks=[[share(0, 500, 40 * GIB)]]) is None
+    pid = int(engine.ask("said"))
+    assert engine.ask("usage") == {"devices": 0.0}, "the device is busy with others"
+    driver.set({"0.processes": f"{pid}:30 {os.getpid()}:60"})
+    assert engine.ask("usage") == {"devices": 0.6}
+    driver.set({"0.processes": f"{pid}:80"})
+    assert engine.ask("usage") == {"devices": 1.0}, "it takes more than its share"
+
+
+def test_processes_of_unknown_numbers_leave_the_use_of_a_share_unknown(engine: EngineProcess, driver: Driver) -> None:
+    driver.set({"0.processes": "999999999:80"})  # as in a container with numbers of its own
+    assert engine.ask("submit", text=WAIT, ranks=[[share(0, 500, 40 * GIB)]]) is None
+    engine.ask("said")
+    assert engine.ask("usage") == {"devices": None}
+    driver.unset("0.processes")
+    assert engine.ask("usage") == {"devices": None}
+
+
+def test_under_mps_the_use_of_a_share_is_unknown(start: Start, driver: Driver, mps: Path) -> None:
+    engine = start(mps_pipe_dir=str(mps))
+    driver.set({"0.processes": f"{os.getpid()}:80"})  # the daemon computes for its clients
+    assert engine.ask("submit", text=WAIT, ranks=[[share(0, 500, 40 * GIB)]]) is None
+    engine.ask("said")
+    assert engine.ask("usage") == {"devices": None}
+
+
+def test_an_instance_of_a_device_tells_no_use(engine: EngineProcess, driver: Driver) -> None:
+    driver.set(INSTANCES)
+    instance = share(100, memory_bytes=10 * GIB, name="MIG-a")
+    assert engine.ask("submit", text=WAIT, ranks=[[instance]]) is None
+    engine.ask("said")
+    assert engine.ask("usage") == {"devices": None}

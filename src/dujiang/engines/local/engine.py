@@ -237,8 +237,8 @@ class LocalEngine:
         await self._open()
         running: list[Running] = []
         for key in keys:
-            attempt = self._attempt(key)
-            if attempt is None or not records.is_locked(attempt.fd):
+            attempt = self._attempt(key) if key not in self._ended else None
+            if attempt is None or not records.is_locked(attempt.fd) or records.read_end(attempt.fd) is not None:
                 continue
             attempt.started = attempt.started or records.read_started(attempt.fd)
             attempt.launch = attempt.launch or read_whole(self._home.launch(str(key)))
