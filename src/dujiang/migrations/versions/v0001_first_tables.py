@@ -444,6 +444,38 @@ def upgrade() -> None:
         batch_op.create_index("ix_reservations_ends_at", ["ends_at"], unique=False)
 
     op.create_table(
+        "schedule_runs",
+        sa.Column("schedule_id", sa.String(length=40), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("work_id", sa.String(length=40), nullable=False),
+        sa.Column("by_hand", sa.Boolean(), nullable=False),
+        sa.Column("sentence", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("schedule_id", "due_at", name=op.f("pk_schedule_runs")),
+    )
+    op.create_table(
+        "schedules",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("cron", sa.String(length=100), nullable=False),
+        sa.Column("time_zone", sa.String(length=64), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("secrets", sa.Text(), nullable=False),
+        sa.Column("overlap", sa.String(length=8), nullable=False),
+        sa.Column("catch_up_s", sa.Float(precision=53), nullable=False),
+        sa.Column("created_by", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("looked_at", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.Column("paused_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
+        sa.UniqueConstraint("project_id", "name", name=op.f("uq_schedules_project_id_name")),
+    )
+    with op.batch_alter_table("schedules", schema=None) as batch_op:
+        batch_op.create_index("ix_schedules_next", ["next_at"], unique=False)
+
+    op.create_table(
         "sign_in_failures",
         sa.Column("account", sa.String(length=64), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
