@@ -1,0 +1,172 @@
+"""`dujiang plan capacity`, on the examples and on what people give wrongly."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.conftest import Run
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "capacity"
+TEXTBOOK, PRINTED, INFERENCE = (
+    str(EXAMPLES / f"{name}.yaml") for name in ("textbook", "textbook-as-printed", "inference")
+)
+
+
+def capacity(run: Run, *args: str) -> tuple[int, str, str]:
+    return run("plan", "capacity", *args)
+
+
+def test_the_textbooks_example_mended(run: Run) -> None:
+    code, out, err = capacity(run, TEXTBOOK, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["feasible"]
+    assert (told["cost"], told["failure_impact"], told["objective"]) == ("100.00", "0.00", "100.00")
+    assert [(share["service"], share["devices"], share["cost"]) for share in told["shares"]] == [
+        ("first", 5, "50.00"), ("second", 5, "50.00")
+    ]  # fmt: skip
+    assert [(c["used"], c["capacity"], c["binds"], c["shadow_price"]) for c in told["capacities"]] == [
+        (10, 50, False, "0")
+    ]  # fmt: skip
+
+
+def test_the_textbooks_answer_does_not_fit(run: Run) -> None:
+    code, out, err = capacity(run, PRINTED, "--json")
+    assert code == 6
+    assert "No plan meets all demands" in err
+    told = json.loads(out)
+    assert not told["feasible"]
+    assert [each["words"] for each in told["relaxations"]] == [
+        "75 more devices of flavor gpu",
+        "10 less of demand first (0 instead of 10) and 5 less of demand second (10 instead of 15)",
+        "every demand at 40 % of its need",
+    ]
+    assert [each["cost"] for each in told["relaxations"]] == ["1250.00", "500.00", "500.00"]
+
+
+def test_the_larger_example_says_what_each_capacity_is_worth(run: Run) -> None:
+    code, out, _ = capacity(run, INFERENCE, "--json")
+    assert code == 0
+    told = json.loads(out)
+    worth = {c["flavor"]: (c["binds"], c["shadow_price"], c["one_more_saves"]) for c in told["capacities"]}
+    assert worth == {"A100": (True, "0.62", "0.97"), "H100": (True, "3.226667", "3.635"), "L4": (False, "0", "0")}
+    assert told["shadow_prices_of"] == "the relaxation without whole devices"
+    assert Decimal(told["objective_if_divisible"]) < Decimal(told["objective"])
+    assert [point["cost"] for point in told["curve"]] == ["99.60", "100.30", "101.15"]
+    assert told["curve_is_complete"]
+    assert {(b["kind"], b["name"]) for b in told["binding"]} >= {("capacity", "A100"), ("demand", "chat")}
+
+
+def test_the_tables_for_people(run: Run) -> None:
+    code, out, _ = capacity(run, INFERENCE)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["SERVICE", "FLAVOR", "DEVICES", "SERVES", "COST", "FAILURE", "IMPACT"]
+    assert lines[8].split() == ["total", "101.15", "10.82"]
+    assert "Amounts in EUR per hour; lambda 1: objective 111.97." in lines
+    assert "relaxation with divisible devices" in out
+    assert lines[-1].split() == ["0.440252", "on", "101.15", "10.82"]
+
+
+def test_the_tables_of_what_would_have_to_give(run: Run) -> None:
+    code, out, err = capacity(run, PRINTED)
+    assert code == 6
+    assert out.startswith("It would be possible with 75 more devices of flavor gpu:\n")
+    assert "\nor with every demand at 40 % of its need:\n" in out
+    assert err.startswith("Error: No plan meets all demands")
+
+
+def test_a_curve_at_lambdas_of_ones_own_or_none_or_short(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(Path(INFERENCE).read_text() + "lambdas: [0, 0.3, 2]\n")
+    told = json.loads(capacity(run, str(file), "--json")[1])
+    assert [(p["from_lambda"], p["cost"]) for p in told["curve"]] == [
+        ("0", "99.60"),
+        ("0.3", "100.30"),
+        ("2", "101.15"),
+    ]
+    assert capacity(run, str(file))[1].splitlines()[-4].split() == ["LAMBDA", "COST", "FAILURE", "IMPACT"]
+    assert json.loads(capacity(run, INFERENCE, "--no-curve", "--json")[1])["curve"] is None
+    code, out, _ = capacity(run, INFERENCE, "--points", "2")
+    assert code == 0
+    assert "--points asks for more than 2" in out
+
+
+@pytest.mark.parametrize(("file", "code", "plots"), [(INFERENCE, 0, 3), (PRINTED, 6, 0)])
+def test_a_report_is_written(run: Run, tmp_path: Path, file: str, code: int, plots: int) -> None:
+    report = tmp_path / "report.html"
+    got, _, err = capacity(run, file, "--report", str(report))
+    assert got == code
+    assert str(report) in err
+    page = report.read_text()
+    assert page.count("<polyline") == plots
+    assert "://" not in page, "nothing is loaded from elsewhere"
+
+
+def test_what_a_file_says_stays_text_in_the_report(run: Run, tmp_path: Path) -> None:
+    file, report = tmp_path / "plan.yaml", tmp_path / "report.html"
+    file.write_text(Path(TEXTBOOK).read_text() + 'period: "<script>"\n')
+    assert capacity(run, str(file), "--report", str(report))[0] == 0
+    assert "<script>" not in report.read_text()
+    assert "&lt;script&gt;" in report.read_text()
+
+
+def test_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(TEXTBOOK).read_bytes())))
+    assert json.loads(capacity(run, "-", "--json")[1])["cost"] == "100.00"
+
+
+def test_what_is_wrong_in_a_file_is_shown_where_it_is(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        Path(TEXTBOOK).read_text().replace("cost: 10", "cots: -10").replace("need: 5, whole: true", "need: .nan")
+    )
+    code, out, err = capacity(run, str(file), "--json")
+    assert (code, out) == (2, "")
+    assert f"{file}:5:23: flavors.gpu.cots:" in err
+    assert "  5 |   gpu: {capacity: 50, cots: -10}" in err
+    assert 'Did you mean "cost"?' in err
+    assert "services.first.need" in err
+    assert err.endswith("Error: Nothing was planned: 4 problems.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("none.yaml",), "none.yaml cannot be read: No such file"),
+        ((".",), "cannot be read: Is a directory"),
+        ((), "Missing argument"),
+        ((TEXTBOOK, "--points", "1"), "points"),
+        ((TEXTBOOK, "--time-limit-s", "0"), "time-limit-s"),
+    ],
+)
+def test_what_is_given_wrongly_is_said(run: Run, args: tuple[str, ...], said: str) -> None:
+    code, out, err = capacity(run, *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_plan_that_was_not_finished_says_so(run: Run, tmp_path: Path) -> None:
+    """Hundreds of ways to pack whole devices, and a tenth of a second."""
+    flavors = {f"f{i}": {"capacity": 7 + i % 5, "cost": 3 + (i * 37 % 101) / 10} for i in range(40)}
+    services = {
+        f"s{j}": {"need": 11 + j % 7, "served_by": {f"f{i}": 1 + (i * 31 + j * 17) % 23 / 7 for i in range(40)}}
+        for j in range(60)
+    }
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"currency": "EUR", "whole": True, "flavors": flavors, "services": services}))
+    code, out, err = capacity(run, str(file), "--time-limit-s", "0.1")
+    if code == 0:
+        assert "Time was short: this plan is at most" in out
+        assert "LAMBDA" not in out
+    else:  # a slow machine finds no plan at all in that time
+        assert (code, out) == (1, "")
+        assert "The solver stopped without an answer" in err
