@@ -13,9 +13,10 @@ from dujiang.jobs.domain import Attempt, Job, JobState
 from dujiang.jobs.history import check_allocations, check_histories
 from dujiang.jobs.loop.sweeping import orphans
 from dujiang.jobs.service import JobFilter
-from dujiang.jobs.spec import Cause
+from dujiang.jobs.spec import WEIGHT_BANDS, Cause
 from dujiang.kit import journal
 from dujiang.pool.domain import Allocation, LedgerFilter
+from dujiang.scheduling.domain import StopWhy
 from tests.sim.script import LOST_AFTER_S
 from tests.sim.simulation import Broken, Simulation
 
@@ -65,12 +66,17 @@ async def check_all(simulation: Simulation) -> None:
         attempts = await platform.jobs.attempts(tx, sorted(jobs))
         ledger = await platform.pool.allocations(tx, LedgerFilter())
         waiting = (await platform.billing.verify(tx)).waiting
+        asked = Counter(
+            (record.subject, record.payload["attempt"])
+            for record in await journal.read(tx.connection, types=["AttemptStopAsked"], limit=10_000)
+        )
         ends = Counter(record.subject for record in await journal.read(tx.connection, types=["JobEnded"], limit=10_000))
         secrets = (await tx.connection.exec_driver_sql("SELECT job_id FROM job_secrets")).all()
     _none("a secret outlives its job", secrets)
     if waiting:
         raise Broken(f"{waiting} closed rows of the ledger are not charged")
     _check_jobs(simulation, jobs, attempts, ends)
+    _check_stops(jobs, attempts, asked)
     _check_ledger(simulation, ledger, attempts)
     _check_quota(simulation, jobs, attempts)
 
@@ -149,6 +155,21 @@ def _check_jobs(
         _check_job(simulation, job, attempts[job.id], cancelled=wanted[job.id].cancelled)
 
 
+def _check_stops(jobs: dict[str, Job], attempts: dict[str, list[Attempt]], asked: Counter[tuple[str, int]]) -> None:
+    """Each stop that was asked for was told once, and none was told that was not; weights stay within their bands."""
+    stopped = Counter((one.job_id, one.number) for each in attempts.values() for one in each if one.stop_reason)
+    if stopped != asked:
+        raise Broken(f"stops that were asked for and told differ: {(stopped - asked) + (asked - stopped)}")
+    for job in jobs.values():
+        low, high = WEIGHT_BANDS[job.spec.job_class]
+        if not low <= job.live_weight_milli <= high:
+            raise Broken(f"{_told(job)} has the weight {job.live_weight_milli}, which is not of its class")
+        for one in attempts[job.id]:
+            why = one.stop_reason
+            if why in set(StopWhy) - {StopWhy.IDLE} and Cause.PREEMPTION not in job.spec.retry.on:
+                raise Broken(f"{_told(job)}: attempt {one.number} was stopped as {why}, and is not run again")
+
+
 def _check_job(simulation: Simulation, job: Job, attempts: Sequence[Attempt], *, cancelled: bool) -> None:
     if [one.number for one in attempts] != list(range(1, job.attempt + 1)):
         raise Broken(f"{_told(job)} has the attempts {[one.number for one in attempts]}")
@@ -202,7 +223,8 @@ def _check_attempt(job: Job, attempt: Attempt, run: Run | None, *, is_last: bool
         raise Broken(f"{about}: {really}")
     if attempt.state is JobState.CANCELLED and not is_cancelled:
         raise Broken(f"{about}: nobody asked for that")
-    if len(attempt.ranks) != job.spec.nodes or attempt.ranks != run.ranks:
+    least = job.spec.nodes_min or job.spec.nodes
+    if not least <= len(attempt.ranks) <= job.spec.nodes or attempt.ranks != run.ranks:
         raise Broken(f"{about}: it ran with other places than it was given")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dujiang.engines.simulated import Faults, FleetSpec, NodeGroup
@@ -41,6 +41,8 @@ class Storm:
     clock_steps: bool
     operator: float
     """Chance of each step that an operator does something to a node."""
+    stops: float = 0.0
+    """Chance of each plan to stop some running work beside what it decides, right or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,25 @@ def write(dice: Dice) -> Script:
     count = rng.randint(20, 40)
     times = sorted(rng.uniform(0, active_s * 0.8) for _ in range(count))
     arrivals = tuple(_arrival(rng, number, at_s, fleet, active_s) for number, at_s in enumerate(times))
-    return Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2)))
+    script = Script(fleet, arrivals, _quotas(rng, fleet), _storm(rng), active_s, rng.choice((1, 2)))
+    return _with_stops(script, dice.stream("stops"))  # of its own: what came before it is drawn as before
+
+
+def _with_stops(script: Script, rng: random.Random) -> Script:
+    """Draw how much work is stopped for other work, what programs use, and which gangs do with fewer ranks."""
+    storm = replace(script.storm, stops=rng.uniform(0.05, 0.5) if rng.random() < 0.6 else 0.0)
+    return replace(script, storm=storm, arrivals=tuple(_with_use(one, rng) for one in script.arrivals))
+
+
+def _with_use(arrival: Arrival, rng: random.Random) -> Arrival:
+    spec, idle = arrival.spec, rng.random() < 0.3
+    words = rng.choice((" use=0.02", " use=0.9 idle-after=10", " use=0.0")) if idle else rng.choice(("", " use=0.95"))
+    if spec.run.startswith("#sim"):
+        first, *rest = spec.run.split("\n")
+        spec = replace(spec, run="\n".join([first + words, *rest]))
+    if spec.nodes > 1 and rng.random() < 0.4:
+        spec = replace(spec, nodes_min=rng.randint(1, spec.nodes))
+    return replace(arrival, spec=read(spec.document(reveal_secrets=True)))
 
 
 def _fleet(rng: random.Random) -> FleetSpec:

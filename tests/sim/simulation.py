@@ -12,7 +12,8 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -34,24 +35,52 @@ from dujiang.kit.errors import DujiangError, Unavailable
 from dujiang.kit.loop import TickReport
 from dujiang.kit.objects import open_store
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import ImpossibleRequest
+from dujiang.scheduling.domain import ImpossibleRequest, Plan, Snapshot, Stop, StopWhy, plan
 from tests.factories import FAST_HASHER
 from tests.sim.script import LOST_AFTER_S, Arrival, Script, write
 from tests.sim.stage import Dice, HeldClock, InPlace, Mishaps, on_stage
 
 CLUSTER: Final = "simulated"
 KEY: Final = b"a key for the simulation"
-SETTINGS: Final = Settings(jobs=JobSettings(checkpoint_root="/nowhere", lost_after_s=LOST_AFTER_S))
+SETTINGS: Final = Settings(
+    jobs=JobSettings(
+        checkpoint_root="/nowhere", lost_after_s=LOST_AFTER_S, reclaim="stop", idle_after_s=15.0, idle_grace_s=10.0,
+        least_samples=2, resize_s=5.0,
+    )
+)  # fmt: skip
 MOST_QUIET_STEPS: Final = 600
 _OFTEN: Final = {
     "attempts": 0.85, "start": 0.65, "inventory": 0.25, "sweep": 0.1, "rating": 0.08, "figures": 0.08,
     "outbox.models.job_ended": 0.08,
 }  # fmt: skip
 _SELDOM: Final = 0.02
+_USING: Final = {"use": 0.3, "rescore": 0.1}
+"""Loops with dice of their own."""
 
 
 class Broken(AssertionError):
     """The platform did what it must not."""
+
+
+class Whims:
+    """Decides as the scheduler does, and stops work beside that, for no good reason, as long as the storm lasts."""
+
+    def __init__(self, rng: random.Random, chance: float) -> None:
+        self._rng, self.chance = rng, chance
+        self.decided = 0
+
+    def __call__(self, snapshot: Snapshot, now: datetime, *, telling: bool = True) -> Plan:
+        """Return the scheduler's plan, with more to stop."""
+        done = plan(snapshot, now, telling=telling)
+        running = sorted(holding.job_id for holding in snapshot.holdings)
+        if not running or self._rng.random() >= self.chance:
+            return done
+        chosen = {self._rng.choice(running) for _ in range(self._rng.randint(1, 2))} - {
+            one.job_id for one in done.stops
+        }
+        more = tuple(Stop(job_id, self._rng.choice(list(StopWhy)), sentence="So it was.") for job_id in sorted(chosen))
+        self.decided += len(more)
+        return replace(done, stops=done.stops + more)
 
 
 class BarePlatform(Platform):
@@ -103,6 +132,8 @@ class Simulation:
             self.db = Database(f"sqlite+aiosqlite:///{path}", clock=self.clock, journal_key=KEY, durable=False)
         self.cluster = Cluster(self.script.fleet, seed=seed, clock=self.wall)
         self._folder, self._lives, self._skew_s = folder, 0, 0.0
+        self.whims = Whims(self.dice.stream("whims"), self.script.storm.stops)
+        self.using = self.dice.stream("using")
         self.replicas = [self._born() for _ in range(self.script.replicas)]
 
     # -- the play --------------------------------------------------------------------------------------------------
@@ -148,6 +179,7 @@ class Simulation:
 
     def _calm(self) -> None:
         self.is_quiet = True
+        self.whims.chance = 0.0
         self.mishaps.calm()
         self.cluster.set_faults(Faults(notice_s=self.script.storm.world.notice_s))
         for node in self.script.fleet.build():
@@ -196,7 +228,12 @@ class Simulation:
 
     def _choose(self, platform: Platform) -> list[Callable[[], Awaitable[TickReport]]]:
         rng = self.rng
-        chosen = [loop.tick for loop in platform.loops if rng.random() < _OFTEN.get(loop.name, _SELDOM)]
+        usual = [loop for loop in platform.loops if loop.name not in _USING]
+        chosen = [loop.tick for loop in usual if rng.random() < _OFTEN.get(loop.name, _SELDOM)]
+        if not self.is_quiet:  # idle work is stopped and run again for ever; what is to end must not be measured
+            chosen += [
+                loop.tick for loop in platform.loops if self.using.random() < _USING.get(loop.name, 0.0)
+            ]  # fmt: skip
         rng.shuffle(chosen)
         return chosen
 
@@ -247,7 +284,7 @@ class Simulation:
             db=self.db, clock=self.clock, ids=new_ids(self.clock, self.dice.seed * 1000 + self._lives),
             objects=_objects(self._folder, self.clock), clusters={CLUSTER: SimulatedEngine(self.cluster)},
             door_secret=b"door", cache=self._folder / "cache", lost_after_s={}, diagnose=_diagnoser(), http=_http(),
-            passwords=_passwords(),
+            passwords=_passwords(), planner=self.whims,
         )  # fmt: skip
         return BarePlatform(world, SETTINGS)
 
@@ -349,6 +386,7 @@ class Simulation:
             self.story.counted["retried"] += job.retries > 0
         for attempts in (await platform.jobs.attempts(tx, [job.id for job in jobs])).values():
             self.story.counted.update(f"ended {attempt.state}" for attempt in attempts)
+            self.story.counted.update(f"stopped {attempt.stop_reason}" for attempt in attempts if attempt.stop_reason)
 
     async def _look_in(self) -> None:
         from tests.sim.checks import check_any_time

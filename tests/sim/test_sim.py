@@ -105,7 +105,8 @@ def test_stories_hold_every_kind_of_mishap(tmp_path: Path, template: Path) -> No
     wanted = (
         "killed", "clock step", "failed tick", "unreachable", "stale", "stop", "cordon", "drain", "uncordon", "order",
         "database busy", "database refused", "database unheard", "database full", "ended NODE_FAIL", "ended PREEMPTED",
-        "ended CANCELLED", "ended TIMEOUT", "ended OUT_OF_MEMORY", "ended FAILED", "ended COMPLETED", "retried", "gang",
+        "stopped Preempted", "stopped Idle", "stopped Resized", "ended CANCELLED", "ended TIMEOUT",
+        "ended OUT_OF_MEMORY", "ended FAILED", "ended COMPLETED", "retried", "gang",
     )  # fmt: skip
     assert [name for name in wanted if not counted[name]] == []
 
