@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
+from dujiang.scheduling.domain.queues import QueueNotOpen
 from dujiang.tenancy.domain import Role
 from tests.platforms import Scene, a_scene
 
@@ -67,3 +70,22 @@ async def test_who_has_used_less_goes_first(sqlite: Database, clock: ManualClock
         await scene.until(mine.id)
         started = [(await scene.attempts(job.id))[0].created_at for job in (theirs, mine)]
         assert started[0] < started[1], "it was submitted later, but its project had used nothing"
+
+
+async def test_a_job_is_counted_in_the_queue_that_it_names_where_it_may(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    async with a_scene(sqlite, clock, ids, tmp_path) as scene:
+        document = _document(1, 1, borrow=0)
+        document["queues"][2]["guests"] = ["own"]
+        await _set(scene, document)
+        named = await scene.submit("#sim duration=100", resources=_gpus(1), name="named", queue="q-other")
+        plain = await scene.submit("#sim duration=100", resources=_gpus(1), name="plain")
+        for job in (named, plain):
+            await scene.until(job.id, "RUNNING")
+        async with scene.client(Role.MEMBER) as member:
+            shown = (await member.get("/v1/queues")).json()
+        held = {queue["name"]: sum(line["held"]["gpu_milli"] for line in queue["quota"]) for queue in shown["queues"]}
+        assert held == {"all": 2000, "q-own": 1000, "q-other": 1000}
+        with pytest.raises(QueueNotOpen, match="It may name q-other, or none"):
+            await scene.submit("#sim", resources=_gpus(1), project="other", name="theirs", queue="q-own")

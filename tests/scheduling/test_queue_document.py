@@ -84,7 +84,7 @@ _LIMITS = st.builds(
 )  # fmt: skip
 _TREES = st.builds(
     lambda top, below, weight: QueueTree(
-        [Queue("top", "", top), Queue("low", "top", below, weight / 1000, ("a", "prj_b"))],
+        [Queue("top", "", top), Queue("low", "top", below, weight / 1000, ("a", "prj_b"), ("c",))],
         [QuotaFlavor("h", "nvidia", "H100"), QuotaFlavor("rest", cluster="far")],
     ),
     st.lists(st.builds(QuotaLine, st.just("h"), _LIMITS), max_size=1).map(tuple),

@@ -11,7 +11,7 @@ import pytest
 from dujiang.engines.contract import AttemptKey
 from dujiang.kit import journal
 from dujiang.kit.clock import ManualClock, from_micros
-from dujiang.kit.db import Database
+from dujiang.kit.db import Database, Tx
 from dujiang.kit.ids import Ids
 from dujiang.pool.domain import Grant, LedgerFilter
 from dujiang.pool.service import PoolService
@@ -174,12 +174,16 @@ async def test_without_a_half_life_there_are_no_shares() -> None:
 # Over HTTP
 
 
+async def _nobody_names(tx: Tx) -> dict[str, str]:
+    return {}
+
+
 async def _centre(database: Database, clock: ManualClock, ids: Ids) -> tuple[Platform, SchedulingService, PoolService]:
     """A platform with the projects of the example, and work of two of them on a node with four H100."""
     pool = PoolService(ids)
     service = SchedulingService(pool)
     platform = await a_platform(database, clock, ids)
-    platform.app.include_router(queues_api.router(service, platform.tenancy, pool))
+    platform.app.include_router(queues_api.router(service, platform.tenancy, pool, _nobody_names))
     async with database.transaction() as tx:
         for name in ("vision", "speech", "courses"):
             platform.projects[name] = (await platform.tenancy.create_project(tx, name=name)).id
@@ -250,6 +254,7 @@ async def test_members_see_the_tree_and_their_own_projects_only(sqlite: Database
     ("document", "told"),
     [
         ({"queues": [{"name": "a", "projects": ["visoin"]}]}, 'There is no project "visoin". Did you mean "vision"?'),
+        ({"queues": [{"name": "a", "guests": ["nobody"]}]}, 'There is no project "nobody".'),
         ({"queues": [{"name": "a", "parent": "b"}]}, 'There is no queue "b".'),
         ({"queues": 3}, "stands where a list of queues belongs"),
         ({}, 'needs the field "queues"'),

@@ -16,6 +16,7 @@ from dujiang.scheduling.domain.queues import (
     BadQueues,
     Limits,
     Queue,
+    QueueNotOpen,
     QueueTree,
     QuotaFlavor,
     QuotaLine,
@@ -218,9 +219,25 @@ def test_a_round_closes_the_flavors_of_which_the_queue_can_have_no_more() -> Non
 def test_projects_in_no_queue_are_in_the_one_called_default() -> None:
     tree = QueueTree([Queue("a", projects=("p",)), Queue("default")])
     assert [tree.queue_of(one) for one in ("p", "z")] == ["a", "default"]
-    assert tree.queue_of("p", "default") == "default"
-    assert tree.queue_of("p", "no-such") == "a"
     assert QueueTree([Queue("a", projects=("p",))]).queue_of("z") == ""
+
+
+def test_a_job_may_name_a_queue_that_is_open_to_its_project() -> None:
+    tree = QueueTree([Queue("a", projects=("p",)), Queue("b", guests=("p",)), Queue("default")])
+    assert [tree.queue_of("p", named) for named in ("", "a", "b", "default", "no-such")] == ["a", "a", "b", "a", "a"]
+    assert tree.queue_of("z", "b") == "default"
+    for project, named in (("p", ""), ("p", "a"), ("p", "b"), ("z", "default")):
+        tree.check_named(project, named)
+    for project, named, told in (
+        ("p", "default", 'Queue "default" does not take jobs of this project. It may name a or b, or none.'),
+        ("z", "b", "It may name default, or none."),
+        ("p", "c", 'There is no queue "c". It may name a or b, or none.'),
+    ):
+        with pytest.raises(QueueNotOpen) as refused:
+            tree.check_named(project, named)
+        assert told in refused.value.sentence
+    with pytest.raises(QueueNotOpen, match="Leave the queue out"):
+        NO_QUEUES.check_named("p", "a")
 
 
 def test_shares_go_down_the_tree_by_weight() -> None:

@@ -88,15 +88,17 @@ class JobService:
                 no job that may be waited for.
             ImpossibleRequest: the pool or the quota could never hold one; says what it could.
             BadAsk, WeightOutsideBand: what one asks for means nothing.
+            QueueNotOpen: one names a queue that it may not be counted in.
         """
         fleet = self._snapshots.fleet(await self._pool.placeable(tx))
-        quotas = await self._scheduling.quotas(tx)
+        quotas, queues = await self._scheduling.quotas(tx), await self._scheduling.queues(tx)
         others = await naming.others(tx, specs, project_ids, reach)
         new = _New()
         possible: set[object] = set()
         for number, (spec, project_id) in enumerate(zip(specs, project_ids, strict=True)):
             check_workdir(spec)
             _check_deadline(spec, tx.now)
+            queues.check_named(project_id, spec.queue or "")
             on = _found(others, spec, project_id, number if len(specs) > 1 else None)
             spec = replace(spec, after=tuple(After(one.id, when) for when, one in on))
             jobs = self._make(tx, spec, project_id, submitted_by, labels or {}, new)
@@ -113,6 +115,23 @@ class JobService:
         tx.emit(*(ended_event(job) for job in new.jobs if job.has_ended))
         self._wake(tx)
         return new.works
+
+    async def draft(self, tx: Tx, spec: JobSpec, *, project_id: str, submitted_by: str) -> Job:
+        """Return the job that a specification would become, checked as in `submit_many` and not taken.
+
+        Of an array it is one task. What it has to wait for is left out of account.
+        """
+        fleet, quotas = self._snapshots.fleet(await self._pool.placeable(tx)), await self._scheduling.quotas(tx)
+        check_workdir(spec)
+        _check_deadline(spec, tx.now)
+        (await self._scheduling.queues(tx)).check_named(project_id, spec.queue or "")
+        job = self._new(tx, spec, project_id, submitted_by, {})
+        check_possible(fleet, request_of(job), quotas.get(project_id))
+        return job
+
+    async def named_queues(self, tx: Tx) -> dict[str, str]:
+        """Return the queues that running jobs name, by job."""
+        return await store.named_queues(tx)
 
     async def cancel(self, tx: Tx, job_id: str, *, reason: str = CANCELLED) -> Job:
         """Ask for a job's end. One that waits ends at once; one that has a place ends when its engine has stopped it.

@@ -26,6 +26,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    false,
     func,
     insert,
     or_,
@@ -201,6 +202,12 @@ async def count_by_state(tx: Tx) -> dict[str, int]:
     return {row.state: int(row.jobs) for row in await tx.execute(query)}
 
 
+async def named_queues(tx: Tx) -> dict[str, str]:
+    """Return the queues that running jobs name, by job."""
+    named = {row.id: orjson.loads(row.spec).get("queue") for row in await tx.execute(_NAMING)}
+    return {job_id: queue for job_id, queue in named.items() if queue}
+
+
 async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
     """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place; held ones are left out."""
     return [tuple(row) for row in await tx.execute(_WAITING_IDS)]
@@ -373,6 +380,9 @@ _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _JOBS = select(jobs).where(jobs.c.id.in_(_IDS)).order_by(jobs.c.id)
 _LOCK_JOBS = _JOBS.with_for_update()
 _WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(*_CONSIDERED)
+_NAMING = select(jobs.c.id, jobs.c.spec).where(
+    jobs.c.state.in_(_LIVE), jobs.c.waits.is_(false()), jobs.c.spec.contains('"queue":"', autoescape=True)
+)
 _CANCELLED = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(_IDS), jobs.c.cancel_at.is_not(None))
 _IN_ORDER = select(attempts).order_by(attempts.c.job_id, attempts.c.number)
 _LIVE_ATTEMPTS = _IN_ORDER.where(attempts.c.state.in_(_LIVE))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Query
 
+from dujiang.kit.db import Tx
 from dujiang.kit.errors import did_you_mean
 from dujiang.kit.http import Model
 from dujiang.pool.domain import LedgerFilter
@@ -130,7 +131,15 @@ class QueuesSetOut(Model):
     """Projects that no queue serves then."""
 
 
-def router(scheduling: SchedulingService, tenancy: Tenancy, pool: PoolService) -> APIRouter:
+class Naming(Protocol):
+    """Tells which queues running jobs name; `jobs` knows."""
+
+    async def __call__(self, tx: Tx) -> Mapping[str, str]:
+        """Return them by job, without the jobs that name none."""
+        ...
+
+
+def router(scheduling: SchedulingService, tenancy: Tenancy, pool: PoolService, naming: Naming) -> APIRouter:
     """Return the routes of the queues."""
     routes = APIRouter(prefix="/v1", tags=["scheduling"])
 
@@ -145,8 +154,9 @@ def router(scheduling: SchedulingService, tenancy: Tenancy, pool: PoolService) -
             rows = await pool.allocations(tx, LedgerFilter(live=True))
             clusters = {cluster.id: cluster.name for cluster in await pool.clusters(tx)}
             shares = await scheduling.shares(tx, tree, rows)
+            named = await naming(tx) if tree else {}
         active = {one.id for one in projects if one.archived_at is None}
-        usage = usage_of_ledger(tree, rows, clusters)
+        usage = usage_of_ledger(tree, rows, clusters, named)
         settings = scheduling.settings
         names = {one.id: one.name for one in projects}
         return QueuesOut(
@@ -195,27 +205,26 @@ def _identified(tree: QueueTree, projects: Sequence[Project]) -> QueueTree:
     ids = {one.name: one.id for one in projects} | {one.id: one.id for one in projects}
     wrong = [
         Fault(
-            ("queues", at, "projects", number), f'There is no project "{ref}".',
+            ("queues", at, field, number), f'There is no project "{ref}".',
             did_you_mean(ref, ids).strip() or "`dujiang projects` lists them.",
         )
-        for at, queue in enumerate(tree.queues) for number, ref in enumerate(queue.projects) if ref not in ids
+        for at, queue in enumerate(tree.queues)
+        for field, refs in (("projects", queue.projects), ("guests", queue.guests))
+        for number, ref in enumerate(refs) if ref not in ids
     ]  # fmt: skip
     if wrong:
         raise refusal(wrong)
-    return QueueTree(
-        [replace(queue, projects=tuple(ids[ref] for ref in queue.projects)) for queue in tree.queues], tree.flavors
-    )
+    return _renamed(tree, ids)
 
 
 def _renamed(tree: QueueTree, names: Mapping[str, str], only: Collection[str] | None = None) -> QueueTree:
-    """Return the tree with names in the place of ids, and only those projects."""
-    return QueueTree(
-        [
-            replace(queue, projects=tuple(names.get(one, one) for one in queue.projects if only is None or one in only))
-            for queue in tree.queues
-        ],
-        tree.flavors,
-    )
+    """Return the tree with other words for its projects, and only those projects."""
+
+    def words(projects: Sequence[str]) -> tuple[str, ...]:
+        return tuple(names.get(one, one) for one in projects if only is None or one in only)
+
+    queues = [replace(one, projects=words(one.projects), guests=words(one.guests)) for one in tree.queues]
+    return QueueTree(queues, tree.flavors)
 
 
 def _queue(

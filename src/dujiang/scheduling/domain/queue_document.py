@@ -127,7 +127,9 @@ def _build_queue(given: dict[str, Any], *_: Any) -> Queue:
         for flavor, line in given.get("quota", {}).items()
     )
     weight = given.get("weight", 1000) / 1000
-    return Queue(given["name"], given.get("parent", ""), lines, weight, given.get("projects", ()))
+    return Queue(
+        given["name"], given.get("parent", ""), lines, weight, given.get("projects", ()), given.get("guests", ())
+    )
 
 
 def _build_flavor(given: dict[str, Any], *_: Any) -> QuotaFlavor:
@@ -191,6 +193,7 @@ _QUEUE = Record(
         Field("parent", _NAME, "The queue above it; left out: it is at the top."),
         Field("weight", _WEIGHT, "Its share beside those with the same parent; left out: 1."),
         Field("projects", Many(_PROJECT, "projects", 10_000), "Whom it serves."),
+        Field("guests", Many(_PROJECT, "projects", 10_000), "Projects of other queues whose jobs may name it."),
         Field("quota", Table(_NAME, _QUOTA, "flavors", 100), "What it has of each flavor."),
     ],
     _build_queue,
@@ -218,8 +221,9 @@ def _queue_document(queue: Queue) -> dict[str, Any]:
         document["parent"] = queue.parent
     if queue.weight != 1:
         document["weight"] = _count(round(queue.weight * 1000))
-    if queue.projects:
-        document["projects"] = list(queue.projects)
+    for name, projects in (("projects", queue.projects), ("guests", queue.guests)):
+        if projects:
+            document[name] = list(projects)
     if queue.lines:
         document["quota"] = {
             line.flavor: {

@@ -11,13 +11,16 @@ from dujiang.scheduling.domain.queue_usage import Usage
 from dujiang.scheduling.domain.queues import NONE4, Amounts4, QueueTree, flavor_of
 
 
-def usage_of_ledger(tree: QueueTree, rows: Iterable[Allocation], clusters: Mapping[str, str]) -> Usage:
+def usage_of_ledger(
+    tree: QueueTree, rows: Iterable[Allocation], clusters: Mapping[str, str], named: Mapping[str, str]
+) -> Usage:
     """Return what each queue holds: of each attempt everything counts as its device does.
 
     Args:
         tree: the queues.
         rows: of the ledger; those that have ended are passed over.
         clusters: names by id.
+        named: the queues that jobs name, by job, where they do.
     """
     usage = Usage(tree)
     if not tree:
@@ -34,7 +37,7 @@ def usage_of_ledger(tree: QueueTree, rows: Iterable[Allocation], clusters: Mappi
         held[share.key] = (
             a[0] + share.gpu_milli, a[1] + share.device_memory_bytes, a[2] + share.cpu_milli, a[3] + share.memory_bytes,
         )  # fmt: skip
-        queues[share.key] = tree.queue_of(share.project_id)
+        queues[share.key] = tree.queue_of(share.project_id, named.get(share.key.job_id, ""))
         cluster = clusters.get(share.cluster_id, "")
         if share.device_id is not None:
             kind = share.vendor, share.model, cluster

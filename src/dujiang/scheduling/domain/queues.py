@@ -33,6 +33,12 @@ class BadQueues(Invalid):
     code, title = "bad_queues", "The queues are not valid"
 
 
+class QueueNotOpen(Invalid):
+    """A job names a queue that it may not be counted in."""
+
+    code, title = "queue_not_open", "The job may not use this queue"
+
+
 class Limits(NamedTuple):
     """An amount of each resource; None: not said."""
 
@@ -115,6 +121,8 @@ class Queue:
     """Its share beside those with the same parent."""
     projects: tuple[str, ...] = ()
     """Ids of the projects that it serves."""
+    guests: tuple[str, ...] = ()
+    """Ids of projects of other queues whose jobs may name it."""
 
 
 class Fault(NamedTuple):
@@ -148,8 +156,8 @@ class QueueTree:
     """
 
     __slots__ = (
-        "_queue_of_project", "cap", "children", "flavor_at", "flavors", "guarantee", "is_limited", "local", "paths",
-        "queue_at", "queues", "share_of", "subtree", "tops",
+        "_guests", "_queue_of_project", "cap", "children", "flavor_at", "flavors", "guarantee", "is_limited", "local",
+        "paths", "queue_at", "queues", "share_of", "subtree", "tops",
     )  # fmt: skip
 
     def __init__(self, queues: Sequence[Queue] = (), flavors: Sequence[QuotaFlavor] = ()) -> None:
@@ -164,6 +172,7 @@ class QueueTree:
         self.queue_at: Mapping[str, int] = {queue.name: at for at, queue in enumerate(self.queues)}
         self.flavor_at: Mapping[str, int] = {flavor.name: at for at, flavor in enumerate(self.flavors)}
         self._queue_of_project = {project: queue.name for queue in self.queues for project in queue.projects}
+        self._guests = frozenset((queue.name, project) for queue in self.queues for project in queue.guests)
         self.paths = tuple(self._path(at) for at in range(len(self.queues)))
         """Of each queue, itself and the queues above it, the highest last."""
         self.tops = tuple(path[0] for path in self.paths if len(path) == 1)
@@ -198,16 +207,32 @@ class QueueTree:
         return tuple(self.is_limited[at : at + 4])
 
     def queue_of(self, project_id: str, named: str = "") -> str:
-        """Return in which queue work is counted: the one that it names when that can hold work, else its project's.
+        """Return in which queue work is counted: the one that it names when that is open to it, else its project's.
 
-        Empty when the project is in none, and there is none called `default`. Who may name which is not asked here.
+        Empty when the project is in none, and there is none called `default`.
         """
-        at = self.queue_at.get(named)
-        if at is not None and not self.children[at]:
+        if named and (named, project_id) in self._guests:
             return named
+        own = self._queue_of_project.get(project_id)
+        if own is not None:
+            return own
         default = self.queue_at.get(DEFAULT_QUEUE)
-        fallback = DEFAULT_QUEUE if default is not None and not self.children[default] else ""
-        return self._queue_of_project.get(project_id, fallback)
+        return DEFAULT_QUEUE if default is not None and not self.children[default] else ""
+
+    def check_named(self, project_id: str, named: str) -> None:
+        """Let pass what a job of a project may name as its queue.
+
+        Raises:
+            QueueNotOpen: there is no such queue, or it is not open to the project.
+        """
+        if not named or self.queue_of(project_id, named) == named:
+            return
+        own = self.queue_of(project_id)
+        may = sorted({*([own] if own else []), *(name for name, guest in self._guests if guest == project_id)})
+        is_there = named in self.queue_at
+        what = f'Queue "{named}" does not take jobs of this project' if is_there else f'There is no queue "{named}"'
+        hint = f"It may name {' or '.join(may)}, or none." if may else "Leave the queue out."
+        raise QueueNotOpen(f"{what}. {hint}", queue=named, open=may)
 
     def ordered(self) -> Iterator[tuple[int, Queue]]:
         """Yield each queue with its depth, every one before those below it, siblings in the order given."""
@@ -284,11 +309,9 @@ def faults_of(queues: Sequence[Queue], flavors: Sequence[QuotaFlavor]) -> Iterat
         if not (math.isfinite(queue.weight) and 0 < queue.weight <= MOST_WEIGHT):
             yield Fault((*here, "weight"), f"A weight is above 0 and at most {MOST_WEIGHT:g}, not {queue.weight:g}.")
         yield from _faults_of_lines(here, queue, by_name)
-        if queue.projects and queue.name in above:
-            yield Fault(
-                (*here, "projects"), f'Queue "{queue.name}" has queues below it, so it serves no projects itself.',
-                "Name them in a queue below it.",
-            )  # fmt: skip
+        if (queue.projects or queue.guests) and queue.name in above:
+            message = f'Queue "{queue.name}" has queues below it, so it serves no projects itself.'
+            yield Fault((*here, "projects" if queue.projects else "guests"), message, "Name them in a queue below it.")
         for number, project in enumerate(queue.projects):
             if project in served:
                 yield Fault(
