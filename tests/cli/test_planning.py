@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.standin import StandIn
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "capacity"
 TEXTBOOK, PRINTED, INFERENCE = (
@@ -123,6 +124,64 @@ def test_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(capacity(run, "-", "--json")[1])["cost"] == "100.00"
 
 
+def a_kind(model: str, devices: int, gib: int) -> dict[str, object]:
+    return {"vendor": "nvidia", "model": model, "memory_bytes": gib * 2**30, "devices": 9, "devices_open": devices}
+
+
+def a_price(sku: str, price: str, since: str = "2026-01-01T00:00:00Z", **more: str) -> dict[str, object]:
+    about = {"resource": "gpu", "vendor": "", "model": "", "currency": "EUR", "id": f"price_{sku}"}
+    return {**about, "sku_id": sku, "unit_price": price, "effective_from": since, **more}
+
+
+PRICES = [
+    a_price("gpu", "9.00"), a_price("old", "7.00", "2025-01-01T00:00:00Z"), a_price("h100", "5.00", model="H100 80G"),
+    a_price("later", "1.00", "2999-01-01T00:00:00Z"), a_price("amd", "0.10", vendor="amd"),
+    a_price("memory", "0.01", resource="gpu_memory"), a_price("cpu", "0.20", resource="cpu"),
+]  # fmt: skip
+
+
+def test_flavors_of_the_platform_at_its_prices(server: StandIn, run: Run, tmp_path: Path) -> None:
+    """The most exact price wins, then the newest that applies; device memory is charged beside the device."""
+    kinds = [a_kind("H100 80G", 4, 80), a_kind("L4", 6, 24), a_kind("L4", 1, 48)]
+    server.on("GET /v1/pool", {"devices": kinds})
+    server.on("GET /v1/prices", {"items": PRICES, "next_cursor": None})
+    file = tmp_path / "plan.yaml"
+    file.write_text("services: {web: {need: 7, whole: true}}\nflavors: {L4-2: {failure_impact: 0.5}}\n")
+    code, out, err = capacity(run, str(file), "--from-platform", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["currency"], told["period"]) == ("EUR", "hour")
+    assert [(c["flavor"], c["model"], c["capacity"], c["used"]) for c in told["capacities"]] == [
+        ("H100-80G", "H100 80G", 4, 4), ("L4-2", "L4", 6, 2), ("L4-3", "L4", 1, 1)
+    ]  # fmt: skip
+    costs = {share["flavor"]: Decimal(share["cost"]) / share["devices"] for share in told["shares"]}
+    assert costs == {"H100-80G": Decimal("5.80"), "L4-2": Decimal("9.24"), "L4-3": Decimal("9.48")}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "prices", "said"),
+    [
+        ([], PRICES, "no device to plan with"),
+        ([a_kind("L4", 1, 24)], [], "no price to plan with"),
+        ([a_kind("L4", 1, 24)], PRICES[2:3], "nvidia L4 has no price; `dujiang prices set`"),
+    ],
+)
+def test_a_platform_that_has_not_what_it_takes(
+    server: StandIn, run: Run, kinds: list[object], prices: list[object], said: str
+) -> None:
+    server.on("GET /v1/pool", {"devices": kinds})
+    server.on("GET /v1/prices", {"items": prices, "next_cursor": None})
+    code, out, err = capacity(run, TEXTBOOK, "--from-platform")
+    assert (code, out) == (3, "")
+    assert said in err
+
+
+def test_no_platform(run: Run) -> None:
+    code, _, err = capacity(run, TEXTBOOK, "--from-platform")
+    assert code == 5
+    assert "No server is known" in err
+
+
 def test_what_is_wrong_in_a_file_is_shown_where_it_is(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(
@@ -134,7 +193,7 @@ def test_what_is_wrong_in_a_file_is_shown_where_it_is(run: Run, tmp_path: Path) 
     assert "  5 |   gpu: {capacity: 50, cots: -10}" in err
     assert 'Did you mean "cost"?' in err
     assert "services.first.need" in err
-    assert err.endswith("Error: Nothing was planned: 4 problems.\n")
+    assert err.endswith("Error: Nothing was planned: 3 problems.\n")
 
 
 @pytest.mark.parametrize(

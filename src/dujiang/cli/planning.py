@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dujiang.cli.exits import Exit
-from dujiang.cli.output import clean, figure, note, say, write_json, write_table
-from dujiang.cli.session import Json, Stop
+from dujiang.cli.output import clean, figure, note, now, parse_time, say, write_json, write_table
+from dujiang.cli.session import Json, Stop, connect
 
 if TYPE_CHECKING:
-    from dujiang.scheduling.capacity import Curve, Model
+    from dujiang.scheduling.capacity import Curve, Known, Model, Supply
 
 plan_app = typer.Typer(help="Plan what to buy, reserve or share out, on this machine alone.", no_args_is_help=True)
 
@@ -33,6 +35,9 @@ def capacity(
     time_limit_s: Annotated[
         float, typer.Option("--time-limit-s", min=0.1, max=86_400, help="Of each solve with whole devices.")
     ] = 120.0,
+    from_platform: Annotated[
+        bool, typer.Option("--from-platform", help="Flavors are the open devices of the pool, at its list prices.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write a report with plots to this file.")
     ] = None,
@@ -42,7 +47,7 @@ def capacity(
     from dujiang.scheduling.capacity import Impossible, optimise, relax
     from dujiang.scheduling.capacity.telling import told, told_impossible
 
-    model = _read(file)
+    model = _read(file, _known() if from_platform else None)
     with _telling() as tell:
         try:
             plan = optimise(model, time_limit_s=time_limit_s, tell=tell)
@@ -64,7 +69,7 @@ def capacity(
         raise Stop("No plan meets all demands within the capacities and limits.", Exit.REFUSED)
 
 
-def _read(file: str) -> Model:
+def _read(file: str, known: Known | None) -> Model:
     from dujiang.cli.submitting import show_problems
     from dujiang.kit.spec.problems import SpecInvalid
     from dujiang.scheduling.capacity.reading import MAX_BYTES, read_model
@@ -78,11 +83,55 @@ def _read(file: str) -> Model:
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror or error}.", Exit.USAGE) from error
     try:
-        return read_model(source)
+        return read_model(source, known)
     except SpecInvalid as error:
         show_problems(file, source, error)
         count = int(error.facts["problem_count"])
         raise Stop(f"Nothing was planned: {count} problem{'s' if count > 1 else ''}.", Exit.USAGE) from error
+
+
+def _known() -> Known:
+    """Return the open devices of the pool by vendor and model, at the list prices that apply now."""
+    from dujiang.scheduling.capacity import Known
+
+    with connect() as client:
+        kinds = client.get("/v1/pool")["devices"]
+        prices = list(client.items("/v1/prices"))
+    current = [price for price in prices if (at := parse_time(price["effective_from"])) is not None and at <= now()]
+    if not kinds or not current:
+        what = "device" if not kinds else "price"
+        raise Stop(f"The platform has no {what} to plan with; write the flavors in the file.", Exit.NOT_FOUND)
+    supplies = []
+    for number, kind in enumerate(kinds):
+        twins = [other for other in kinds if other["model"] == kind["model"]]
+        supplies.append(_supply(kind, current, f"-{number + 1}" if len(twins) > 1 else ""))
+    return Known(str(current[0]["currency"]), tuple(supplies), "hour")
+
+
+def _supply(kind: Mapping[str, Any], prices: Sequence[Mapping[str, Any]], suffix: str) -> Supply:
+    from dujiang.scheduling.capacity import Supply
+
+    device, memory = _price("gpu", kind, prices), _price("gpu_memory", kind, prices)
+    if device is None:
+        raise Stop(f"{kind['vendor']} {kind['model']} has no price; `dujiang prices set` gives it one.", Exit.NOT_FOUND)
+    cost = device + (memory or Decimal(0)) * kind["memory_bytes"] / 2**30
+    name = re.sub(r"[^\w./+-]+", "-", f"{kind['model']}{suffix}").strip("-._/+") or f"device{suffix}"
+    return Supply(name, cost, capacity=Decimal(kind["devices_open"]), vendor=kind["vendor"], model=kind["model"])
+
+
+def _price(resource: str, kind: Mapping[str, Any], prices: Sequence[Mapping[str, Any]]) -> Decimal | None:
+    """Return what one unit costs now: the most exact price wins, then the newest."""
+    matching = [
+        price for price in prices
+        if price["resource"] == resource and price["vendor"] in {"", kind["vendor"]}
+        and price["model"] in {"", kind["model"]}
+    ]  # fmt: skip
+    if not matching:
+        return None
+    best = max(
+        matching, key=lambda p: (bool(p["model"]), bool(p["vendor"]), str(parse_time(p["effective_from"])), p["id"])
+    )
+    return Decimal(best["unit_price"])
 
 
 def _curve(model: Model, points: int, time_limit_s: float, tell: Callable[[str], None] | None) -> Curve | None:

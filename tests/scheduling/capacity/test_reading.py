@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dujiang.kit.spec.problems import SpecInvalid
-from dujiang.scheduling.capacity import Demand, Limit, Measure, Model, Supply, Term, Way, read_model
+from dujiang.scheduling.capacity import Demand, Known, Limit, Measure, Model, Supply, Term, Way, read_model
 from dujiang.scheduling.capacity.reading import MAX_BYTES
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "capacity"
@@ -96,7 +96,7 @@ WRONG = {
     "a word": ("need: 5", "need: many", 5, "services.web.need", '"many" is not a number'),
     "a truth": ("need: 5", "need: true", 5, "services.web.need", 'The truth value "true" stands where a need belongs.'),
     "a list": ("need: 5", "need: [5]", 5, "services.web.need", "A list stands where a need belongs."),
-    "nothing": ("cost: 1}", "cost: }", 3, "flavors.a.cost", "Nothing stands where"),
+    "nothing": ("cost: 1}", "cost: }", 3, "flavors.a.cost", 'A flavor needs the field "cost".'),
     "no cost": (", cost: 1}", "}", 3, "flavors.a.cost", 'A flavor needs the field "cost".'),
     "no currency": ("currency: EUR\n", "", 1, "currency", 'A plan needs the field "currency".'),
     "a currency in words": ("EUR", "euro", 1, "currency", "Write its three letters"),
@@ -168,6 +168,40 @@ def test_all_problems_are_said_at_once() -> None:
     assert [problem.path for problem in caught.value.problems] == [
         "flavors.a.cost", "services.web.need", "services.web.whole", "colour"
     ]  # fmt: skip
+
+
+KNOWN = Known("EUR", (Supply("a", Decimal(3), capacity=Decimal(8), vendor="v", model="m"),), "hour")
+
+
+def test_flavors_that_are_known_need_not_be_written() -> None:
+    model = read_model("services: {web: {need: 5}}", KNOWN)
+    assert (model.currency, model.period, model.supplies) == ("EUR", "hour", KNOWN.supplies)
+    assert model.demands[0].ways == (Way("a"),)
+
+
+def test_what_is_written_goes_before_what_is_known() -> None:
+    text = """\
+period: day
+flavors:
+  a: {failure_rate: 0.5, loss: 4}
+  cloud: {capacity: unlimited, cost: 9}
+services: {web: {need: 5}}
+"""
+    model = read_model(text, KNOWN)
+    assert model.period == "day"
+    assert model.supplies == (
+        Supply("a", Decimal(3), Decimal(2), Decimal(8), "v", "m"), Supply("cloud", Decimal(9))
+    )  # fmt: skip
+
+
+def test_what_is_known_is_in_one_currency() -> None:
+    with pytest.raises(SpecInvalid, match="What is known is priced in EUR"):
+        read_model("currency: USD\nservices: {web: {need: 5}}", KNOWN)
+
+
+def test_a_flavor_that_is_not_known_is_written_whole() -> None:
+    with pytest.raises(SpecInvalid, match=r"line 1, column 14: flavors\.b\.capacity: A flavor needs"):
+        read_model("flavors: {b: {cost: 1}}\nservices: {web: {need: 5}}", KNOWN)
 
 
 def test_a_text_of_many_megabytes_is_refused() -> None:

@@ -19,7 +19,7 @@ from dujiang.scheduling.capacity.model import (
     Way,
 )
 from dujiang.scheduling.capacity.plan import Bind, CapacityPlan, CapacityValue, Share, optimise
-from dujiang.scheduling.capacity.reading import read_model
+from dujiang.scheduling.capacity.reading import Known, read_model
 from dujiang.scheduling.capacity.relax import Change, Kind, Relaxation, relax, relaxed
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Demand",
     "Impossible",
     "Kind",
+    "Known",
     "Limit",
     "Measure",
     "Model",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any, Final
 
 from dujiang.kit.errors import did_you_mean
@@ -28,8 +29,21 @@ MAX_DEVICES: Final = 10_000_000
 UNLIMITED: Final = "unlimited"
 
 
-def read_model(source: str | bytes) -> Model:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known without the text, such as the devices and prices of a platform."""
+
+    currency: str
+    supplies: tuple[Supply, ...]
+    period: str = ""
+
+
+def read_model(source: str | bytes, known: Known | None = None) -> Model:
     """Return the question that a text asks.
+
+    Args:
+        source: YAML or JSON.
+        known: flavors that need not be written; the text may add others, and change what it says of these.
 
     Raises:
         SpecInvalid: with every problem found, each with line and column.
@@ -41,7 +55,7 @@ def read_model(source: str | bytes) -> Model:
         problems.raise_if_any()
         raise SpecInvalid([Problem("", said, "Write at least flavors and services; docs/capacity.md shows how.")])
     try:
-        model = _DOCUMENT.read(found[0], "", problems)
+        model = _document(known).read(found[0], "", problems)
     except Refused:
         problems.raise_if_any()
         raise
@@ -111,7 +125,7 @@ class _Unlimited:
         return {"const": UNLIMITED}
 
 
-def _build_supply(given: dict[str, Any], value: Located, path: str, problems: Problems) -> Supply:
+def _build_supply(given: dict[str, Any], value: Located, path: str, problems: Problems) -> dict[str, Any]:
     derived = [name for name in ("failure_rate", "loss") if name in given]
     if derived and "failure_impact" in given:
         problems.add(path, "The failure impact is given and also derived.",
@@ -120,13 +134,22 @@ def _build_supply(given: dict[str, Any], value: Located, path: str, problems: Pr
         other = "loss" if derived == ["failure_rate"] else "failure_rate"
         problems.add(path, f"{derived[0]} stands without {other}.",
                      "The failure impact is failure_rate x loss.", at=_at(value, derived[0]))  # fmt: skip
-    impact = given.get("failure_impact")
-    if impact is None:
-        impact = given.get("failure_rate", Decimal(0)) * given.get("loss", Decimal(0))
-    capacity = given["capacity"]
+    return given | {"at": value}
+
+
+def _supply(name: str, each: dict[str, Any], known: Supply | None, problems: Problems) -> Supply:
+    """Return a flavor as written, over what is known of it."""
+    for field in ("capacity", "cost"):
+        if field not in each and known is None:
+            problems.add(f"flavors.{name}.{field}", f'A flavor needs the field "{field}".', at=each["at"].at)
+    base = known or Supply(name, Decimal(0))
+    impact = each.get("failure_impact", base.impact)
+    if "failure_rate" in each and "loss" in each:
+        impact = each["failure_rate"] * each["loss"]
+    capacity = each.get("capacity", base.capacity)
     return Supply(
-        "", given["cost"], impact, None if capacity == UNLIMITED else capacity,
-        given.get("vendor", ""), given.get("model", ""),
+        name, each.get("cost", base.cost), impact, None if capacity == UNLIMITED else capacity,
+        each.get("vendor", base.vendor), each.get("model", base.model),
     )  # fmt: skip
 
 
@@ -134,8 +157,8 @@ _SHORT = Text("a short text", 63)
 _FLAVOR = Record(
     "a flavor",
     (
-        Field("capacity", OneOf(_DEVICES, _capacity_or_word, ()), "Devices there are, or: unlimited.", required=True),
-        Field("cost", _MONEY, "What one device costs in the period, in the currency.", required=True),
+        Field("capacity", OneOf(_DEVICES, _capacity_or_word, ()), "Devices there are, or: unlimited."),
+        Field("cost", _MONEY, "What one device costs in the period, in the currency."),
         Field("failure_impact", _MONEY, "Expected loss by failures of one device in the period."),
         Field("failure_rate", _figure("a failure rate", 10**6), "Failures of one device in the period."),
         Field("loss", _MONEY, "What one failure costs."),
@@ -264,9 +287,16 @@ _LIMIT = Record(
 # The whole
 
 
-def _build_model(given: dict[str, Any], value: Located, path: str, problems: Problems) -> Model:
-    flavors, services = given["flavors"], given["services"]
+def _build_model(known: Known | None, given: dict[str, Any], value: Located, path: str, problems: Problems) -> Model:
     before = len(problems)
+    flavors = {supply.name: supply for supply in (known.supplies if known else ())}
+    for name, each in given.get("flavors", {}).items():
+        flavors[name] = _supply(name, each, flavors.get(name), problems)
+    services, given = given["services"], {**given, "flavors": flavors}
+    currency = given.get("currency", known.currency if known else "")
+    if known is not None and currency != known.currency:
+        problems.add("currency", f"What is known is priced in {known.currency}.",
+                     "Write costs in that, and leave the currency out.", at=_at(value, "currency"))  # fmt: skip
     for what in ("flavors", "services"):
         if not given[what]:
             problems.add(what, f"There are no {what}.", "Write at least one.", at=_at(value, what))
@@ -282,13 +312,13 @@ def _build_model(given: dict[str, Any], value: Located, path: str, problems: Pro
     if len(problems) > before:
         raise Refused
     return Model(
-        currency=given["currency"],
-        supplies=tuple(replace(supply, name=name) for name, supply in flavors.items()),
+        currency=currency,
+        supplies=tuple(flavors.values()),
         demands=demands,
         limits=limits,
         weight=given.get("lambda", Decimal(1)),
         weights=given.get("lambdas", ()),
-        period=given.get("period", ""),
+        period=given.get("period", known.period if known else ""),
     )
 
 
@@ -359,24 +389,27 @@ def _summed(name: str, each: dict[str, Any], given: dict[str, Any], problems: Pr
 
 
 _CURRENCY = Text("a currency", 3, "[A-Z]{3}", "Write its three letters, such as EUR.", shortest=3)
-_DOCUMENT = Record(
-    "a plan",
-    (
-        Field("currency", _CURRENCY, "Of all money here.", required=True),
-        Field("flavors", Table(_NAME, _FLAVOR, "flavors", MAX_FLAVORS), "What there is, by name.", required=True),
-        Field("services", Table(_NAME, _SERVICE, "services", MAX_SERVICES), "What is needed, by name.", required=True),
-        Field("limits", Table(_NAME, _LIMIT, "limits", 1000), "Further conditions, such as a budget."),
-        Field("lambda", _figure("lambda", 10**6), "How much one unit of failure impact weighs against one of cost."),
-        Field("lambdas", Many(_figure("lambda", 10**6), "lambdas", 1000), "Where to draw the curve."),
-        Field("period", _SHORT, "The time that costs are for."),
-        Field("whole", _TrueFalse(), "Only whole devices, where a service says nothing else."),
-    ),
-    _build_model,
-    {
-        "resources": "Write flavors.", "demands": "Write services.", "constraints": "Write limits.",
-        "integer": "Write whole.", "budget": "Write limits: {budget: {of: cost, at_most: ...}}.",
-    },
-)  # fmt: skip
+_FIELDS = (
+    Field("currency", _CURRENCY, "Of all money here.", required=True),
+    Field("flavors", Table(_NAME, _FLAVOR, "flavors", MAX_FLAVORS), "What there is, by name.", required=True),
+    Field("services", Table(_NAME, _SERVICE, "services", MAX_SERVICES), "What is needed, by name.", required=True),
+    Field("limits", Table(_NAME, _LIMIT, "limits", 1000), "Further conditions, such as a budget."),
+    Field("lambda", _figure("lambda", 10**6), "How much one unit of failure impact weighs against one of cost."),
+    Field("lambdas", Many(_figure("lambda", 10**6), "lambdas", 1000), "Where to draw the curve."),
+    Field("period", _SHORT, "The time that costs are for."),
+    Field("whole", _TrueFalse(), "Only whole devices, where a service says nothing else."),
+)
+_ALIASES = {
+    "resources": "Write flavors.", "demands": "Write services.", "constraints": "Write limits.",
+    "integer": "Write whole.", "budget": "Write limits: {budget: {of: cost, at_most: ...}}.",
+}  # fmt: skip
+
+
+def _document(known: Known | None) -> Record[Model]:
+    """Return the reader of a whole text; what is known need not stand in it."""
+    optional = {"currency", "flavors"} if known is not None else set()
+    fields = tuple(replace(field, required=False) if field.name in optional else field for field in _FIELDS)
+    return Record("a plan", fields, partial(_build_model, known), _ALIASES)
 
 
 def _at(value: Located, name: str) -> tuple[int | None, int | None]:

@@ -20,12 +20,12 @@ import numpy as np
 from dujiang.scheduling.capacity.form import Condition, Floats, Form, form_of
 from dujiang.scheduling.capacity.model import Impossible, Limit, Model, NotSolved
 from dujiang.scheduling.capacity.plan import CapacityPlan, Tell, optimise, simple
-from dujiang.scheduling.capacity.solver import TIME_LIMIT_S, TOLERANCE, Solver
+from dujiang.scheduling.capacity.solver import TIME_LIMIT_S, TOLERANCE, Answer, Solver
 
 _FINEST: Final = Decimal("0.000001")
 """Changes of demands and limits are rounded up to this."""
-_SLACK: Final = 1e-9
-"""Relative room in a sum that is held while the best of equals is looked for."""
+_SLACKS: Final = (1e-9, 1e-8)
+"""Relative room in a sum that is held while the best of equals is looked for; more where the first is too little."""
 _MOST_WORDS: Final = 6
 _TRACE: Final = 1e-7
 """Relative size of what is taken for a trace of rounding first."""
@@ -194,7 +194,7 @@ def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | Non
         least = Solver(form, whole=True, time_limit_s=time_limit_s).solve(prices)
     except Impossible:
         return None
-    given = _best_of_equals(model, form, prices, least.objective, time_limit_s)[len(base.lower) :].tolist()
+    given = _best_of_equals(model, form, prices, least, time_limit_s)[len(base.lower) :].tolist()
     for finely in (False, True):
         amounts = [_given(give, value, finely=finely) for give, value in zip(gives, given, strict=True)]
         changes = tuple(
@@ -212,15 +212,20 @@ def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | Non
     raise NotSolved("The smallest change lies within the precision of the solver. Bring the figures nearer together.")
 
 
-def _best_of_equals(model: Model, form: Form, prices: Floats, least: float, time_limit_s: float) -> Floats:
-    """Return, of the solutions that miss as little, one with the best plan."""
-    held = form.with_row(prices, at_most=least + _SLACK * max(1.0, abs(least)))
+def _best_of_equals(model: Model, form: Form, prices: Floats, least: Answer, time_limit_s: float) -> Floats:
+    """Return, of the solutions that miss as little as the least does, one with the best plan."""
     objective = np.zeros(len(form.lower))
     costs = form.costs(1, model.weight)
     objective[: len(costs)] = costs
     # Where devices cost nothing, more of them than needed would be as good: a little for each keeps them away.
     objective[len(costs) :] = max(1.0, float(costs.max(initial=0.0))) * 1e-6
-    return Solver(held, whole=True, time_limit_s=time_limit_s).solve(objective).x
+    for slack in _SLACKS:
+        held = form.with_row(prices, at_most=least.objective + slack * max(1.0, abs(least.objective)))
+        try:
+            return Solver(held, whole=True, time_limit_s=time_limit_s).solve(objective).x
+        except Impossible:
+            continue  # the least lies at the end of the solver's precision
+    return least.x
 
 
 def _given(give: _Give, value: float, *, finely: bool) -> Decimal:
