@@ -94,7 +94,7 @@ def test_an_attempt_knows_itself() -> None:
         "DUJIANG_JOB_ID": "job_a", "DUJIANG_ATTEMPT": "2", "DUJIANG_JOB_NAME": "a-job",
         "DUJIANG_PROJECT": "a-project", "DUJIANG_ATTEMPT_KEY": "00c0ffee/job_a.2", "DUJIANG_LIMITS": "cgroup-v2",
         "DUJIANG_CPU_MILLI": "2500", "DUJIANG_MEMORY_BYTES": str(GIB), "DUJIANG_GPU_MILLI": "0",
-        "DUJIANG_OUTPUT_DIR": "/out/a",
+        "DUJIANG_OUTPUT_DIR": "/out/a", "DUJIANG_NODES": "1",
     }  # fmt: skip
 
 
@@ -105,6 +105,7 @@ def test_as_many_threads_are_suggested_as_there_are_whole_cores(cpu_milli: int, 
 
 def test_a_rank_knows_its_place() -> None:
     found = environment(rank=3, ranks=4)
+    assert found["DUJIANG_NODES"] == "4"
     names = ("RANK", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert [found[name] for name in names] == ["3", "3", "0", "4", "1", "127.0.0.1", "20001"]
 
