@@ -74,11 +74,13 @@ ROUTES: Final[dict[str, str]] = {
     "GET /v1/quotas": "AAAAAx",
     "PUT /v1/quotas/{project}": "AdAddx",
     "GET /v1/queue": "AAAAAx",
+    "GET /v1/snapshot": "AAdddx",
     "GET /v1/queues": "AAAAAx",
     "PUT /v1/queues": "AdAddx",
     # jobs
     "POST /v1/jobs": "AAAAdx",
     "POST /v1/jobs/batch": "AAAAdx",
+    "POST /v1/jobs/dry-run": "AAAAdx",
     "GET /v1/jobs": "AAAAAx",
     "GET /v1/jobs/{job_id}": "AAAAAx",
     "POST /v1/jobs/{job_id}/cancel": "AAAAdx",

@@ -17,8 +17,11 @@ from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import MEMORY, Database, Tx
 from dujiang.kit.errors import DujiangError, Unauthenticated
 from dujiang.kit.http import problem_response
+from dujiang.kit.ids import Ids
+from dujiang.scheduling.domain.explaining import Answer
 from dujiang.tenancy.access import Door
 from dujiang.tenancy.domain import Principal, Role
+from dujiang.tenancy.service import Tenancy
 from tests.health.builders import facts
 
 PEOPLE = {
@@ -35,7 +38,7 @@ class _Tokens:
 
 
 @pytest.fixture
-async def client(clock: ManualClock, diagnoser: Diagnoser) -> AsyncIterator[httpx.AsyncClient]:
+async def client(clock: ManualClock, ids: Ids, diagnoser: Diagnoser) -> AsyncIterator[httpx.AsyncClient]:
     database = Database(MEMORY, clock=clock, journal_key=b"key")
     await database.create_all()
     found = diagnoser(facts("OSError: [Errno 28] No space left on device"))
@@ -46,7 +49,11 @@ async def client(clock: ManualClock, diagnoser: Diagnoser) -> AsyncIterator[http
 
     app = FastAPI()
     app.state.door = Door(database, _Tokens(), b"secret")
-    app.include_router(router(find_job))
+
+    async def ask(job_id: str, **_: object) -> Answer | None:
+        raise AssertionError(f"{job_id} does not wait")
+
+    app.include_router(router(find_job, ask, Tenancy(db=database, clock=clock, ids=ids)))
 
     @app.exception_handler(DujiangError)
     async def render(_request: Request, error: DujiangError) -> Response:

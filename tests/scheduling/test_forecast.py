@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from hypothesis import given, settings
 
-from dujiang.scheduling.domain import Reason, Snapshot, plan, snapshot_of_rows
+from dujiang.scheduling.domain import Reason, Snapshot, TaskClass, plan, snapshot_of_rows
 from dujiang.scheduling.domain.forecast import Expected, Unknown, forecast, steps_for
 from tests.scheduling.building import NOW, a_fleet, a_job, after, holding
 from tests.scheduling.test_properties import worlds
@@ -150,3 +150,14 @@ def test_steps_are_fewer_where_each_costs_more() -> None:
     assert steps_for(small) == 64
     many = replace(small, requests=tuple(a_job(f"j{n}") for n in range(10_000)))
     assert 4 <= steps_for(many) < 64
+
+
+def test_what_is_stopped_for_it_lets_it_start_and_is_a_guess() -> None:
+    fleet = a_fleet(1, 1)
+    low = replace(holding("low", "n0", devices=(0,), started_s=-5000), task_class=TaskClass.LOW, weight=0.2,
+                  may_stop=True, saved_at=at(-10))  # fmt: skip
+    core = a_job("core", gpu=1, task_class=TaskClass.CORE)
+    snapshot = snapshot_of_rows(fleet, holdings=[low], requests=[core])
+    assert [stop.job_id for stop in plan(snapshot, NOW).stops] == ["low"]
+    found = forecast(snapshot, NOW, job_id="core")["core"]
+    assert (found.at, found.is_certain) == (at(30), False)

@@ -19,6 +19,7 @@ from dujiang.billing import api as billing_api
 from dujiang.billing.service import BillingService
 from dujiang.bootstrap.housekeeping import Gauges, Housekeeping
 from dujiang.bootstrap.proofs import proofs
+from dujiang.bootstrap.quoting import price_of
 from dujiang.bootstrap.settings import Settings
 from dujiang.bootstrap.views import explained, placed
 from dujiang.engines.contract import Engine
@@ -26,13 +27,15 @@ from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
 from dujiang.jobs import api as jobs_api
-from dujiang.jobs import schedule_api
+from dujiang.jobs import looking_api, schedule_api
 from dujiang.jobs.checkpoints import find_checkpoint
 from dujiang.jobs.diagnosis import Diagnose
-from dujiang.jobs.loop import AttemptLoop, FigureLoop, StartLoop, SweepLoop
+from dujiang.jobs.looking import Live
+from dujiang.jobs.loop import AttemptLoop, FigureLoop, Outlook, StartLoop, SweepLoop
 from dujiang.jobs.loop.scheduled import ScheduleLoop
 from dujiang.jobs.schedules import ScheduleService
 from dujiang.jobs.service import JobService
+from dujiang.jobs.trying import Trials
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
 from dujiang.kit.ids import Ids
@@ -115,6 +118,9 @@ class Platform:
         self.deployments = DeploymentService(ids=ids, jobs=self.jobs, settings=model_settings)
         self.predictor = Predictor(self.http, within_s=model_settings.predict_within_s)
         self.billing = BillingService(ids, self.pool, settings.billing)
+        outlook = Outlook(pool=self.pool, scheduling=self.scheduling)
+        self.live = Live(db=db, clock=clock, outlook=outlook)
+        self.trials = Trials(db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing))
 
         inventory = InventoryLoop(
             db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start
@@ -201,7 +207,8 @@ class Platform:
             jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
             schedule_api.router(self.schedules, tenancy),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
-            health_api.router(partial(explained, self.jobs)),
+            looking_api.router(self.jobs, tenancy, live=self.live, trials=self.trials),
+            health_api.router(partial(explained, self.jobs), self.live.explain, tenancy),
             models_api.router(self.registry, self.deployments, self.artifacts, self.predictor, tenancy),
             billing_api.router(self.billing, tenancy),
             stream.router(db, clock),

@@ -22,7 +22,8 @@ async def explained(jobs: JobService, tx: Tx, job_id: str) -> SeenJob | None:
     if job is None:
         return None
     attempts = (await jobs.attempts(tx, [job_id]))[job_id]
-    return SeenJob(job.project_id, _view(job, attempts, await jobs.position(tx, job)))
+    view = _view(job, attempts, await jobs.position(tx, job))
+    return SeenJob(job.project_id, view, waits=job.waits and job.held is None)
 
 
 def _view(job: Job, attempts: list[Attempt], position: int | None) -> JobView:

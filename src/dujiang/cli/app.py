@@ -12,6 +12,7 @@ from dujiang.cli import (
     accounts,
     catalogue,
     doctor,
+    explaining,
     fleet,
     jobs,
     money,
@@ -55,7 +56,7 @@ def _root(
 
 
 for _function, _panel in (
-    (submitting.submit, WORK), (jobs.ps, WORK), (jobs.show, WORK), (jobs.logs, WORK), (jobs.explain, WORK),
+    (submitting.submit, WORK), (jobs.ps, WORK), (jobs.show, WORK), (jobs.logs, WORK), (explaining.explain, WORK),
     (jobs.cancel, WORK), (jobs.queue, WORK), (jobs.metrics, WORK), (fleet.pool, POOL), (catalogue.deploy, MODELS),
     (catalogue.predict, MODELS), (money.bill, MONEY), (trust.verify, MONEY), (accounts.login, PEOPLE),
     (accounts.logout, PEOPLE), (accounts.whoami, PEOPLE), (up.up, PLATFORM), (doctor.doctor, PLATFORM),
@@ -70,7 +71,8 @@ for _name, _group, _panel in (
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),
     ("quotas", money.quotas_app, PEOPLE), ("schedule", schedules.schedule_app, WORK),
     ("simulate", simulating_predictions.simulate_app, PLATFORM),
-    ("plan", planning.plan_app, PLATFORM), ("queues", queues.queues_app, PEOPLE),
+    ("snapshot", explaining.snapshot_app, PLATFORM), ("plan", planning.plan_app, PLATFORM),
+    ("queues", queues.queues_app, PEOPLE),
 ):  # fmt: skip
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
 

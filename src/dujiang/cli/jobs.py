@@ -1,4 +1,4 @@
-"""`dujiang ps`, `show`, `logs`, `explain`, `cancel`, `queue`, `metrics`: what happens to work."""
+"""`dujiang ps`, `show`, `logs`, `cancel`, `queue`, `metrics`: what happens to work."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from dujiang.cli.exits import Exit
 from dujiang.cli.output import (
     Column,
     ago,
-    clean,
     col,
     figure,
-    heading,
     lasted,
     listing,
     milli,
@@ -250,18 +248,6 @@ def _write(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-def explain(job: JobRef, json: Json = False) -> None:
-    """Say why a job waits, or why it failed and what to do."""
-    with connect() as client:
-        answer = client.get(f"/v1/jobs/{find_job(client, job)}/explain")
-    if json:
-        write_json(answer)
-        return
-    headline, _, rest = clean(answer["text"]).partition("\n")
-    heading(headline)
-    sys.stdout.write(rest.rstrip("\n") + "\n" if rest else "")
 
 
 def cancel(

@@ -46,6 +46,9 @@ def submit(
     check: Annotated[
         bool, typer.Option("--check", help="Only read the files and write the jobs as understood.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say where, when and at what price it would start.")
+    ] = False,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Submitting again with the same key gives the same jobs.")
     ] = None,
@@ -65,6 +68,11 @@ def submit(
         write_json([spec.document() for spec in specs])
         return
     with connect() as client:
+        if dry_run:
+            from dujiang.cli import trying
+
+            trying.dry_run(client, specs, as_json=json)
+            return
         jobs = _send(client, specs, idempotency_key or secrets.token_urlsafe(24))
         if wait:
             from dujiang.cli.watching import watch

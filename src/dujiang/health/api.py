@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Final, Protocol
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
-from dujiang.health.explain import Explanation, JobView, Topic, explain
+from dujiang.health.explain import Explanation, JobView, Topic, WaitView, explain
+from dujiang.health.waits import wait_view
 from dujiang.jobs.diagnosis import Blame
 from dujiang.kit.db import Tx
-from dujiang.kit.errors import NotFound
+from dujiang.kit.errors import NotFound, Unavailable
 from dujiang.kit.http import Model
+from dujiang.scheduling.domain.explaining import Answer
 from dujiang.tenancy.access import Caller, needs
 from dujiang.tenancy.domain import Permission
+from dujiang.tenancy.service import Tenancy
 
 _Reader = Annotated[Caller, Depends(needs(Permission.JOB_READ))]
+_MOST_PROJECTS: Final = 20
+"""Other projects of the caller that are tried for one job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,8 @@ class SeenJob:
 
     project_id: str
     view: JobView
+    waits: bool = False
+    """It waits for the scheduler."""
 
 
 class FindJob(Protocol):
@@ -35,12 +43,55 @@ class FindJob(Protocol):
         ...
 
 
+class AskScheduler(Protocol):
+    """Asks the scheduler about a job that waits, as of now; made from `jobs.looking`."""
+
+    def __call__(
+        self, job_id: str, *, widely: bool, projects: Sequence[tuple[str, str]]
+    ) -> Awaitable[Answer | None]:  # fmt: skip
+        """Return why it waits and when it starts; None for one that waits no longer."""
+        ...
+
+
 class ExhibitOut(Model):
     """One line that supports the answer, exactly as it was read."""
 
     source: str
     line: str
     where: str
+
+
+class OtherwiseOut(Model):
+    """What else would start a job now; it has been tried."""
+
+    way: str
+    """`FewerRanks`, `FewerDevices`, `OtherModel`, `LooserPlace` or `OtherQueue`."""
+    sentence: str
+
+
+class WaitOut(Model):
+    """What the scheduler says of a job that waits."""
+
+    reason: str
+    """Empty when there is room for it: it starts within moments."""
+    detail: str
+    blocking: str
+    position: int | None
+    earliest: datetime | None
+    """Its reserved start."""
+    suggestion: str
+    """The smallest change of what it asks for that would start it now."""
+    advice: str
+    expected_start: datetime | None
+    """By a plan of the future; null when that cannot be told, or takes long and was not asked for with `all`."""
+    expected_after: datetime | None
+    """It will not have started by then; null when `expected_start` is exact."""
+    expected_is_certain: bool | None
+    """Whether `expected_start` rests on time limits alone."""
+    expected_cluster: str
+    outlook: str
+    """The same in words."""
+    otherwise: list[OtherwiseOut]
 
 
 class ExplanationOut(Model):
@@ -58,31 +109,70 @@ class ExplanationOut(Model):
     advice: list[str]
     weighed: list[str]
     history: list[str]
+    wait: WaitOut | None
+    """What the scheduler says, while the job waits."""
     text: str
     """All of it as text for a terminal."""
 
 
-def router(find_job: FindJob) -> APIRouter:
+def router(find_job: FindJob, ask: AskScheduler, tenancy: Tenancy) -> APIRouter:
     """Return the route that explains jobs."""
     routes = APIRouter(prefix="/v1", tags=["jobs"])
 
     @routes.get("/jobs/{job_id}/explain")
-    async def explain_job(caller: _Reader, job_id: str) -> ExplanationOut:
+    async def explain_job(
+        caller: _Reader,
+        job_id: str,
+        all: Annotated[bool, Query(description="Also what else would start it now; takes longer.")] = False,
+    ) -> ExplanationOut:
         """Explain why a job waits, what it does, or why it failed: in plain words, with the evidence and what to do."""
         async with caller.reading() as tx:
             seen = await find_job(tx, job_id)
             if seen is None or not caller.may(Permission.JOB_READ, seen.project_id):
                 raise NotFound("There is no such job; `dujiang ps --all` lists those you can see.", job=job_id[:64])
-            return _out(explain(seen.view, tx.now))
+            projects = await _others(tx, tenancy, caller, seen.project_id) if all and seen.waits else []
+            now = tx.now
+        view = seen.view
+        if seen.waits:
+            view = await _fresh(ask, view, widely=all, projects=projects)
+        return explanation_out(explain(view, now))
 
     return routes
 
 
-def _out(told: Explanation) -> ExplanationOut:
+async def _fresh(ask: AskScheduler, view: JobView, *, widely: bool, projects: Sequence[tuple[str, str]]) -> JobView:
+    """Return a job with what the scheduler says of it now; with what it said last when it cannot be asked."""
+    try:
+        answer = await ask(view.id, widely=widely, projects=projects)
+    except Unavailable:
+        return view
+    if answer is None:
+        return view
+    wait = wait_view(answer)
+    return replace(view, wait=wait, reason=wait.reason or view.reason)
+
+
+async def _others(tx: Tx, tenancy: Tenancy, caller: Caller, project_id: str) -> list[tuple[str, str]]:
+    """Return the other projects that the caller may submit in."""
+    found = await tenancy.projects(tx, ids=caller.reach(Permission.JOB_SUBMIT), limit=_MOST_PROJECTS + 1)
+    return [(one.id, one.name) for one in found if one.id != project_id][:_MOST_PROJECTS]
+
+
+def explanation_out(told: Explanation) -> ExplanationOut:
+    """Return an explanation as the API gives it."""
     return ExplanationOut(
         job_id=told.job_id, topic=told.topic, headline=told.headline, why=list(told.why), cause=told.cause,
         blame=told.blame, confidence=told.confidence,
         evidence=[ExhibitOut(source=one.source, line=one.line, where=one.where) for one in told.evidence],
         platform=list(told.platform), advice=list(told.advice), weighed=list(told.weighed), history=list(told.history),
-        text=told.text,
+        wait=_wait_out(told.wait) if told.wait else None, text=told.text,
+    )  # fmt: skip
+
+
+def _wait_out(wait: WaitView) -> WaitOut:
+    return WaitOut(
+        reason=wait.reason, detail=wait.detail, blocking=wait.blocking, position=wait.position, earliest=wait.earliest,
+        suggestion=wait.suggestion, advice=wait.advice, expected_start=wait.expected_at,
+        expected_after=wait.expected_after, expected_is_certain=wait.is_certain, expected_cluster=wait.expected_on,
+        outlook=wait.outlook, otherwise=[OtherwiseOut(way=way, sentence=told) for way, told in wait.otherwise],
     )  # fmt: skip

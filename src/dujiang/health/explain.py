@@ -44,6 +44,18 @@ class WaitView:
     """The smallest change that would start it."""
     advice: str = ""
     earliest: datetime | None = None
+    """The reserved start."""
+    outlook: str = ""
+    """When it starts by a plan of the future, in words; empty when none was made."""
+    expected_at: datetime | None = None
+    expected_after: datetime | None = None
+    """It did not start yet then, and what is between was not looked at; None when `expected_at` is exact."""
+    is_certain: bool | None = None
+    """Whether that rests on time limits alone; None when it cannot be told."""
+    expected_on: str = ""
+    """The cluster."""
+    otherwise: tuple[tuple[str, str], ...] = ()
+    """What else would start it now: a word and a sentence for each way."""
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> WaitView:
@@ -118,6 +130,8 @@ class Explanation:
     """Other explanations, and why they were not taken."""
     history: tuple[str, ...] = ()
     """One line for each attempt before."""
+    wait: WaitView | None = None
+    """What the scheduler says, while it waits."""
 
     @property
     def text(self) -> str:
@@ -161,9 +175,10 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
         why = [wait.detail]
         if wait.position is not None:
             why.append(f"It is number {wait.position} of those that wait.")
-        if wait.earliest is not None:
+        if wait.earliest is not None and wait.earliest != wait.expected_at:
             why.append(f"If nothing else changes it starts by {_time(wait.earliest)}.")
-        advice = [wait.suggestion, wait.advice]
+        why.append(wait.outlook)
+        advice = [wait.suggestion, *(sentence for _, sentence in wait.otherwise), wait.advice]
     platform: list[str] = []
     if ended is not None and ended.diagnosis is not None:
         platform.append(f"Attempt {ended.number} ended: {ended.diagnosis.sentence}")
@@ -174,9 +189,9 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
         platform.append("It starts by itself as soon as there is room.")
     found = ended.diagnosis if ended else None
     return Explanation(
-        job.id, Topic.WAITS, _headline(job, now), tuple(why), wait.reason if wait else job.reason,
+        job.id, Topic.WAITS, _headline(job, now), tuple(one for one in why if one), wait.reason if wait else job.reason,
         found.blame if found else None, found.confidence if found else None, found.evidence if found else (),
-        tuple(platform), tuple(one for one in advice if one), history=_history(job, -1),
+        tuple(platform), tuple(dict.fromkeys(one for one in advice if one)), history=_history(job, -1), wait=wait,
     )  # fmt: skip
 
 

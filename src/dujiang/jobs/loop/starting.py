@@ -14,19 +14,20 @@ from typing import Protocol
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import Attempt, Job, JobState, Waiting, request_of
-from dujiang.jobs.expecting import Expectations, left_s
-from dujiang.jobs.loop.abouts import Abouts
+from dujiang.jobs.domain import Attempt, Job, JobState, Waiting
+from dujiang.jobs.expecting import left_s
+from dujiang.jobs.loop.outlook import Outlook
 from dujiang.jobs.loop.stopping import ask_stops
 from dujiang.jobs.settings import JobSettings
 from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
 from dujiang.kit.errors import Stale
 from dujiang.kit.loop import TickReport
-from dujiang.pool.domain import Grant, LedgerFilter, NodeClosed, OverAllocated
+from dujiang.pool.domain import Grant, NodeClosed, OverAllocated
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import ADVICE, Plan, Request, Snapshot, Snapshots, Start, Wait, holdings_of_ledger, plan
+from dujiang.scheduling.domain import ADVICE, Plan, Snapshot, Start, Wait, plan
 from dujiang.scheduling.domain.expected import Expectation
+from dujiang.scheduling.domain.explaining import in_the_way
 from dujiang.scheduling.service import SchedulingService
 
 
@@ -46,11 +47,9 @@ class StartLoop:
         wake: Callable[[], None] = lambda: None, planner: Planner = plan,
     ) -> None:  # fmt: skip
         """Take what it works with; `wake` is called when there is something new to run, or to stop."""
-        self._db, self._pool, self._scheduling, self._clock, self._settings = db, pool, scheduling, clock, settings
+        self._db, self._pool, self._clock, self._settings = db, pool, clock, settings
         self._wake, self._plan = wake, planner
-        self._expectations, self._abouts = Expectations(), Abouts()
-        self._snapshots = Snapshots()
-        self._requests: dict[str, tuple[tuple[int, int | None], Request]] = {}
+        self._outlook = Outlook(pool=pool, scheduling=scheduling)
         self._told: dict[str, tuple[str, float]] = {}
         self._told_at_s = -settings.told_every_s
         self._resized_at_s = -settings.resize_s
@@ -58,11 +57,11 @@ class StartLoop:
     async def tick(self) -> TickReport:
         """Start what may start, ask to stop what has to; note why the rest waits."""
         async with self._db.reading() as tx:
-            requests = await self._waiting(tx)
+            requests = await self._outlook.waiting(tx)
             if not requests and not self._may_resize():
                 self._told.clear()
                 return TickReport()
-            snapshot = await self._snapshot(tx, requests)
+            snapshot = await self._outlook.snapshot(tx, requests)
             now = tx.now
         telling = self._clock.monotonic_s() - self._told_at_s >= self._settings.told_every_s
         planned = self._plan(snapshot, now, telling=telling)
@@ -80,35 +79,7 @@ class StartLoop:
 
     def earliest(self) -> datetime | None:
         """Return when the next retry's pause ends, of those looked at last."""
-        times = [one.not_before for _, one in self._requests.values() if one.not_before is not None]
-        return min(times, default=None)
-
-    # -- look ------------------------------------------------------------------------------------------------------
-
-    async def _waiting(self, tx: Tx) -> list[Request]:
-        """Return what waits; requests are kept between ticks, since only their number of attempts changes them."""
-        rows = await store.waiting_ids(tx)
-        marks = {job_id: (attempt, not_before) for job_id, attempt, not_before in rows}
-        known = {job_id: one for job_id, one in self._requests.items() if marks.get(job_id) == one[0]}
-        fresh = await store.read_jobs(tx, marks.keys() - known.keys())
-        if fresh:
-            await self._expectations.catch_up(tx)
-        known |= {job.id: (marks[job.id], request_of(job, expected_s=self._expected_s(job))) for job in fresh.values()}
-        self._requests = known
-        return [request for _, request in known.values()]
-
-    async def _snapshot(self, tx: Tx, requests: Sequence[Request]) -> Snapshot:
-        view = await self._pool.placeable(tx)
-        rows = await self._pool.allocations(tx, LedgerFilter(live=True))
-        inventory = await self._pool.inventory(tx)
-        about = await self._abouts.of(tx, {row.share.key for row in rows})
-        queues = await self._scheduling.queues(tx)
-        shares = await self._scheduling.shares(tx, queues, rows, {request.project_id for request in requests})
-        return self._snapshots.take(
-            view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
-            quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
-            queues=queues, shares=shares,
-        )  # fmt: skip
+        return self._outlook.earliest()
 
     def _may_resize(self) -> bool:
         """Say whether running elastic work is due for a look though nothing waits."""
@@ -116,11 +87,7 @@ class StartLoop:
         if at_s - self._resized_at_s < self._settings.resize_s:
             return False
         is_first, self._resized_at_s = self._resized_at_s < 0, at_s
-        return is_first or self._abouts.has_elastic  # at first nothing is known of what runs
-
-    def _expected_s(self, job: Job) -> float | None:
-        expected = self._expectations.expect(job)
-        return None if expected is None else left_s(job, expected.seconds)
+        return is_first or self._outlook.has_elastic  # at first nothing is known of what runs
 
     # -- write -----------------------------------------------------------------------------------------------------
 
@@ -138,7 +105,7 @@ class StartLoop:
 
     async def _start(self, tx: Tx, fit: Sequence[Job], starts: Mapping[str, Start], version: int) -> None:
         await self._pool.allocate_many(tx, [_grant(job, starts[job.id]) for job in fit], version)
-        expected = {job.id: self._expectations.expect(job) for job in fit}
+        expected = {job.id: self._outlook.expect(job) for job in fit}
         attempts = [_attempt(job, starts[job.id], expected[job.id], tx.now) for job in fit]
         await store.insert_attempts(tx, attempts)
         await store.update_jobs(tx, [_placed(job, expected[job.id]) for job in fit])
@@ -146,7 +113,8 @@ class StartLoop:
     async def _tell(self, waits: Sequence[Wait], now: datetime) -> int:
         """Write why jobs wait: at once when the reason is another, else when the stored figures are old."""
         at_s = self._told_at_s = self._clock.monotonic_s()
-        self._told = {job_id: told for job_id, told in self._told.items() if job_id in self._requests}
+        waiting = self._outlook.waits
+        self._told = {job_id: told for job_id, told in self._told.items() if job_id in waiting}
         news: dict[str, Waiting] = {}
         for wait in waits:
             reason, told_s = self._told.get(wait.job_id, ("", 0.0))
@@ -185,6 +153,6 @@ def _placed(job: Job, expected: Expectation | None) -> Job:
 
 def _waiting_of(wait: Wait, now: datetime) -> Waiting:
     return Waiting(
-        reason=str(wait.reason), detail=wait.sentence, at=now, blocking=wait.blocking_job or wait.blocking_project,
+        reason=str(wait.reason), detail=wait.sentence, at=now, blocking=in_the_way(wait),
         earliest=wait.earliest, suggestion=wait.change.sentence if wait.change else "", advice=ADVICE[wait.reason],
     )  # fmt: skip

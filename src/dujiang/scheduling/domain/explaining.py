@@ -101,3 +101,8 @@ def likely_place(snapshot: Snapshot, now: datetime, request: Request, answer: An
         return answer.expected.start
     alone = snapshot_of_rows(snapshot.fleet, requests=[replace(request, not_before=None)])
     return next(iter(plan(alone, now, telling=False).starts), None)
+
+
+def in_the_way(wait: Wait) -> str:
+    """Return what a job waits for by name: another job, else a project, a queue or a window."""
+    return wait.blocking_job or wait.blocking_project or wait.blocking_queue or wait.window

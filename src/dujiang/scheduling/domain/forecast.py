@@ -2,7 +2,8 @@
 
 Virtual time goes from end to end: what ends gives back what it held, `plan` says what starts, and what starts ends in
 turn. Ends are known from time limits; where others like a job suggest that it ends sooner, that is believed, and
-everything after it is marked as expected. What has neither a limit nor an expectation never ends here.
+everything after it is marked as expected. What has neither a limit nor an expectation never ends here. What is stopped
+for others ends within its grace, and everything after it is marked likewise.
 
 Each step costs a plan, so their number is bounded. Where there are more ends than steps they are taken in groups, the
 first ones alone and each group larger than the one before by one factor: a start that is near or reserved is told
@@ -23,6 +24,7 @@ from dujiang.scheduling.domain.decide import Start
 from dujiang.scheduling.domain.plan import Plan, plan
 from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
+from dujiang.scheduling.domain.stops import StopWhy
 
 HORIZON_S: Final = 30 * 86_400.0
 """Nobody believes a plan for longer."""
@@ -30,6 +32,9 @@ MOST_STEPS: Final = 64
 LEAST_STEPS: Final = 4
 _ROWS: Final = 500_000
 """Of work that one answer may take, all its steps together; a plan takes some 5 microseconds a row."""
+_GRACE: Final = timedelta(seconds=30)
+"""What work that is stopped is taken to need for saving itself; the default of a specification."""
+_FOR_OTHERS: Final = frozenset({StopWhy.PREEMPTED, StopWhy.RECLAIMED})
 _JOB_ROWS: Final = 10
 """What a running or waiting job costs a plan, in devices."""
 
@@ -147,7 +152,7 @@ class _Future:
         )  # fmt: skip
 
     def carry_out(self, done: Plan) -> dict[str, Expected]:
-        """Start what a plan starts."""
+        """Start what a plan starts, and stop what it stops for that; what was stopped does not come back here."""
         found: dict[str, Expected] = {}
         for start in done.starts:
             request = self.requests.pop(start.job_id, None)
@@ -158,6 +163,11 @@ class _Future:
             self._holdings.append(held)
             self._ends.append(_end(held, self.now))
             found[start.job_id] = Expected(start.job_id, self.now, self._was, self._is_certain, start)
+        gone = {stop.job_id for stop in done.stops if stop.why in _FOR_OTHERS and stop.for_job in self.requests}
+        for at, held in enumerate(self._holdings):
+            if held.job_id in gone and not held.is_stopping:
+                self._holdings[at] = stopped = replace(held, is_stopping=True, ends_at=self.now + _GRACE)
+                self._ends[at] = (stopped.ends_at or self.now, False)
         return found
 
     def go_on(self, steps: int) -> bool:

@@ -201,6 +201,9 @@ def _closed(wait: Wait) -> str:
 
 
 _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
+    Reason.PREEMPTING: lambda wait: (
+        f"It starts when {wait.blocking_job}, which was told to stop, has given its place back."
+    ),
     Reason.BACKOFF: lambda wait: f"It is tried again at {wait.earliest:%Y-%m-%d %H:%M:%S} UTC.",
     Reason.NO_MATCHING_DEVICE: lambda wait: "No cluster has a device of that vendor, model and memory.",
     Reason.TOO_LARGE: _too_large,

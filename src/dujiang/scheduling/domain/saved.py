@@ -26,6 +26,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 
 from dujiang.kit.errors import DujiangError, Invalid
 from dujiang.scheduling.domain.fleet import ClusterRow, Fleet, NodeRow, fleet_of_rows
+from dujiang.scheduling.domain.plan import plan
 from dujiang.scheduling.domain.queues import Queue, QueueTree, QuotaFlavor
 from dujiang.scheduling.domain.rows import rows_of_fleet
 from dujiang.scheduling.domain.snapshot import Snapshot
@@ -73,6 +74,18 @@ def load(data: bytes) -> tuple[Snapshot, datetime]:
         saved = _explained(document)
     _check(saved.snapshot)
     return saved.snapshot, saved.at
+
+
+def summary(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
+    """Return what a snapshot holds, counted."""
+    fleet = snapshot.fleet
+    return {
+        "at": f"{now:%Y-%m-%d %H:%M:%S}", "clusters": [cluster.name for cluster in fleet.clusters],
+        "nodes": fleet.node_count, "open_nodes": int(fleet.node_open.sum()), "devices": fleet.device_count,
+        "free_gpu_milli": int(np.where(fleet.device_open, snapshot.device_milli, 0).clip(0).sum()),
+        "running": len(snapshot.holdings), "waiting": len(snapshot.requests),
+        "starting": len(plan(snapshot, now, telling=False).starts),
+    }  # fmt: skip
 
 
 def _explained(document: dict[str, Any]) -> _Saved:

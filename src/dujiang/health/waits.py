@@ -1,0 +1,84 @@
+"""What the scheduler says of a job, as explanations show it: the same live and from a saved snapshot. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from dujiang.health.explain import Explanation, JobView, Topic, WaitView, explain
+from dujiang.kit.errors import NotFound, did_you_mean
+from dujiang.scheduling.domain import ADVICE, Holding
+from dujiang.scheduling.domain.explaining import Answer, Explainer, in_the_way
+from dujiang.scheduling.domain.forecast import Expected, Unknown
+
+
+def wait_view(answer: Answer) -> WaitView:
+    """Return what is said of a waiting job."""
+    if answer.wait is None:
+        where = f" on {', '.join(_nodes(answer))}" if answer.start is not None else ""
+        return WaitView("", f"There is room for it now{where}: it starts within moments.")
+    wait, expected = answer.wait, answer.expected
+    return WaitView(
+        reason=str(wait.reason), detail=wait.sentence, blocking=in_the_way(wait),
+        position=wait.position, suggestion=wait.change.sentence if wait.change else "", advice=ADVICE[wait.reason],
+        earliest=wait.earliest, expected_at=expected.at if expected else None,
+        expected_after=expected.after if expected else None,
+        is_certain=expected.is_certain if expected and expected.at else None,
+        expected_on=expected.start.cluster if expected and expected.start else "",
+        outlook=_outlook(expected) if expected else "",
+        otherwise=tuple((str(way.way), way.sentence) for way in answer.ways),
+    )  # fmt: skip
+
+
+def explain_saved(explainer: Explainer, job_id: str, *, widely: bool) -> Explanation:
+    """Return why a job of a saved snapshot is where it is, in the words in which the platform says it.
+
+    Raises:
+        NotFound: the snapshot has no such job.
+    """
+    snapshot, now = explainer.snapshot, explainer.now
+    answer = explainer.answer(job_id, expecting=widely or explainer.is_small, widely=widely)
+    if answer is not None:
+        request, view = explainer.requests[job_id], wait_view(answer)
+        job = JobView(job_id, "", "PENDING", view.reason, since=request.submitted_at, wait=view)
+        return explain(job, now)
+    held = [holding for holding in snapshot.holdings if holding.job_id == job_id]
+    if not held:
+        known = [*explainer.requests, *(holding.job_id for holding in snapshot.holdings)]
+        raise NotFound(f'The snapshot has no job "{job_id[:64]}".{did_you_mean(job_id, known[:10_000])}')
+    return _running(held[0], now)
+
+
+def _running(held: Holding, now: datetime) -> Explanation:
+    nodes = sorted({rank.node for rank in held.ranks})
+    shown = ", ".join(nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
+    why = [f"It holds its place on {shown} in cluster {held.cluster}."]
+    if held.ends_at is not None:
+        why.append(f"It is over by {held.ends_at:%Y-%m-%d %H:%M:%S} UTC.")
+    headline = f"{held.job_id} was running since {held.started_at:%Y-%m-%d %H:%M:%S} UTC."
+    return Explanation(held.job_id, Topic.RUNS, headline, tuple(why))
+
+
+def _outlook(expected: Expected) -> str:
+    """Return when a job starts, in words, and what that rests on."""
+    if expected.at is None:
+        match expected.unknown:
+            case Unknown.ENDS:
+                return "When it starts cannot be told: what it waits for has no time limit."
+            case Unknown.HORIZON:
+                return "When it starts cannot be told: it lies more than a month ahead."
+            case _:
+                return "When it starts cannot be told: too many others end and start before."
+    rests = "if all runs to its time limit" if expected.is_certain else "by how long work like that before it took"
+    on = f" on {expected.start.cluster}" if expected.start else ""
+    when = f"at {expected.at:%Y-%m-%d %H:%M:%S} UTC"
+    if expected.after is not None:
+        when = f"between {expected.after:%Y-%m-%d %H:%M:%S} and {expected.at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"It is expected to start {when}{on}, {rests}."
+
+
+def _nodes(answer: Answer) -> Iterator[str]:
+    nodes: Sequence[str] = sorted({rank.node for rank in answer.start.ranks}) if answer.start else ()
+    yield from nodes[:5]
+    if len(nodes) > 5:
+        yield f"{len(nodes) - 5} more"
