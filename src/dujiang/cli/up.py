@@ -14,7 +14,9 @@ def up(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 unless set.")] = None,
     simulate: Annotated[
         str | None,
-        typer.Option("--simulate", help="NODESxDEVICES, such as 64x8: a simulated cluster, labelled as such."),
+        typer.Option(
+            "--simulate", help="NODESxDEVICES, such as 64x8 or 64x8/rack=16: a simulated cluster, labelled as such."
+        ),
     ] = None,
     loops: Annotated[bool, typer.Option("--loops/--no-loops", help="Run the loops, or only answer requests.")] = True,
     database: Annotated[

@@ -1,0 +1,53 @@
+"""The tree of settings where a table has names of its own."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from dujiang.bootstrap.settings import Settings
+from dujiang.kit.settings import SettingsInvalid, load
+
+
+def loaded(folder: Path, text: str) -> Settings:
+    """Return the settings of a file."""
+    file = folder / "dujiang.toml"
+    file.write_text(text)
+    return load(Settings, file=file, environ={}, flags={})
+
+
+def test_each_cluster_has_terms_of_its_own(tmp_path: Path) -> None:
+    found = loaded(
+        tmp_path,
+        "[clusters.spot]\nprice_per_device_hour = 1.25\ncloud = true\ninterruptions_per_day = 2\n[clusters.own]\n",
+    ).clusters
+    assert (found["spot"].price_per_device_hour, found["spot"].cloud, found["spot"].interruptions_per_day) == (
+        Decimal("1.25"), True, 2.0,
+    )  # fmt: skip
+    assert (found["own"].price_per_device_hour, found["own"].cloud) == (Decimal(0), False)
+
+
+def test_the_local_node_has_labels(tmp_path: Path) -> None:
+    assert loaded(tmp_path, '[local]\nlabels = { "dujiang.io/rack" = "r7" }\n').local.labels == {
+        "dujiang.io/rack": "r7"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[clusters.own]\nclouds = true", 'clusters.own.clouds: there is no such setting. Did you mean "cloud"?'),
+        ("[clusters.own]\nx = true", "There are price_per_device_hour, cloud, interruptions_per_day."),
+        ("[clusters.own]\nprice_per_device_hour = -1", "clusters.own.price_per_device_hour = -1 should be greater"),
+        ("[clusters.own]\nprice_per_device_hour = nan", "clusters.own.price_per_device_hour = NaN should be a finite"),
+        ("[clusters]\nown = 3", "clusters.own is a group of settings; write a table [clusters.own] with"),
+        ("[clusters.own]\ncloud = 'so so'", 'clusters.own.cloud = "so so" should be a valid boolean'),
+    ],
+)
+def test_terms_that_mean_nothing_are_told_with_their_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        loaded(tmp_path, text)
+    assert says in caught.value.problems[0]
+    assert "dujiang.toml" in caught.value.problems[0]
