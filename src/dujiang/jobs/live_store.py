@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import BigInteger, bindparam, select, type_coerce, update
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs.domain import TERMINAL, JobState, Use
@@ -21,29 +21,25 @@ from dujiang.kit.tables import Json, UtcMicros
 _LIVE: Final = sorted(frozenset(JobState) - TERMINAL)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveFacts:
-    """What changes of an attempt that has not ended."""
+class LiveFacts(NamedTuple):
+    """What changes of an attempt that has not ended. Times are microseconds since 1970: most are only compared."""
 
-    key: AttemptKey
-    created_at: datetime
-    started_at: datetime | None
-    stop_asked_at: datetime | None
-    """When it was asked to stop, by the platform or by someone."""
-    saved_at: datetime | None
+    job_id: str
+    number: int
+    created_us: int
+    started_us: int | None
+    stop_asked_us: int | None
+    """When the platform asked it to stop."""
+    saved_us: int | None
     expected_s: float | None
     weight_milli: int
+    cancel_us: int | None
+    """When someone asked for its job's end."""
 
 
 async def live_facts(tx: Tx) -> list[LiveFacts]:
     """Return the attempts that have not ended, in no order."""
-    return [
-        LiveFacts(
-            AttemptKey(row.job_id, row.number), row.created_at, row.started_at, row.cancel_at or row.stop_asked_at,
-            row.saved_at, row.expected_s, row.weight_milli,
-        )
-        for row in await tx.execute(_FACTS)
-    ]  # fmt: skip
+    return [LiveFacts._make(row) for row in await tx.execute(_FACTS)]
 
 
 async def checkpointing(tx: Tx) -> list[tuple[AttemptKey, str, datetime | None]]:
@@ -97,8 +93,9 @@ _a, _j = attempts.c, jobs.c
 _JOINED = attempts.join(jobs, _j.id == _a.job_id)
 _FACTS = (
     select(
-        _a.job_id, _a.number, _a.created_at, _a.started_at, _a.stop_asked_at, _a.saved_at, _a.expected_s,
-        _j.weight_milli, _j.cancel_at,
+        _a.job_id, _a.number, *(type_coerce(time, BigInteger) for time in (
+            _a.created_at, _a.started_at, _a.stop_asked_at, _a.saved_at)),
+        _a.expected_s, _j.weight_milli, type_coerce(_j.cancel_at, BigInteger),
     )
     .select_from(_JOINED)
     .where(_a.state.in_(_LIVE))

@@ -15,6 +15,7 @@ from dujiang.jobs import store
 from dujiang.jobs.domain import Job, elastic_bounds
 from dujiang.jobs.live_store import LiveFacts, live_facts
 from dujiang.jobs.spec import Cause
+from dujiang.kit.clock import from_micros
 from dujiang.kit.db import Tx
 from dujiang.scheduling.domain import About, TaskClass
 from dujiang.scheduling.domain.expected import corrected
@@ -35,11 +36,22 @@ class Lasting:
     ranks_max: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told of an attempt at the last look."""
+
+    facts: LiveFacts
+    about: About
+    holds_until: datetime | None
+    """From then on something else is to be told though no fact has changed."""
+
+
 class Abouts:
-    """Tells of running attempts; remembers what lasts."""
+    """Tells of running attempts; remembers what lasts, and what was told last."""
 
     def __init__(self) -> None:
         self._lasting: dict[AttemptKey, Lasting] = {}
+        self._told: dict[tuple[str, int], _Told] = {}
 
     async def of(self, tx: Tx, running: Set[AttemptKey]) -> dict[AttemptKey, About]:
         """Return what is known of these attempts."""
@@ -47,11 +59,21 @@ class Abouts:
         if fresh := running - self._lasting.keys():
             jobs = await store.read_jobs(tx, {key.job_id for key in fresh})
             self._lasting |= {key: lasting_of(jobs[key.job_id]) for key in fresh if key.job_id in jobs}
-        return {
-            facts.key: about(self._lasting[facts.key], facts, tx.now)
-            for facts in await live_facts(tx)
-            if facts.key in self._lasting
-        }
+        before, self._told = self._told, {}
+        known: dict[AttemptKey, About] = {}
+        by_name = {(key.job_id, key.number): key for key in self._lasting}
+        for facts in await live_facts(tx):
+            name = facts.job_id, facts.number
+            key = by_name.get(name)
+            if key is None:
+                continue
+            told = before.get(name)
+            if told is None or told.facts != facts or (told.holds_until is not None and tx.now >= told.holds_until):
+                found = about(self._lasting[key], facts, tx.now)
+                told = _Told(facts, found, found.expected_end)
+            self._told[name] = told
+            known[key] = told.about
+        return known
 
     @property
     def has_elastic(self) -> bool:
@@ -77,10 +99,11 @@ def lasting_of(job: Job) -> Lasting:
 
 def about(lasting: Lasting, facts: LiveFacts, now: datetime) -> About:
     """Return what the scheduler is told of an attempt."""
-    since = facts.started_at or facts.created_at
+    since = from_micros(facts.started_us or facts.created_us)
+    asked_us = facts.cancel_us or facts.stop_asked_us
     ends = [since + timedelta(seconds=lasting.limit_s)] if lasting.limit_s is not None else []
-    if facts.stop_asked_at is not None:
-        ends.append(facts.stop_asked_at + timedelta(seconds=lasting.grace_s))
+    if asked_us is not None:
+        ends.append(from_micros(asked_us) + timedelta(seconds=lasting.grace_s))
     ends_at = min(ends, default=None)
     expected_end = None
     if facts.expected_s is not None:
@@ -94,9 +117,9 @@ def about(lasting: Lasting, facts: LiveFacts, now: datetime) -> About:
         task_class=lasting.task_class,
         weight=facts.weight_milli / 1000,
         apart=lasting.apart,
-        is_stopping=facts.stop_asked_at is not None,
+        is_stopping=asked_us is not None,
         may_stop=lasting.may_stop,
-        saved_at=None if facts.saved_at is None else max(facts.saved_at, since),  # earlier: it went on from that
+        saved_at=None if facts.saved_us is None else max(from_micros(facts.saved_us), since),  # else of an earlier one
         ranks_min=lasting.ranks_min,
         ranks_max=lasting.ranks_max,
     )

@@ -27,7 +27,7 @@ from dujiang.scheduling.domain import BANDS, TaskClass
 from dujiang.scheduling.domain.rescore import Change, Idle, Policy, Reclaim, Work, rescore
 from dujiang.scheduling.domain.usage import Gathered
 
-_AT_ONCE: Final = 500
+_AT_ONCE: Final = 100
 """Jobs of one transaction."""
 
 
@@ -54,10 +54,11 @@ class RescoreLoop:
         done: Counter[str] = Counter()
         for start in range(0, len(changed), _AT_ONCE):
             done += await self._apply(changed[start : start + _AT_ONCE])
+        applied = frozenset(changed)
         rest = {
             facts.key.job_id: self._use(facts.key, facts.use, seen, now)
             for facts, seen in measured.values()
-            if seen is not None and seen.samples and facts.key not in set(changed)
+            if seen is not None and seen.samples and facts.key not in applied
         }
         await self._note(rest)
         for key in measured:
