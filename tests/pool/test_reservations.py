@@ -119,6 +119,8 @@ async def test_one_that_is_put_off_begins_again_later() -> None:
     [
         (-3, 2, {}, BadReservation, "would have ended already"),
         (1, 0, {}, BadReservation, "not after it begins"),
+        (1, 100_000, {}, BadReservation, "more than 10 years from now"),
+        (-100_000, 100_001, {}, BadReservation, "more than 10 years from now"),
         (1, -1, {}, BadReservation, "not after it begins"),
         (1, 1, {"name": "Fans!"}, BadReservation, "lower-case letters"),
         (1, 1, {"cluster": "her"}, UnknownCluster, 'Did you mean "here"'),
@@ -189,6 +191,9 @@ async def test_the_routes() -> None:
         both = await client.post("/v1/reservations", json={**body, "all_nodes": True}, headers=as_("operator"))
         neither = await client.post("/v1/reservations", json={**body, "nodes": []}, headers=as_("operator"))
         assert (both.status_code, neither.status_code) == (422, 422)
+        for far in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"):
+            answer = await client.post("/v1/reservations", json={**body, "ends_at": far}, headers=as_("operator"))
+            assert answer.status_code in (409, 422), far
         naive = await client.post(
             "/v1/reservations", json={**body, "name": "x", "ends_at": "2030-01-01T00:00:00"}, headers=as_("operator")
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid, did_you_mean
@@ -79,7 +79,8 @@ class Reservations:
         cluster = _cluster_of(inventory, wanted.cluster)
         made = Reservation(
             id=self._ids.new("rsv"), name=wanted.name, cluster=cluster,
-            nodes=_nodes_of(inventory, cluster, wanted.nodes), begins_at=wanted.begins_at, ends_at=wanted.ends_at,
+            nodes=_nodes_of(inventory, cluster, wanted.nodes), begins_at=wanted.begins_at.astimezone(UTC),
+            ends_at=wanted.ends_at.astimezone(UTC),
             projects=tuple(sorted(set(wanted.projects))), reason=wanted.reason, made_by=tx.actor, made_at=tx.now,
             state=ReservationState.PLANNED,
         )  # fmt: skip

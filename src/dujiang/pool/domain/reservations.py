@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -18,6 +18,8 @@ from dujiang.kit.state import Machine
 
 MAX_NODES: Final = 20_000
 MAX_PROJECTS: Final = 100
+MOST: Final = timedelta(days=3650)
+"""From now to its ends."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -106,13 +108,15 @@ def check(name: str, begins_at: datetime, ends_at: datetime, now: datetime) -> N
     """Let a reservation pass that says when.
 
     Raises:
-        BadReservation: its name is none, or it ends before it begins or before now.
+        BadReservation: its name is none, it ends before it begins or before now, or lies ten years away.
     """
     if not _NAME.fullmatch(name):
         raise BadReservation(
             "The name of a reservation has up to 63 lower-case letters, digits and dashes, with a letter or digit at "
             "both ends."
         )
+    if max(ends_at - now, now - begins_at) > MOST:
+        raise BadReservation(f"It would begin or end more than {MOST.days // 365} years from now; give a nearer time.")
     if ends_at <= begins_at:
         raise BadReservation(
             f"It would end at {_told(ends_at)}, not after it begins ({_told(begins_at)}); give a later end."
