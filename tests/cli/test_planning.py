@@ -97,7 +97,18 @@ def test_a_curve_at_lambdas_of_ones_own_or_none_or_short(run: Run, tmp_path: Pat
     assert json.loads(capacity(run, INFERENCE, "--no-curve", "--json")[1])["curve"] is None
     code, out, _ = capacity(run, INFERENCE, "--points", "2")
     assert code == 0
-    assert "--points asks for more than 2" in out
+    assert "The plan changes at further lambdas; --points 4" in out
+
+
+@pytest.mark.parametrize("file", [TEXTBOOK, PRINTED, INFERENCE])
+def test_the_page_shows_what_it_writes(run: Run, file: str) -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "capacity.md").read_text()
+    assert f"```text\n{capacity(run, file)[1].rstrip()}\n```" in page
+
+
+def test_the_page_shows_the_example(run: Run) -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "capacity.md").read_text()
+    assert f"```yaml\n{Path(INFERENCE).read_text()}```" in page
 
 
 @pytest.mark.parametrize(("file", "code", "plots"), [(INFERENCE, 0, 3), (PRINTED, 6, 0)])

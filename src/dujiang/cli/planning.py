@@ -33,7 +33,10 @@ def capacity(
     curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Show how the plan changes with lambda.")] = True,
     points: Annotated[int, typer.Option("--points", min=2, max=10_000, help="Most points of the curve.")] = 50,
     time_limit_s: Annotated[
-        float, typer.Option("--time-limit-s", min=0.1, max=86_400, help="Of each solve with whole devices.")
+        float,
+        typer.Option(
+            "--time-limit-s", min=0.1, max=86_400, help="Of each part of the answer: plan, worth of one more, curve."
+        ),
     ] = 120.0,
     from_platform: Annotated[
         bool, typer.Option("--from-platform", help="Flavors are the open devices of the pool, at its list prices.")
@@ -212,7 +215,7 @@ def _write_curve(found: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     write_table(["LAMBDA FROM", "TO", "COST", "FAILURE IMPACT"], rows, right=[True, True, True, True])
     if not found["curve_is_complete"]:
-        say(f"The plan changes at further lambdas; --points asks for more than {len(points)}.")
+        say(f"The plan changes at further lambdas; --points {2 * len(points)} or more time shows them.")
 
 
 def _write_impossible(found: Mapping[str, Any]) -> None:

@@ -50,6 +50,11 @@ def test_a_bound_on_the_points_is_kept_and_said() -> None:
     assert [(p.cost, p.impact) for p in curve.points] == [(10, 90), (32, 54)]
 
 
+def test_a_bound_on_the_time_is_kept_and_said() -> None:
+    curve = trade_off(THREE, time_limit_s=1e-9)
+    assert (len(curve.points), curve.is_complete) == (2, False)
+
+
 def test_lambdas_of_ones_own() -> None:
     curve = at_lambdas(THREE, [Decimal(9), Decimal(0), Decimal("0.5"), Decimal(0)])
     assert [(p.from_weight, p.cost, p.impact) for p in curve.points] == [

@@ -145,6 +145,11 @@ def test_only_so_many_are_solved_again_the_dearest_first() -> None:
     assert [value.one_more for value in plan.capacities] == [None, 0]
 
 
+def test_nothing_is_solved_again_when_the_time_is_spent() -> None:
+    model = a_model([CHEAP, FAST], [a_service(need=12, a=1, b=1)], weight=0)
+    assert [value.one_more for value in optimise(model, time_limit_s=0).capacities] == [None, 0]
+
+
 def test_the_same_question_has_the_same_answer_whatever_the_order_of_its_parts() -> None:
     model = a_model([CHEAP, FAST], [a_service("x", 6, a=1, b=2), a_service("y", 3, whole=True, a=2, b=1)], budget(90))
     turned = replace(model, supplies=model.supplies[::-1], demands=model.demands[::-1])

@@ -42,13 +42,19 @@ class Curve:
 
     points: tuple[CurvePoint, ...]
     is_complete: bool
-    """False: there were more corners than asked for, and between some of these points the plan changes further."""
+    """False: points or time ran out, and between some of these the plan changes further."""
 
 
 def trade_off(
     model: Model, *, most_points: int = MOST_POINTS, time_limit_s: float = TIME_LIMIT_S, tell: Tell | None = None
 ) -> Curve:
     """Return every plan that is best for some lambda from 0 on, with the lambdas between which it is.
+
+    Args:
+        model: the question.
+        most_points: where to stop, with the most telling points found.
+        time_limit_s: of each point with whole devices, and after which no further point is begun.
+        tell: hears what is being done.
 
     Raises:
         Impossible, Unbounded, NotSolved: as `optimise` does.
@@ -63,11 +69,14 @@ def trade_off(
         *_, low, high = heapq.heappop(open_pairs)
         if not (_less(low.cost, high.cost) and _less(high.impact, low.impact)):
             continue
-        if len(corners) >= most_points:
+        weight = (high.cost - low.cost) / (low.impact - high.impact)
+        try:
+            found = solve(Decimal(1), weight) if len(corners) < most_points and solve.spent_s < time_limit_s else None
+        except NotSolved:
+            found = None
+        if found is None:
             is_complete = False
             break
-        weight = (high.cost - low.cost) / (low.impact - high.impact)
-        found = solve(Decimal(1), weight)
         if _less(found.objective(weight), low.objective(weight)):
             corners.add(found)
             for left, right in ((low, found), (found, high)):
@@ -99,6 +108,10 @@ class _Solve:
         self._form = form_of(model)
         self._solver = Solver(self._form, whole=model.is_whole, time_limit_s=time_limit_s)
         self._tell, self._asked = tell or (lambda _: None), 0
+
+    @property
+    def spent_s(self) -> float:
+        return self._solver.spent_s
 
     def __call__(self, of_cost: Decimal, of_impact: Decimal) -> Spending:
         self._asked += 1

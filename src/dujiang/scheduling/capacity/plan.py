@@ -114,7 +114,7 @@ def optimise(
 
     Args:
         model: the question.
-        time_limit_s: of each solve with whole devices.
+        time_limit_s: of a solve with whole devices, and of all that is solved again for the worth of one more.
         most_resolved: for how many capacities to solve again with one device more.
         tell: hears what is being done, for a progress line.
 
@@ -139,7 +139,8 @@ def optimise(
     spent = spending(form, devices)
     values = _values(model, form, devices, margin)
     if answer.gap == 0:
-        values = _with_one_more(model, form, values, solver, costs, spent, most_resolved, tell)
+        again = _Again(solver, costs, most_resolved, solver.spent_s + time_limit_s)
+        values = _with_one_more(model, form, values, again, spent, tell)
     return CapacityPlan(
         shares=_shares(model, form, devices),
         cost=rounded(model, spent.cost),
@@ -218,25 +219,34 @@ def _values(model: Model, form: Form, devices: Devices, margin: Answer) -> tuple
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The solver, and how far it may be asked again."""
+
+    solver: Solver
+    costs: Floats
+    most: int
+    until_s: float
+
+
 def _with_one_more(
-    model: Model, form: Form, values: Sequence[CapacityValue], solver: Solver, costs: Floats, spent: Spending,
-    most: int, tell: Tell,
-) -> tuple[CapacityValue, ...]:  # fmt: skip
+    model: Model, form: Form, values: Sequence[CapacityValue], again: _Again, spent: Spending, tell: Tell
+) -> tuple[CapacityValue, ...]:
     """Solve again with one device more of each capacity that could matter.
 
     Without whole devices a capacity that does not bind is worth nothing (the least cost is convex in it); with them it
     may be: five devices do not serve what takes six.
     """
     worth: dict[str, Decimal] = {}
-    asked = 0
+    asked, solver = 0, again.solver
     for value in sorted(values, key=lambda each: (-each.shadow_price, not each.binds)):
         if value.capacity is None or (not model.is_whole and not value.binds):
             worth[value.flavor] = Decimal(0)
-        elif asked < most:
+        elif asked < again.most and solver.spent_s < again.until_s:
             asked += 1
             tell(f"one more of {value.flavor}")
             with solver.row_at_most(form.rows[Condition.CAPACITY, value.flavor], float(value.capacity) + 1):
-                answer = solver.solve(costs)
+                answer = solver.solve(again.costs)
             if answer.gap == 0:
                 then = spending(form, exact(form, answer.x)).objective(model.weight)
                 worth[value.flavor] = max(Decimal(0), _priced(spent.objective(model.weight) - then))

@@ -49,7 +49,7 @@ class Solver:
     def __init__(self, form: Form, *, whole: bool, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._form = form
         self._whole = whole and bool(form.whole.any())
-        self._time_limit_s = time_limit_s
+        self._time_limit_s = time_limit_s if self._whole else TIME_LIMIT_S
         self._highs = _Highs()
         for name, value in (
             ("output_flag", False), ("threads", 1), ("random_seed", 0),
@@ -58,6 +58,11 @@ class Solver:
         ):  # fmt: skip
             _check(self._highs.setOptionValue(name, value))
         _check(self._highs.passModel(_highs_lp(form, whole=self._whole)))
+
+    @property
+    def spent_s(self) -> float:
+        """How long it has worked in all, by the solver's own clock."""
+        return float(self._highs.getRunTime())
 
     def solve(self, costs: Floats) -> Answer:
         """Return the least of `costs @ x`.
