@@ -27,11 +27,21 @@ from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
 from dujiang.jobs import api as jobs_api
-from dujiang.jobs import looking_api, schedule_api
-from dujiang.jobs.checkpoints import find_checkpoint
+from dujiang.jobs import looking_api, schedule_api, scoring_api
+from dujiang.jobs.checkpoints import find_checkpoint, saved_at
 from dujiang.jobs.diagnosis import Diagnose
 from dujiang.jobs.looking import Live
-from dujiang.jobs.loop import AttemptLoop, FigureLoop, Outlook, StartLoop, SweepLoop
+from dujiang.jobs.loop import (
+    AttemptLoop,
+    FigureLoop,
+    Outlook,
+    Planner,
+    RescoreLoop,
+    StartLoop,
+    SweepLoop,
+    UseBook,
+    UseLoop,
+)
 from dujiang.jobs.loop.scheduled import ScheduleLoop
 from dujiang.jobs.schedules import ScheduleService
 from dujiang.jobs.service import JobService
@@ -57,6 +67,8 @@ from dujiang.pool.loop import InventoryLoop
 from dujiang.pool.reserving import Reservations
 from dujiang.pool.service import PoolService
 from dujiang.scheduling import api as scheduling_api
+from dujiang.scheduling import queues_api
+from dujiang.scheduling.domain import plan
 from dujiang.scheduling.service import SchedulingService
 from dujiang.telemetry import api as telemetry_api
 from dujiang.telemetry.service import Telemetry
@@ -89,6 +101,8 @@ class World:
     passwords: Passwords | None = None
     diagnose: Diagnose | None = None
     """None takes the signatures that come with the platform."""
+    planner: Planner = plan
+    """What decides on starts and stops."""
     http: httpx.AsyncClient | None = None
     """For asking services; None makes one."""
 
@@ -108,7 +122,7 @@ class Platform:
         self.audit = Audit(db)
         self.pool = PoolService(ids, settings.pool, _terms(settings))
         self.reservations = Reservations(ids, self.pool)
-        self.scheduling = SchedulingService()
+        self.scheduling = SchedulingService(self.pool, settings.scheduling)
         self.telemetry = Telemetry()
         self.jobs = JobService(ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs)
         self.schedules = ScheduleService(ids=ids, jobs=self.jobs, tenancy=self.tenancy)
@@ -127,7 +141,7 @@ class Platform:
         )
         starting = StartLoop(
             db=db, pool=self.pool, scheduling=self.scheduling, clock=clock, settings=settings.jobs,
-            wake=self._wake_attempts,
+            wake=self._wake_attempts, planner=world.planner,
         )  # fmt: skip
         running = AttemptLoop(
             db=db, pool=self.pool, tenancy=self.tenancy, clusters=clusters,
@@ -135,6 +149,11 @@ class Platform:
             lost_after_s=world.lost_after_s, find_checkpoint=find_checkpoint, wake=self._wake_after_end,
         )  # fmt: skip
         figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
+        book = UseBook()
+        using = UseLoop(
+            db=db, clusters=clusters, clock=clock, settings=settings.jobs, book=book, saved_at=saved_at
+        )  # fmt: skip
+        rescoring = RescoreLoop(db=db, settings=settings.jobs, book=book, wake=self._wake_attempts)
         sweep = SweepLoop(db=db, clusters=clusters)
         scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
@@ -156,6 +175,8 @@ class Platform:
         self.starting = Loop("start", starting.tick, every_s=rhythm.start_s, rest_s=_SHORT_REST_S)
         self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s, rest_s=_SHORT_REST_S)
         self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s, rest_s=_REST_S)
+        self.using = Loop("use", using.tick, every_s=rhythm.use_s)
+        self.rescoring = Loop("rescore", rescoring.tick, every_s=rhythm.rescore_s)
         self.scheduled = Loop("schedules", scheduled.tick, every_s=rhythm.schedules_s, rest_s=_REST_S)
         self.models = (
             Loop("registration", registration.tick, every_s=rhythm.models_s, rest_s=_REST_S),
@@ -166,6 +187,8 @@ class Platform:
             self.starting,
             self.running,
             self.figures,
+            self.using,
+            self.rescoring,
             self.scheduled,
             Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
             *self.outbox.loops(every_s=rhythm.outbox_s, rest_s=_REST_S),
@@ -204,7 +227,9 @@ class Platform:
             pool_api.router(self.pool, tenancy),
             reservations_api.router(self.reservations, tenancy),
             scheduling_api.router(self.scheduling, tenancy, self.pool),
+            queues_api.router(self.scheduling, tenancy, self.pool, self.jobs.named_queues),
             jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
+            scoring_api.router(self.jobs, tenancy),
             schedule_api.router(self.schedules, tenancy),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
             looking_api.router(self.jobs, tenancy, live=self.live, trials=self.trials),
