@@ -247,7 +247,7 @@ def test_the_page_of_the_command_line_is_that_of_the_command_line() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     codes = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
     assert codes == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
-    told = set(re.findall(r"^\| `([a-z ]+)` \|", text.partition("## Which server")[0], re.MULTILINE))
+    told = set(re.findall(r"^\| `([a-z -]+)` \|", text.partition("## Which server")[0], re.MULTILINE))
     assert told == set(commands(command(), ""))
 
 
