@@ -88,7 +88,7 @@ jobs = Table(
     Column("waiting", Json, nullable=True),
     Index("ix_jobs_state", "state", "id"),
     Index("ix_jobs_project", "project_id", "id"),
-    Index("ix_jobs_name", "name", "id"),
+    Index("ix_jobs_name", "name", "project_id", "id"),
     Index("ix_jobs_array", "array_id", "state", "held", "array_index"),
 )
 _CONSIDERED = (jobs.c.waits.is_(true()), jobs.c.held.is_(None))

@@ -273,7 +273,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_array", ["array_id", "state", "held", "array_index"], unique=False)
-        batch_op.create_index("ix_jobs_name", ["name", "id"], unique=False)
+        batch_op.create_index("ix_jobs_name", ["name", "project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_project", ["project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_state", ["state", "id"], unique=False)
         batch_op.create_index(
