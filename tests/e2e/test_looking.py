@@ -18,7 +18,7 @@ def test_a_file_explains_as_the_platform_does(platform: PlatformProcess, files: 
     whole = {"cpu": cores, "memory": "32MiB"}
     blocker, waiting = submit(
         platform, files("holder", "sleep 300", resources=whole, time_limit="1h"),
-        files("behind", "true", resources=whole),
+        files("behind", "true", resources=whole, time_limit="10m"),
     )  # fmt: skip
     running(platform, blocker)
     until(lambda: platform.run("explain", waiting, "--json").json["cause"] == "Resources", 30, "it knows why")
@@ -44,12 +44,12 @@ def test_a_file_explains_as_the_platform_does(platform: PlatformProcess, files: 
 
 
 def test_a_dry_run_submits_nothing(platform: PlatformProcess, files: Any) -> None:
-    before = platform.run("ps", "--all", "--json").json
+    before = {job["id"] for job in platform.run("ps", "--all", "--json").json}
     one, two = files("one", "true"), files("two", "true", time_limit="1h")
     said = platform.run("submit", one, two, "--dry-run", "--json")
     assert [told["name"] for told in said.json] == ["one", "two"]
     assert all(told["price"]["currency"] == "CNY" for told in said.json)
     assert [told["price"]["total"] is None for told in said.json] == [True, False]
-    assert platform.run("ps", "--all", "--json").json == before
+    assert {job["id"] for job in platform.run("ps", "--all", "--json").json} == before
     huge = platform.run("submit", files("huge", "true", resources={"cpu": 100_000}), "--dry-run")
     refused(huge, 2, "the largest possible is")

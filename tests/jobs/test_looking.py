@@ -170,6 +170,7 @@ async def test_a_job_that_would_start_is_told_where_and_at_what_price(scene: Sce
     assert (rank["rank"], rank["gpu_milli"], len(rank["devices"])) == (0, 1000, 1)
     price = told["price"]
     assert (price["currency"], price["per_hour"], price["total"]) == ("CNY", "10.48", "15.72")
+    assert price["simulated"]
     assert {line["sku_id"]: line["per_hour"] for line in price["lines"]}["gpu"] == "10.00"
     assert await count(scene) == before
 

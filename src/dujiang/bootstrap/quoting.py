@@ -18,6 +18,7 @@ async def price_of(billing: BillingService, tx: Tx, parts: Sequence[Part], limit
         currency=quote.currency, per_hour=str(quote.per_hour.amount),
         total=None if quote.total is None else str(quote.total.amount),
         lines=tuple(_line(line) for line in quote.hour), unpriced=quote.unpriced,
+        simulated=any(part.simulated for part in parts),
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def read_snapshot(file: Path) -> Explainer:
 
 
 def _from_file(file: Path, ref: str, *, widely: bool) -> Any:
-    from dujiang.health.api import explanation_out
+    from dujiang.health.schemas import explanation_out
     from dujiang.health.waits import explain_saved
     from dujiang.kit.errors import NotFound
 

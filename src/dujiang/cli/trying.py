@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from dujiang.jobs.spec import JobSpec
 
 _MOST_RANKS = 8
-"""Shown; `--json` has all."""
+"""Shown; `--json` has all of them."""
+_MOST_DEVICES = 2
+"""Of a node, by name."""
 _UNKNOWN = {
     "UnknownEnds": "cannot be told: what it waits for has no time limit",
     "Horizon": "cannot be told: more than a month ahead",
@@ -62,13 +64,14 @@ def _when(expected: dict[str, Any]) -> str:
 def _place(told: dict[str, Any]) -> str:
     if told["place"] is None:
         return "nowhere that is open now"
-    ranks = [
-        rank["node"] + (f" ({', '.join(rank['devices'])})" if rank["devices"] else "")
-        for rank in told["place"]["ranks"]
-    ]
+    ranks = [clean(rank["node"]) + _devices(rank["devices"]) for rank in told["place"]["ranks"]]
     more = f" and {len(ranks) - _MOST_RANKS} more" if len(ranks) > _MOST_RANKS else ""
     alone = " if nothing else ran" if told["place_is"] == "alone" else ""
     return f"{told['place']['cluster']}: {', '.join(ranks[:_MOST_RANKS])}{more}{alone}"
+
+
+def _devices(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if 0 < len(names) <= _MOST_DEVICES else f" ({len(names)} devices)" if names else ""
 
 
 def _price(told: dict[str, Any]) -> str | None:
@@ -78,7 +81,8 @@ def _price(told: dict[str, Any]) -> str | None:
     whole = "no time limit, so no total"
     if price["total"] is not None:
         whole = f"{price['total']} {price['currency']} to its time limit of {seconds(told['time_limit_s'])}"
-    return f"{price['per_hour']} {price['currency']} an hour; {whole}"
+    simulated = " (simulated)" if price["simulated"] else ""
+    return f"{price['per_hour']} {price['currency']} an hour; {whole}{simulated}"
 
 
 def _unpriced(told: dict[str, Any]) -> list[str]:

@@ -7,9 +7,10 @@ from datetime import datetime
 
 from dujiang.health.explain import Explanation, JobView, Topic, WaitView, explain
 from dujiang.kit.errors import NotFound, did_you_mean
-from dujiang.scheduling.domain import ADVICE, Holding
+from dujiang.scheduling.domain import ADVICE, Change, Holding, Remedy
 from dujiang.scheduling.domain.explaining import Answer, Explainer, in_the_way
 from dujiang.scheduling.domain.forecast import Expected, Unknown
+from dujiang.scheduling.domain.otherwise import Otherwise, Way
 
 
 def wait_view(answer: Answer) -> WaitView:
@@ -26,7 +27,7 @@ def wait_view(answer: Answer) -> WaitView:
         is_certain=expected.is_certain if expected and expected.at else None,
         expected_on=expected.start.cluster if expected and expected.start else "",
         outlook=_outlook(expected) if expected else "",
-        otherwise=tuple((str(way.way), way.sentence) for way in answer.ways),
+        otherwise=tuple((str(way.way), way.sentence) for way in answer.ways if not _is_said(way, wait.change)),
     )  # fmt: skip
 
 
@@ -57,6 +58,14 @@ def _running(held: Holding, now: datetime) -> Explanation:
         why.append(f"It is over by {held.ends_at:%Y-%m-%d %H:%M:%S} UTC.")
     headline = f"{held.job_id} was running since {held.started_at:%Y-%m-%d %H:%M:%S} UTC."
     return Explanation(held.job_id, Topic.RUNS, headline, tuple(why))
+
+
+def _is_said(way: Otherwise, change: Change | None) -> bool:
+    """Say whether a way is the smallest change once more."""
+    if change is None or change.remedy is not Remedy.LOWER_ASK:
+        return False
+    asked = {"ranks": way.request.ranks, "gpu_milli": way.request.ask.gpu_milli}.get(change.resource)
+    return way.way in (Way.FEWER_RANKS, Way.FEWER_DEVICES) and asked == change.to
 
 
 def _outlook(expected: Expected) -> str:

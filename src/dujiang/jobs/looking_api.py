@@ -95,6 +95,8 @@ class PriceOut(Model):
     """To its time limit; null when it has none."""
     lines: list[PricedPartOut]
     unpriced: list[str]
+    simulated: bool
+    """The place is on simulated nodes, whose bill is kept apart."""
 
 
 class DryRunOut(Model):

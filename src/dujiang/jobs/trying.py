@@ -59,6 +59,8 @@ class Priced:
     lines: tuple[PricedPart, ...]
     unpriced: tuple[str, ...]
     """What the list has no price for."""
+    simulated: bool = False
+    """The place is on simulated nodes, whose bill is kept apart."""
 
 
 class PriceOf(Protocol):
