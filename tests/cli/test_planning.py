@@ -50,6 +50,7 @@ def test_the_textbooks_answer_does_not_fit(run: Run) -> None:
         "every demand at 40 % of its need",
     ]
     assert [each["cost"] for each in told["relaxations"]] == ["1250.00", "500.00", "500.00"]
+    assert all(each["proven"] for each in told["relaxations"])
 
 
 def test_the_larger_example_says_what_each_capacity_is_worth(run: Run) -> None:

@@ -223,4 +223,6 @@ def _write_impossible(found: Mapping[str, Any]) -> None:
         lead = "It would be possible with" if number == 0 else "or with"
         say(f"{lead} {each['words']}:")
         _write_shares(each["shares"], each)
+        if not each["proven"]:
+            say("Time was short: a smaller change may be enough. --time-limit-s gives more.")
         sys.stdout.write("\n")

@@ -75,6 +75,8 @@ class Relaxation:
     amount: Decimal
     """What was made least: the sum of the changes, what the devices cost, or the part of every demand."""
     plan: CapacityPlan
+    is_proven: bool = True
+    """False: time was short, and a smaller change may be enough."""
 
     def sentence(self) -> str:
         """Return the changes in words, the first of them where there are many."""
@@ -208,7 +210,7 @@ def _smallest(model: Model, kind: Kind, time_limit_s: float) -> Relaxation | Non
         except Impossible:
             continue  # what looked like a trace of rounding was needed
         amount = sum((n * Decimal(repr(give.price)) for n, give in zip(amounts, gives, strict=True)), Decimal(0))
-        return Relaxation(kind, changes, amount, plan)
+        return Relaxation(kind, changes, amount, plan, is_proven=least.gap == 0)
     raise NotSolved("The smallest change lies within the precision of the solver. Bring the figures nearer together.")
 
 

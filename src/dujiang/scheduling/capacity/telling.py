@@ -59,6 +59,7 @@ def told_impossible(model: Model, relaxations: Sequence[Relaxation]) -> dict[str
                 "kind": each.kind.value,
                 "amount": _number(each.amount),
                 "words": each.sentence(),
+                "proven": each.is_proven,
                 "changes": [
                     {
                         "kind": change.condition.value, "name": change.name, "by": _number(change.by),
