@@ -34,6 +34,7 @@ LISTS: Final = ("default", "cpu100", "cpu200", "gpushare40", "gpushare80", "gpus
                 "multigpu40")  # fmt: skip
 THEIR_NAMES: Final = {"Clustering": "GpuClustering", "Packing": "GpuPacking"}
 ARRIVAL: Final = 1.3
+MOVES: Final = 0.05
 PLAIN_PARTS: Final = 4
 PLAIN_EACH: Final = 12
 """Plain Python is timed on so many decisions at each of so many fillings: a whole run takes an hour."""
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--lists", default=",".join(LISTS))
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--move-all", action="store_true", help="moves on every list, not on the first alone")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     folder = asked.folder / "openb"
@@ -59,7 +61,8 @@ def main() -> int:
     seeds = range(42, 44 if asked.quick else 52)
     tasks = [(folder, each, policy, seed, 0.0) for each in lists for policy in policies for seed in seeds]
     if "default" in policies:
-        tasks += [(folder, each, "default", seed, 0.05) for each in lists[:1] for seed in seeds]
+        moved = lists if asked.move_all else lists[:1]
+        tasks += [(folder, each, "default", seed, MOVES) for each in moved for seed in seeds]
     found: dict[tuple[str, str, float], list[Outcome]] = {}
     with get_context("spawn").Pool(asked.processes) as pool:
         for task, outcome in zip(tasks, pool.imap(run, tasks, chunksize=2), strict=True):
@@ -124,15 +127,18 @@ def tell(found: dict[tuple[str, str, float], list[Outcome]], theirs: dict[tuple[
     rows = [
         [
             name, f"{mean(outcomes, 100):.2f}", f"{mean(outcomes, 130):.2f}",
-            f"{np.mean([each.moves for each in outcomes]):.0f}", f"{np.mean([each.placed for each in outcomes]):.0f}",
-            met(mean(outcomes, 130) >= 97.5),
+            f"{min(each.allocation_pct[130] for each in outcomes):.2f}",
+            *(f"{np.mean([getattr(each, count) for each in outcomes]):.0f}" for count in ("moves", "placed", "waited")),
+            f"{np.mean([each.held_milli for each in outcomes]) / 1000:.0f}",
+            met(mean(outcomes, 130) >= 97.5) if name == "default" else "-",
         ]
         for name, outcomes in moved
     ]  # fmt: skip
     if rows:
-        say("Moves of at most 5 % of the pods placed",
-            ["pods", "at 100 %", "at 130 %", "moves", "pods placed", "at least 97.5"], rows)  # fmt: skip
-        missed += sum(mean(outcomes, 130) < 97.5 for _, outcomes in moved)
+        titles = ["pods", "at 100 %", "at 130 %", "least of the seeds", "moves", "pods placed", "of these waited",
+                  "most GPUs held back", "at least 97.5"]  # fmt: skip
+        say("Moves of at most 5 % of the pods placed, and a queue", titles, rows)
+        missed += sum(mean(outcomes, 130) < 97.5 for name, outcomes in moved if name == "default")
     return missed
 
 

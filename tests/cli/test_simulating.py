@@ -51,11 +51,14 @@ def test_policies_stand_side_by_side_and_a_report_is_written(run: Run, tmp_path:
     assert "://" not in page, "nothing is loaded from elsewhere"
 
 
-def test_moves_are_made_and_counted_within_their_bound(run: Run) -> None:
-    code, out, _ = run(*GIVEN, "--moves", "0.2", "--seeds", "1-5", "--json")
+@pytest.mark.parametrize(("more", "wait"), [((), 0.09), (("--wait", "0"), 0), (("--wait", "0.5"), 0.5)])
+def test_moves_and_what_waits_are_counted_within_their_bounds(run: Run, more: tuple[str, ...], wait: float) -> None:
+    code, out, _ = run(*GIVEN, "--moves", "0.2", *more, "--seeds", "1-5", "--json")
     assert code == 0
     for one in json.loads(out)["policies"][0]["runs"]:
         assert one["moves"] <= 0.2 * one["pods_placed"]
+        assert one["held_back_gpus"] <= wait * 42
+        assert one["waited_pods"] <= one["pods_placed"]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,7 @@ def test_moves_are_made_and_counted_within_their_bound(run: Run) -> None:
         (("--seeds", "0-99999"), "at most 1000"),
         (("--arrival", "-1"), "arrival"),
         (("--policy", "FGD", "--moves", "0.1"), "moves nothing"),
+        (("--policy", "FGD", "--wait", "0.1"), "has nothing wait"),
         (("--nodes", "none.csv"), "There is no file none.csv"),
     ],
 )

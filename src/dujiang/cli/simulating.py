@@ -43,6 +43,15 @@ def openb(
         float,
         typer.Option("--moves", min=0, max=1, help="How many of the placed pods may be moved, as a part of them."),
     ] = 0.0,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            min=0,
+            max=1,
+            help="How much may wait although it fits, as a part of the GPUs; 0.09 with --moves, else 0.",
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a report with plots to this file.")] = None,
     json: Json = False,
 ) -> None:
@@ -53,14 +62,14 @@ def openb(
     numbers, names = seeds_of(seeds), list(dict.fromkeys(policy or ["default"]))
     with usage_errors():
         for name in names:
-            policy_number(name, moves=moves)
+            policy_number(name, moves=moves, wait=wait or 0.0)
         experiment = experiment_of(read_nodes(nodes), read_pods(pods))
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     with progress_bar("pods decided", experiment.arrivals(arrival) * len(numbers) * len(names)) as advance:
         for seed in numbers:
             for name in names:
                 found[name].append(
-                    simulate(experiment, name, arrival=arrival, seed=seed, moves=moves, progress=advance)
+                    simulate(experiment, name, arrival=arrival, seed=seed, moves=moves, wait=wait, progress=advance)
                 )
     told = [summary(outcomes) for outcomes in found.values()]
     about = {"nodes": str(nodes), "pods": str(pods), "gpus": experiment.capacity_milli / 1000, "arrival": arrival}
@@ -91,6 +100,8 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "fragments_gpus": mean(lambda each: each.fragments_milli / 1000),
         "idle_gpus": mean(lambda each: each.idle_milli / 1000),
         "moves": mean(lambda each: each.moves),
+        "waited_pods": mean(lambda each: each.waited),
+        "held_back_gpus": mean(lambda each: each.held_milli / 1000),
         "seconds": mean(lambda each: each.seconds),
         "decisions_per_s": round(sum(e.arrived for e in outcomes) / max(1e-9, sum(e.seconds for e in outcomes)), 1),
         "runs": [_run(each) for each in outcomes],
@@ -103,7 +114,8 @@ def _run(outcome: Outcome) -> dict[str, Any]:
         "seed": outcome.seed, "arrived_pct": last, "allocation_pct": outcome.allocation_pct[last],
         "pods_arrived": outcome.arrived, "pods_placed": outcome.placed,
         "fragments_gpus": outcome.fragments_milli / 1000, "idle_gpus": outcome.idle_milli / 1000,
-        "moves": outcome.moves, "seconds": round(outcome.seconds, 4),
+        "moves": outcome.moves, "waited_pods": outcome.waited, "held_back_gpus": outcome.held_milli / 1000,
+        "seconds": round(outcome.seconds, 4),
     }  # fmt: skip
 
 

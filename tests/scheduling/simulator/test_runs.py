@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from dujiang.scheduling.simulator.cluster import ANY_MODEL, Cluster, Shapes, cluster_of, shapes_of
 from dujiang.scheduling.simulator.fit import fits, fitting_nodes
 from dujiang.scheduling.simulator.fragments import fragments, typical_pods
-from dujiang.scheduling.simulator.moves import new_places, play_moving
 from dujiang.scheduling.simulator.openb import POLICIES, UnknownPolicy, experiment_of, simulate
 from dujiang.scheduling.simulator.outlook import new_outlook
-from dujiang.scheduling.simulator.place import NOWHERE, OUTLOOK, Run, choose, new_run, new_scores, play
+from dujiang.scheduling.simulator.place import NOWHERE, Run, choose, new_run, new_scores, play
 from dujiang.scheduling.simulator.plain import plain_fgd, plain_nodes, plain_pods, plain_take, plain_typical
 from dujiang.scheduling.simulator.published import FGD, RANDOM
 from dujiang.scheduling.simulator.traces import Node, Pod
@@ -37,20 +36,14 @@ lists = st.lists(st.one_of(fractions, others), min_size=1, max_size=40)
 few = settings(max_examples=60, deadline=None)
 
 
-def run_of(policy: int, cluster: Cluster, shapes: Shapes, order: np.ndarray, *, moves: float = 0.0) -> tuple[Run, int]:
-    """Play all; return what became of each arrival, and how many moves were made."""
+def run_of(policy: int, cluster: Cluster, shapes: Shapes, order: np.ndarray) -> Run:
+    """Play all; return what became of each arrival."""
     rng = np.random.default_rng(3)
     outlook = new_outlook(shapes, 2, order, fitting_nodes(cluster, shapes), rng, slots=1 << 12)
     run, scores, typical = new_run(len(order)), new_scores(shapes, cluster), typical_pods(shapes, order)
-    made = np.zeros(2, dtype=np.int64)
-    if moves:
-        play_moving(
-            0, len(order), order, cluster, shapes, scores, typical, outlook, run, new_places(shapes), moves, made
-        )
-    else:
-        draws = rng.random((len(order), 2))
-        play(policy, 0, len(order), order, draws, cluster, shapes, scores, typical, outlook, run)
-    return run, int(made[0])
+    draws = rng.random((len(order), 2))
+    play(policy, 0, len(order), order, draws, cluster, shapes, scores, typical, outlook, run)
+    return run
 
 
 def check(before: Cluster, after: Cluster, shapes: Shapes, order: np.ndarray, run: Run) -> None:
@@ -81,37 +74,11 @@ def test_never_over_capacity_and_nothing_refused_that_fits(policy: int, some: li
     cluster, models = cluster_of(some)
     shapes, order = shapes_of(pods, models)
     before = cluster.copy()
-    run, _ = run_of(policy, cluster, shapes, order)
+    run = run_of(policy, cluster, shapes, order)
     check(before, cluster, shapes, order, run)
     for arrival in np.flatnonzero(run.node == NOWHERE):  # what is free only ever shrinks: at the end it fits no more
         assert not any(fits(cluster, node, shapes, order[arrival]) for node in range(len(some)))
     assert run.fragments_milli[-1] == pytest.approx(fragments(cluster, typical_pods(shapes, order)))
-
-
-@few
-@given(clusters, lists, st.floats(0.01, 1))
-def test_moves_keep_everything_and_stay_within_their_bound(some: list[Node], pods: list[Pod], share: float) -> None:
-    cluster, models = cluster_of(some)
-    shapes, order = shapes_of(pods, models)
-    before = cluster.copy()
-    run, moves = run_of(OUTLOOK, cluster, shapes, order, moves=share)
-    check(before, cluster, shapes, order, run)
-    assert moves <= share * (run.node != NOWHERE).sum()
-
-
-def test_a_move_makes_room() -> None:
-    cluster, models = cluster_of([Node("x", 9000, 9000, 1, "a"), Node("y", 0, 9000, 1, "b")])
-    shapes, order = shapes_of([Pod("s", 1000, 1000, 1, 500, ()), Pod("w", 1000, 1000, 1, 1000, ("a",))], models)
-    outlook = new_outlook(shapes, 2, order, fitting_nodes(cluster, shapes), np.random.default_rng(1), slots=1 << 12)
-    run, scores, made = new_run(2), new_scores(shapes, cluster), np.zeros(2, dtype=np.int64)
-    rest = (scores, typical_pods(shapes, order), outlook, run, new_places(shapes), 0.5, made)
-    play_moving(0, 1, order, cluster, shapes, *rest)
-    cluster.cpu_milli[1] = 9000  # now there is another place for the first, and the second can use only where it is
-    cluster.version[1] += 1
-    play_moving(1, 2, order, cluster, shapes, *rest)
-    assert run.node.tolist() == [1, 0]
-    assert made.tolist() == [1, 2]
-    assert cluster.gpu_milli[:, 0].tolist() == [0, 500]
 
 
 @few
@@ -121,7 +88,7 @@ def test_compiled_fgd_decides_as_the_plain_one(some: list[Node], pods: list[Pod]
     shapes, order = shapes_of(pods, models)
     typical = typical_pods(shapes, order)
     plain, asks, mix = plain_nodes(cluster), plain_pods(shapes), plain_typical(typical)
-    run, _ = run_of(FGD, cluster, shapes, order)
+    run = run_of(FGD, cluster, shapes, order)
     for arrival, shape in enumerate(order):
         found = plain_fgd(plain, asks[shape], mix)
         if found is None:
