@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from dujiang.kit.errors import Unavailable
 from dujiang.kit.journal import Record
 from dujiang.scheduling.domain import explain, plan
+from dujiang.scheduling.domain.explaining import Explainer
 from dujiang.scheduling.domain.saved import load
 from dujiang.tenancy.domain import Role
 from tests.jobs.test_api import a_spec
@@ -145,6 +147,32 @@ async def test_what_was_stored_is_told_when_the_scheduler_cannot_be_asked(
     async with scene.client() as client:
         told = (await client.get(f"/v1/jobs/{job.id}/explain")).json()
     assert (told["wait"]["detail"], told["wait"]["outlook"]) == (stored.detail, "")
+
+
+async def test_many_who_ask_at_once_are_told_from_one_look(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await a_full_pool(scene)
+    jobs = [await scene.submit(LONG, resources=WHOLE) for _ in range(3)]
+    live, looks = scene.platform.live, 0
+    look = live.look
+
+    async def counted() -> Explainer:
+        nonlocal looks
+        looks += 1
+        return await look()
+
+    monkeypatch.setattr(live, "look", counted)
+    answers = [await live.explain(job.id) for job in jobs for _ in range(2)]
+    assert looks == 1
+    assert [answer and answer.job_id for answer in answers] == [job.id for job in jobs for _ in range(2)]
+    scene.clock.advance(1.5)
+    again = await asyncio.gather(*(live.explain(job.id) for job in jobs))
+    assert [answer and answer.wait and answer.wait.position for answer in again] == [
+        answer and answer.wait and answer.wait.position for answer in answers[::2]
+    ]
+    assert looks > 1
+    newer = await scene.submit(LONG, resources=WHOLE)  # it is not in the look that is kept
+    assert await live.explain(newer.id) is not None
+    assert await live.explain("job_" + "0" * 26) is None
 
 
 async def test_a_job_that_runs_has_nothing_that_it_waits_for(scene: Scene) -> None:

@@ -18,6 +18,7 @@ from dujiang.scheduling.domain import (
     snapshot_of_rows,
 )
 from dujiang.scheduling.domain.otherwise import Otherwise, Way, otherwise
+from dujiang.scheduling.domain.queues import Limits, Queue, QueueTree, QuotaFlavor, QuotaLine
 from tests.scheduling.building import NOW, a_fleet, a_job, holding, some_nodes
 from tests.scheduling.test_properties import worlds
 
@@ -98,6 +99,23 @@ def test_another_project_of_the_caller_that_has_quota_left() -> None:
     assert said(snapshot) == {}
     projects = [("p", "mine"), ("full", "none-left"), ("q", "vision")]
     assert said(snapshot, projects=projects) == {Way.OTHER_QUEUE: "It starts now with the project vision, on d."}
+
+
+def test_another_queue_that_the_project_may_name() -> None:
+    def tree(*, guests: tuple[str, ...]) -> QueueTree:
+        lines = [
+            (QuotaLine("all", Limits(gpu_milli=milli), borrowing_limit=Limits(gpu_milli=0)),) for milli in (0, 20_000)
+        ]
+        queues = [
+            Queue("top"), Queue("full", "top", lines[0], projects=("p",)),
+            Queue("wide", "top", lines[1], projects=("q",), guests=guests),
+        ]  # fmt: skip
+        return QueueTree(queues, [QuotaFlavor("all")])
+
+    job = a_job("a", gpu=1)
+    assert said(replace(a_world(job), queues=tree(guests=()))) == {}
+    told = said(replace(a_world(job), queues=tree(guests=("p",))))
+    assert told == {Way.OTHER_QUEUE: "It starts now with the queue wide, on d."}
 
 
 def test_no_more_plans_are_made_than_allowed() -> None:

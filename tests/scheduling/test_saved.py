@@ -101,7 +101,7 @@ def a_full_snapshot() -> Snapshot:
     )
     line = QuotaLine("all", Limits(4000, None, 8000, GIB), lending_limit=Limits(1000), guarantee=Limits(cpu_milli=5))
     tree = QueueTree(
-        [Queue("top"), Queue("q", "top", (line,), weight=2.5, projects=("p",))],
+        [Queue("top"), Queue("q", "top", (line,), weight=2.5, projects=("p",), guests=("g",))],
         [QuotaFlavor("all", vendor="nvidia", cluster="d")],
     )
     return replace(

@@ -50,8 +50,7 @@ class Explainer:
         return steps_for(self.snapshot) > LEAST_STEPS
 
     def answer(
-        self, job_id: str, *, expecting: bool = False, widely: bool = False, projects: Sequence[tuple[str, str]] = (),
-        queues: Sequence[str] = (),
+        self, job_id: str, *, expecting: bool = False, widely: bool = False, projects: Sequence[tuple[str, str]] = ()
     ) -> Answer | None:  # fmt: skip
         """Return what is to be said about a job; None for one that does not wait here.
 
@@ -60,7 +59,6 @@ class Explainer:
             expecting: also when it will start: up to `steps_for` plans.
             widely: also what else would start it: as many again.
             projects: others that it may be submitted in, as (id, name).
-            queues: others that it may name.
         """
         if job_id not in self.requests:
             return None
@@ -73,7 +71,7 @@ class Explainer:
         if expecting:
             expected = forecast(self.snapshot, self.now, job_id=job_id).get(job_id)
         if widely:
-            ways = otherwise(self.snapshot, self.now, job_id, projects=projects, queues=queues)
+            ways = otherwise(self.snapshot, self.now, job_id, projects=projects)
         return Answer(job_id, None, wait, expected, tuple(ways))
 
     @cached_property

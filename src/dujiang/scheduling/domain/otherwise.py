@@ -16,6 +16,7 @@ from dujiang.kit.units import format_milli
 from dujiang.scheduling.domain.fleet import Fleet
 from dujiang.scheduling.domain.forecast import steps_for
 from dujiang.scheduling.domain.plan import plan
+from dujiang.scheduling.domain.queues import QueueTree
 from dujiang.scheduling.domain.request import WHOLE, Constraints, Level, Request
 from dujiang.scheduling.domain.snapshot import Snapshot
 
@@ -63,7 +64,7 @@ class Otherwise:
 
 def otherwise(
     snapshot: Snapshot, now: datetime, job_id: str, *, projects: Sequence[tuple[str, str]] = (),
-    queues: Sequence[str] = (), most_tries: int | None = None,
+    most_tries: int | None = None,
 ) -> list[Otherwise]:  # fmt: skip
     """Return in which other ways a job would start now, at most one of each way but for models; none when it does.
 
@@ -72,7 +73,6 @@ def otherwise(
         now: its time.
         job_id: the job.
         projects: others that it may be submitted in, as (id, name).
-        queues: others that it may name.
         most_tries: how many plans to make; None is as many as `steps_for` the snapshot. The ways share them in the
             order of `Way`: what comes last may go untried.
     """
@@ -85,7 +85,7 @@ def otherwise(
     found: list[Otherwise] = []
     for ways in (
         _fewer_ranks(tries, asked), _fewer_devices(tries, asked), _other_models(tries, asked, snapshot.fleet),
-        _looser_places(tries, asked), _other_queues(tries, asked, projects, queues),
+        _looser_places(tries, asked), _other_queues(tries, asked, projects, snapshot.queues),
     ):  # fmt: skip
         found += ways
     return found
@@ -187,10 +187,12 @@ def _loosened(where: Constraints) -> Iterator[tuple[Constraints, str]]:
 
 
 def _other_queues(
-    tries: _Tries, asked: Request, projects: Sequence[tuple[str, str]], queues: Sequence[str]
+    tries: _Tries, asked: Request, projects: Sequence[tuple[str, str]], tree: QueueTree
 ) -> Iterator[Otherwise]:
-    for name in queues:
-        if name != asked.queue and (cluster := tries.cluster(replace(asked, queue=name))) is not None:
+    """Try the queues that its project may name, then the other projects."""
+    here = tree.queue_of(asked.project_id, asked.queue)
+    for name in (queue.name for queue in tree.queues if tree.queue_of(asked.project_id, queue.name) == queue.name):
+        if name != here and (cluster := tries.cluster(replace(asked, queue=name))) is not None:
             yield Otherwise(Way.OTHER_QUEUE, replace(asked, queue=name), f"the queue {name}", cluster)
             return
     for project_id, name in projects:
