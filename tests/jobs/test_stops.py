@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from dujiang.scheduling.domain import Holding, Plan, Snapshot, Stop, StopWhy, Ta
 from tests.platforms import Scene, a_scene
 
 ALL = {"gpu": {"count": 2}}
-SAVES = {"checkpoint": {"interval": "5s", "signal": "SIGUSR1"}, "grace": "8s"}
+SAVES: dict[str, Any] = {"checkpoint": {"interval": "5s", "signal": "SIGUSR1"}, "grace": "8s"}
 
 
 class Stopping:
@@ -228,4 +229,23 @@ async def test_a_gang_that_gets_fewer_ranks_holds_and_is_told_of_no_more(
         assert [rank.node for rank in attempt.ranks] == [rank.node for rank in run.ranks] == ["sim-0001", "sim-0002"]
         assert await scene.held() == [attempt.key]
         await scene.until(job.id)
+        assert await scene.proofs() == {}
+
+
+async def test_the_scheduler_itself_stops_low_work_for_core_work(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    async with a_scene(sqlite, clock, ids, tmp_path, fleet="1x2") as scene:
+        low = await scene.submit("#sim duration=2000 saves=10", resources=ALL, **{"class": "low"}, **SAVES)
+        await scene.until(low.id, "RUNNING")
+        await scene.turns(15, 60.0)
+        await scene.platform.using.tick()
+        core = await scene.submit("#sim duration=30", resources=ALL, **{"class": "core"})
+        await scene.until(core.id, "RUNNING", most=30)
+        (first,) = await scene.attempts(low.id)
+        assert (first.state, first.reason, first.stop_for) == (JobState.PREEMPTED, "Preempted", core.id)
+        assert core.id in first.stop_sentence
+        await scene.until(low.id, seconds=30.0)
+        assert await scene.told(low.id) == [
+            "JobSubmitted", "JobStarted", "AttemptStopAsked", "JobRetried", "JobStarted", "JobEnded"]  # fmt: skip
         assert await scene.proofs() == {}
