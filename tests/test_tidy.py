@@ -91,7 +91,11 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def test_no_file_of_the_source_is_too_long() -> None:
-    long = {name: lines for name, (text, _) in sources().items() if (lines := text.count("\n")) > LONGEST_FILE}
+    long = {
+        name: lines
+        for name, (text, _) in sources().items()
+        if (lines := text.count("\n")) > LONGEST_FILE and not name.startswith("migrations/versions/")  # made by Alembic
+    }
     assert not long, f"longer than {LONGEST_FILE} lines: make a package of the same name of each"
 
 
