@@ -133,18 +133,6 @@ class JobService:
         """Return the queues that running jobs name, by job."""
         return await store.named_queues(tx)
 
-    async def draft(self, tx: Tx, spec: JobSpec, *, project_id: str, submitted_by: str) -> Job:
-        """Return the job that a specification would become, checked as in `submit_many` and not taken.
-
-        Of an array it is one task. What it has to wait for is left out of account.
-        """
-        fleet, quotas = self._snapshots.fleet(await self._pool.placeable(tx)), await self._scheduling.quotas(tx)
-        check_workdir(spec)
-        _check_deadline(spec, tx.now)
-        job = self._new(tx, spec, project_id, submitted_by, {})
-        check_possible(fleet, request_of(job), quotas.get(project_id))
-        return job
-
     async def cancel(self, tx: Tx, job_id: str, *, reason: str = CANCELLED) -> Job:
         """Ask for a job's end. One that waits ends at once; one that has a place ends when its engine has stopped it.
 
