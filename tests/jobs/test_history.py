@@ -11,6 +11,7 @@ from sqlalchemy import delete, insert, select, text, update
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
 from dujiang.jobs.history import check_allocations, check_histories
+from dujiang.jobs.spec import parse
 from dujiang.kit.journal import journal
 from tests.platforms import Scene
 
@@ -185,3 +186,23 @@ async def test_rows_that_cannot_even_be_read_are_told_and_break_no_other_proof(s
         await tx.execute(update(journal).where(journal.c.seq == records[0].seq).values(payload="{not json"))
     found = await scene.proofs()
     assert {"jobs", "audit"} <= found.keys() <= {"jobs", "audit"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("UPDATE job_dependencies SET is_open = false", "for none of all"),
+        ("UPDATE jobs SET held = 'ArrayLimit' WHERE array_index IS NOT NULL", "0 of its tasks are at work"),
+        ("UPDATE jobs SET state = 'COMPLETED', waits = false, finished_at = 1 WHERE name = 'first'", "which has ended"),
+    ],
+)
+async def test_what_is_held_for_nothing_is_found(both: Scene, statement: str, sentence: str) -> None:
+    await both.submit("#sim", name="first")
+    await both.submit("#sim", name="second", after=["first"])
+    specs = parse("name: many\nrun: '#sim'\narray: 0-3%2\n")
+    async with both.db.transaction() as tx:
+        await both.platform.jobs.submit_many(tx, specs, project_ids=[both.projects["own"]], submitted_by="u")
+    assert await breaches(both) == []
+    async with both.db.transaction() as tx:
+        await tx.connection.exec_driver_sql(statement)
+    assert any(sentence in told for _, told in await breaches(both))

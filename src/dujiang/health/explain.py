@@ -183,7 +183,7 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
     if ended is not None and ended.diagnosis is not None:
         platform.append(f"Attempt {ended.number} ended: {ended.diagnosis.sentence}")
         platform.append(f"It is run again as attempt {ended.number + 1}{_resume(job)}.")
-    elif wait is not None and wait.position is None:
+    elif wait is not None and wait.reason and wait.position is None:  # held: the scheduler does not look at it
         platform.append("After that it is looked at by itself, and starts as soon as there is room.")
     else:
         platform.append("It starts by itself as soon as there is room.")

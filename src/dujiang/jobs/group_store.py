@@ -216,6 +216,18 @@ async def standing_of_array(tx: Tx, array: Array) -> Standing:
     return Standing(array.id, array.name, True, str(JobState.COMPLETED if bad is None else bad.state))
 
 
+async def all_open(tx: Tx) -> list[Edge]:
+    """Return every open dependency, by job, for checks of all of them."""
+    query = select(_D.job_id, _D.on_id, _D.condition).where(_OPEN).order_by(_D.job_id, _D.on_id)
+    return [Edge(row.job_id, row.on_id, When(row.condition)) for row in await tx.execute(query)]
+
+
+async def all_held(tx: Tx) -> list[tuple[str, Held, str | None]]:
+    """Return (job, why, its array) of every job that is held, in order, for checks of all of them."""
+    query = select(jobs.c.id, jobs.c.held, jobs.c.array_id).where(jobs.c.held.is_not(None)).order_by(jobs.c.id)
+    return [(row.id, Held(row.held), row.array_id) for row in await tx.execute(query)]
+
+
 async def live_among(tx: Tx, ids: Collection[str]) -> list[str]:
     """Return which of these jobs and arrays have not ended, in order."""
     alone = [one for one in ids if not is_array(one)]

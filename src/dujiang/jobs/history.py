@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dujiang.jobs import store
-from dujiang.jobs.domain import JOB_STATES, TERMINAL, JobState
+from dujiang.jobs import group_store, store
+from dujiang.jobs.domain import JOB_STATES, TERMINAL, Held, JobState
 from dujiang.kit import journal
 from dujiang.kit.db import Tx
 from dujiang.kit.journal import Record
@@ -81,7 +81,25 @@ async def check_histories(tx: Tx) -> tuple[int, list[Breach]]:
     breaches += [Breach(one, "its attempts are there, the job is not") for one in sorted(attempts)]
     known_ids = {row.id for row in rows}
     breaches += [Breach(one, "its records are there, the job is not") for one in sorted(stories.keys() - known_ids)]
+    breaches += await _check_held(tx)
     return len(rows), breaches
+
+
+async def _check_held(tx: Tx) -> list[Breach]:
+    """Return jobs that are held for nothing: what they wait for has ended, or nobody takes the turn of their array."""
+    held = await group_store.all_held(tx)
+    waiting = {job_id for job_id, why, _ in held if why is Held.DEPENDENCY}
+    edges = [edge for edge in await group_store.all_open(tx) if edge.job_id in waiting]
+    on = await group_store.standings(tx, {edge.on_id for edge in edges})
+    over = [edge for edge in edges if edge.on_id not in on or on[edge.on_id].has_ended]
+    breaches = [Breach(edge.job_id, f"it waits for {edge.on_id}, which has ended") for edge in over]
+    waits = {edge.job_id for edge in edges}
+    breaches += [Breach(job_id, "it waits for a job, and for none of all") for job_id in sorted(waiting - waits)]
+    turns = {array_id for _, why, array_id in held if why is Held.ARRAY_LIMIT and array_id is not None}
+    for array in (await group_store.read_arrays(tx, turns)).values():
+        if (at_work := await group_store.at_work(tx, array.id)) < (array.at_once or 0):
+            breaches.append(Breach(array.id, f"{at_work} of its tasks are at work, {array.at_once} may be"))
+    return breaches
 
 
 def _compare(row: Any, stories: Mapping[str, _Story]) -> Iterable[Breach]:
