@@ -363,6 +363,12 @@ async def test_two_ends_at_the_same_time_see_one_another(both: Scene) -> None:
     assert (await both.job(last.id)).held is None
 
 
+async def test_more_than_one_transaction_should_write_is_refused(scene: Scene) -> None:
+    (said,) = await refused(scene, {"array": 9000}, {"array": 1001})
+    assert "10001 jobs" in said
+    assert "several parts" in said
+
+
 # -- the API -----------------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from dujiang.jobs.domain.asking import request_of
 from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.following import follow
 from dujiang.jobs.settings import JobSettings
-from dujiang.jobs.spec import After, JobSpec, Problem, SpecInvalid, When, lateness
+from dujiang.jobs.spec import MOST_TASKS, After, JobSpec, Problem, SpecInvalid, When, lateness
 from dujiang.jobs.store import JobFilter
 from dujiang.kit.db import Tx
 from dujiang.kit.ids import Ids
@@ -92,6 +92,7 @@ class JobService:
         """
         fleet = self._snapshots.fleet(await self._pool.placeable(tx))
         quotas, queues = await self._scheduling.quotas(tx), await self._scheduling.queues(tx)
+        _check_number(specs)
         others = await naming.others(tx, specs, project_ids, reach)
         new = _New()
         possible: set[object] = set()
@@ -365,6 +366,14 @@ def _cancelled(job: Job, reason: str, now: datetime) -> Job:
 def _check_deadline(spec: JobSpec, now: datetime) -> None:
     if spec.deadline is not None and (why := lateness(spec.deadline, spec.time_limit_s or 0, now)):
         raise SpecInvalid([Problem("deadline", why, "Give a later one, or a shorter time_limit.")])
+
+
+def _check_number(specs: Sequence[JobSpec]) -> None:
+    """Refuse more jobs than one transaction should write."""
+    count = sum(spec.array.size if spec.array else 1 for spec in specs)
+    if count > MOST_TASKS:
+        message = f"{count} jobs and tasks of arrays are submitted together; at most {MOST_TASKS} are taken."
+        raise SpecInvalid([Problem("", message, "Submit them in several parts.")])
 
 
 def check_workdir(spec: JobSpec) -> None:
