@@ -247,3 +247,18 @@ async def test_a_job_is_shown_with_its_use_and_its_notice(scene: Scene) -> None:
     assert shown["weight_milli"] == 450
     assert (shown["use"]["mean"], shown["use"]["of"]) == (0.0, "devices")
     assert "it is stopped in 10m unless it works until then" in shown["use"]["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"use_low": 0.9}, "use_low"),
+        ({"use_high": float("nan")}, "use_high"),
+        ({"idle_under": 5.0}, "idle_under"),
+        ({"least_samples": 0}, "least_samples"),
+        ({"idle_grace_s": -1.0}, "idle_grace_s"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        JobSettings(**fields)

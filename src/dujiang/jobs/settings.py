@@ -50,3 +50,16 @@ class JobSettings:
     """With fewer measurements nothing is said about a job's use."""
     at_once: int = 16
     """Calls to one engine that are under way at the same time."""
+
+    def __post_init__(self) -> None:
+        """Refuse figures of use that mean nothing together.
+
+        Raises:
+            ValueError: which, and what it can be.
+        """
+        if not 0 <= self.use_low < self.use_high <= 1:
+            raise ValueError(f"use_low ({self.use_low:g}) must be below use_high ({self.use_high:g}), both from 0 to 1")
+        if not 0 <= self.idle_under <= 1:
+            raise ValueError(f"idle_under is from 0 to 1, not {self.idle_under:g}")
+        if self.weight_step < 0 or self.least_samples < 1 or min(self.idle_after_s, self.idle_grace_s) < 0:
+            raise ValueError("weight_step, idle_after_s and idle_grace_s are not negative, least_samples is at least 1")
