@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import pytest
 
 from dujiang.bootstrap.platform import Platform
 from dujiang.engines.simulated import Faults
+from dujiang.jobs import store
 from dujiang.jobs.domain import JobState
 from dujiang.jobs.settings import JobSettings
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
+from dujiang.scheduling.domain import Holding, Plan, Snapshot, plan
 from dujiang.tenancy.domain import Role
 from tests.platforms import Scene, a_scene
 
@@ -262,3 +264,26 @@ async def test_a_job_is_shown_with_its_use_and_its_notice(scene: Scene) -> None:
 def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         JobSettings(**fields)
+
+
+async def test_the_scheduler_sees_at_once_that_an_elastic_job_may_grow_again(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    seen: dict[str, Holding] = {}
+
+    def planner(snapshot: Snapshot, now: datetime, *, telling: bool = True) -> Plan:
+        seen.update({holding.job_id: holding for holding in snapshot.holdings})
+        return replace(plan(snapshot, now, telling=telling), stops=())
+
+    async with a_scene(sqlite, clock, ids, tmp_path, fleet="3x2", jobs=STOPS, planner=planner) as scene:
+        job = await scene.submit("#sim duration=forever use=0.9", nodes={"min": 1, "max": 3}, resources=ALL)
+        async with scene.db.transaction() as tx:
+            await store.update_jobs(tx, [replace(job, ranks_most=2)])
+        await scene.until(job.id, "RUNNING")
+        await scene.submit("#sim duration=forever", resources={"gpu": {"count": 1}}, nodes=3)
+        await scene.turns(2)
+        assert (len(seen[job.id].ranks), seen[job.id].ranks_min, seen[job.id].ranks_max) == (2, 1, 2)
+        await a_while(scene, 900)
+        await scene.turn()
+        assert seen[job.id].ranks_max == 3
+        assert (await scene.job(job.id)).ranks_most is None

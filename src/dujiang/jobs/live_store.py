@@ -33,6 +33,8 @@ class LiveFacts(NamedTuple):
     saved_us: int | None
     expected_s: float | None
     weight_milli: int
+    ranks_most: int | None
+    """What an elastic job was shrunk to; None when it may have all that it wants."""
     cancel_us: int | None
     """When someone asked for its job's end."""
 
@@ -95,7 +97,7 @@ _FACTS = (
     select(
         _a.job_id, _a.number, *(type_coerce(time, BigInteger) for time in (
             _a.created_at, _a.started_at, _a.stop_asked_at, _a.saved_at)),
-        _a.expected_s, _j.weight_milli, type_coerce(_j.cancel_at, BigInteger),
+        _a.expected_s, _j.weight_milli, _j.ranks_most, type_coerce(_j.cancel_at, BigInteger),
     )
     .select_from(_JOINED)
     .where(_a.state.in_(_LIVE))

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import Job, elastic_bounds
+from dujiang.jobs.domain import Job
 from dujiang.jobs.live_store import LiveFacts, live_facts
 from dujiang.jobs.spec import Cause
 from dujiang.kit.clock import from_micros
@@ -32,8 +32,9 @@ class Lasting:
     """How long one attempt can take at most, its grace included."""
     grace_s: float
     may_stop: bool
-    ranks_min: int | None
-    ranks_max: int | None
+    nodes: int
+    nodes_min: int | None
+    """None when it is not elastic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,12 @@ class Abouts:
     @property
     def has_elastic(self) -> bool:
         """Say whether any of those looked at last could go on with another number of ranks."""
-        return any(one.ranks_min is not None for one in self._lasting.values())
+        return any(one.nodes_min is not None for one in self._lasting.values())
 
 
 def lasting_of(job: Job) -> Lasting:
     """Return what does not change while an attempt of a job runs."""
     spec = job.spec
-    least, most = elastic_bounds(job) or (None, None)
     return Lasting(
         task_class=TaskClass(spec.job_class.value),
         queue=spec.queue or "",
@@ -92,8 +92,8 @@ def lasting_of(job: Job) -> Lasting:
         limit_s=None if spec.time_limit_s is None else spec.time_limit_s + spec.grace_s,
         grace_s=spec.grace_s,
         may_stop=Cause.PREEMPTION in spec.retry.on,
-        ranks_min=least,
-        ranks_max=most,
+        nodes=spec.nodes,
+        nodes_min=spec.nodes_min,
     )
 
 
@@ -105,6 +105,7 @@ def about(lasting: Lasting, facts: LiveFacts, now: datetime) -> About:
     if asked_us is not None:
         ends.append(from_micros(asked_us) + timedelta(seconds=lasting.grace_s))
     ends_at = min(ends, default=None)
+    most = lasting.nodes if facts.ranks_most is None else min(lasting.nodes, facts.ranks_most)
     expected_end = None
     if facts.expected_s is not None:
         ran_s = (now - since).total_seconds()
@@ -120,6 +121,6 @@ def about(lasting: Lasting, facts: LiveFacts, now: datetime) -> About:
         is_stopping=asked_us is not None,
         may_stop=lasting.may_stop,
         saved_at=None if facts.saved_us is None else max(from_micros(facts.saved_us), since),  # else of an earlier one
-        ranks_min=lasting.ranks_min,
-        ranks_max=lasting.ranks_max,
+        ranks_min=None if lasting.nodes_min is None else min(lasting.nodes_min, most),
+        ranks_max=None if lasting.nodes_min is None else most,
     )
