@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Final
 
 from dujiang.engines.contract import RankPlacement
-from dujiang.scheduling.domain.decide import Start
-from dujiang.scheduling.domain.plan import Plan, plan
+from dujiang.scheduling.domain.decide import Round, Start
+from dujiang.scheduling.domain.plan import Plan, decided, plan
 from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
 from dujiang.scheduling.domain.stops import StopWhy
@@ -84,10 +84,11 @@ def forecast(
     """
     steps = steps_for(snapshot) if most_steps is None else max(1, most_steps)
     future = _Future(snapshot, now)
-    done = plan(snapshot, now, changes=0, telling=job_id is not None)
+    first, preemption = decided(snapshot, now)
+    done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops))
     if job_id is not None:
-        future.leave(_before(done, job_id), job_id)
-        future.look_at(wait.earliest for wait in done.waits if wait.earliest is not None)
+        future.leave(_before(first, job_id), job_id)
+        future.look_at(reservation.at for reservation in first.reservations.values() if reservation.at is not None)
     found: dict[str, Expected] = {}
     unknown = Unknown.STEPS
     while True:
@@ -115,10 +116,11 @@ def steps_for(snapshot: Snapshot) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, _ROWS // max(rows, 1)))
 
 
-def _before(done: Plan, job_id: str) -> set[str]:
+def _before(first: Round, job_id: str) -> set[str]:
     """Return what waits before a job, and what starts."""
-    position = next((wait.position for wait in done.waits if wait.job_id == job_id), 0)
-    return {wait.job_id for wait in done.waits[:position]} | {start.job_id for start in done.starts}
+    waiting = [left.request.job_id for left in first.waiting]
+    ahead = waiting[: waiting.index(job_id)] if job_id in waiting else []
+    return {*ahead, *(start.job_id for start in first.starts)}
 
 
 class _Future:
