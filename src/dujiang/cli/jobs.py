@@ -370,7 +370,7 @@ def asked(job: Any) -> str:
 def _weighted(job: Any) -> str:
     spec = job.get("spec") if isinstance(job.get("spec"), dict) else job
     weight = spec.get("weight")
-    if weight is None and isinstance(job.get("weight_milli"), int):
+    if isinstance(job.get("weight_milli"), int):  # as scored by its use; the other is what it was submitted with
         weight = job["weight_milli"] / 1000
     return (
         f"{spec.get('class') or job.get('job_class') or '-'}{f' {weight:g}' if isinstance(weight, int | float) else ''}"
