@@ -31,6 +31,7 @@ from dujiang.scheduling.domain.request import (
 from dujiang.scheduling.domain.snapshot import (
     COUNTED,
     UNLIMITED,
+    About,
     Holding,
     Quota,
     Snapshot,
@@ -39,6 +40,7 @@ from dujiang.scheduling.domain.snapshot import (
     holdings_of_ledger,
     snapshot_of_rows,
 )
+from dujiang.scheduling.domain.stops import Stop, StopWhy
 
 __all__ = [
     "ADVICE",
@@ -48,6 +50,7 @@ __all__ = [
     "COUNTED",
     "LEVELS",
     "UNLIMITED",
+    "About",
     "Ask",
     "BadAsk",
     "Band",
@@ -72,6 +75,8 @@ __all__ = [
     "Snapshot",
     "Snapshots",
     "Start",
+    "Stop",
+    "StopWhy",
     "TaskClass",
     "Wait",
     "WeightOutsideBand",
