@@ -1,17 +1,24 @@
-"""Whether a job could ever run here, asked when it is submitted: what never fits is refused, with what would."""
+"""Whether a job could ever run here, asked when it is submitted: what never fits is refused, with what would.
+
+Judged is what `plan` would do with the pool open and empty: any of the alternatives will do, an elastic job may have its
+fewest ranks, and a rented cluster counts for those that name it, and where work may burst to it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 
+from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Invalid, did_you_mean
 from dujiang.kit.units import format_bytes
 from dujiang.scheduling.domain.caps import over
-from dujiang.scheduling.domain.find import find, options, room_for
-from dujiang.scheduling.domain.fleet import Fleet
+from dujiang.scheduling.domain.find import find, holding, options, room_for
+from dujiang.scheduling.domain.fleet import Flavor, Fleet
 from dujiang.scheduling.domain.ground import Grounds, most_free
-from dujiang.scheduling.domain.reasons import amount, label
-from dujiang.scheduling.domain.request import WHOLE, Ask, Request
+from dujiang.scheduling.domain.reasons import Shortage, amount, label
+from dujiang.scheduling.domain.request import WHOLE, Ask, Constraints, Request, Shape, shape_of
+from dujiang.scheduling.domain.room import Fit
 from dujiang.scheduling.domain.snapshot import Quota
 
 
@@ -38,83 +45,234 @@ class Largest:
     """The devices that exist: `vendor model memory`."""
 
 
-def largest_possible(fleet: Fleet, request: Request) -> Largest:
+def largest_possible(fleet: Fleet, request: Request, *, clouds: Collection[str] = ()) -> Largest:
     """Return the most of each resource that one rank of such a request could ever get, each taken alone."""
-    grounds, shape = Grounds(fleet), request.shape
-    room, allowed = grounds.open_empty, grounds.mask(shape, avoiding=False, closed_too=True)
-    hosts = list(options(room.fleet, replace(shape, ask=Ask())))
-
-    def of_host(resource: str) -> int:
-        return max((most_free(room, resource, Ask(), c, None, allowed)[0] for c, _ in hosts), default=0)
-
-    kinds = [
-        f for f in fleet.flavors
-        if f.is_called(shape.ask) and shape.where.cluster in ("", fleet.clusters[f.cluster].name)
-    ]  # fmt: skip
-    whole = Ask(gpu_milli=WHOLE)
-    fitting = [f for f in kinds if f.matches(shape.ask)]
-    places = list(options(room.fleet, shape))
-    wide = replace(shape, ranks=100_000)
-    return Largest(
-        gpu_milli=max((most_free(room, "gpu_milli", whole, f.cluster, f, allowed)[0] for f in fitting), default=0),
-        gpu_memory_bytes=max((f.memory_bytes for f in kinds), default=0),
-        cpu_milli=of_host("cpu_milli"),
-        memory_bytes=of_host("memory_bytes"),
-        disk_bytes=of_host("disk_bytes"),
-        ranks=max((room_for(room, wide, cluster, flavor, allowed) for cluster, flavor in places), default=0),
-        models=tuple(fleet.models()),
-    )
+    return _Judge(fleet, clouds).largest(request.shape)
 
 
-def check_possible(fleet: Fleet, request: Request, quota: Quota | None = None) -> None:
+def check_possible(
+    fleet: Fleet, request: Request, quota: Quota | None = None, *, clouds: Collection[str] = ()
+) -> None:  # fmt: skip
     """Let a request pass that could run on the pool as it is known, closed nodes counted in, and within the quota.
+
+    Args:
+        fleet: the pool.
+        request: the job.
+        quota: of its project.
+        clouds: rented clusters that it may burst to.
 
     Raises:
         ImpossibleRequest: it never could; the sentence and `largest` say what could.
     """
-    if quota is not None:
-        lack = over(quota.limits(), (0, 0, 0), request.total())
-        if lack is not None:
-            raise ImpossibleRequest(
-                f"The job needs {amount(lack.resource, lack.needed)} {label(lack.resource)} in all, the quota of its "
-                f"project is {amount(lack.resource, lack.available)}.",
-                quota=asdict(quota),
-            )
-    grounds, shape = Grounds(fleet), request.shape
-    if find(grounds.open_empty, shape, grounds.mask(shape, avoiding=False, closed_too=True)) is not None:
+    shapes = least_shapes(request)
+    within = [shape for shape in shapes if _lack(shape, quota) is None]
+    if quota is not None and not within:
+        lack = _lack(shapes[0], quota)
+        assert lack is not None
+        raise ImpossibleRequest(
+            f"The job needs {amount(lack.resource, lack.needed)} {label(lack.resource)} in all, the quota of its "
+            f"project is {amount(lack.resource, lack.available)}.",
+            quota=asdict(quota),
+        )
+    judge = _Judge(fleet, clouds)
+    if any(judge.fit(shape) for shape in within):
         return
-    largest = largest_possible(fleet, request)
-    raise ImpossibleRequest(_sentence(fleet, request, largest), largest=asdict(largest))
+    largest, told = judge.largest(within[0]), judge.wrong(within[0])
+    if len(within) > 1:
+        told += f" None of the {len(within) - 1} alternatives fits either."
+    raise ImpossibleRequest(told, largest=asdict(largest))
 
 
-def _sentence(fleet: Fleet, request: Request, largest: Largest) -> str:
-    ask, have = request.ask, "; ".join(largest.models) or "none"
-    if request.where.cluster and request.where.cluster not in [cluster.name for cluster in fleet.clusters]:
-        names = [cluster.name for cluster in fleet.clusters]
-        return f'There is no cluster "{request.where.cluster}".{did_you_mean(request.where.cluster, names)}'
-    if request.where.selector and not any(
-        all(labels.get(key) == value for key, value in request.where.selector) for labels in fleet.node_labels
-    ):
-        wanted = ", ".join(f"{key}={value}" for key, value in request.where.selector)
-        return f"No node has the labels {wanted}."
-    if ask.gpu_milli and not largest.gpu_memory_bytes:
-        kind = " ".join(part for part in (ask.vendor, ask.model) if part) or "any"
-        return f"There is no device of the kind asked for ({kind}). Devices here: {have}."
-    if ask.gpu_milli and ask.gpu_memory_bytes > largest.gpu_memory_bytes:
-        return (
-            f"A device with {format_bytes(ask.gpu_memory_bytes)} of memory is asked for, the largest of that kind has "
-            f"{format_bytes(largest.gpu_memory_bytes)}. Devices here: {have}."
+def least_shapes(request: Request) -> tuple[Shape, ...]:
+    """Return the least that will do of each alternative, best first."""
+    least = request.ranks_min or request.ranks
+    return tuple(one if one.ranks == least else _with(one, ranks=least) for one in request.shapes)
+
+
+def on_cloud(shape: Shape, cloud: str) -> Shape:
+    """Return a shape as it is placed on a rented cluster that it did not name."""
+    return shape_of(shape.ask, shape.ranks, replace(shape.where, cluster=cloud), shape.avoid, shape.barred)
+
+
+def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
+    if quota is None:
+        return None
+    ask, ranks = shape.ask, shape.ranks
+    total = ranks * ask.gpu_milli, ranks * ask.cpu_milli, ranks * ask.memory_bytes
+    return over(quota.limits(), (0, 0, 0), total)
+
+
+class _Judge:
+    """Looks at the pool open and empty."""
+
+    def __init__(self, fleet: Fleet, clouds: Collection[str]) -> None:
+        self.fleet, self.clouds = fleet, sorted(clouds)
+        self.grounds = Grounds(fleet)
+        self.room = self.grounds.open_empty
+
+    def fit(self, shape: Shape) -> Fit | None:
+        """Return a place for it."""
+        for one in self._variants(shape):
+            fit = find(self.room, one, self.grounds.mask(one, closed_too=True))
+            if fit is not None:
+                return fit
+        return None
+
+    def largest(self, shape: Shape) -> Largest:
+        """Return the most of each resource that one rank could get, each taken alone."""
+        allowed = self.grounds.mask(shape, closed_too=True)
+        hosts = list(self._places(_with(shape, ask=Ask())))
+
+        def of_host(resource: str) -> int:
+            return max((most_free(self.room, resource, Ask(), c, None, allowed)[0] for c, _ in hosts), default=0)
+
+        reached = {cluster for cluster, _ in hosts}
+        kinds = [one for one in self.fleet.flavors if one.cluster in reached and one.is_called(shape.ask)]
+        whole, devices = Ask(gpu_milli=WHOLE), 0
+        for flavor in (one for one in kinds if one.matches(shape.ask)):
+            devices = max(devices, most_free(self.room, "gpu_milli", whole, flavor.cluster, flavor, allowed)[0])
+        return Largest(
+            gpu_milli=devices,
+            gpu_memory_bytes=max((one.memory_bytes for one in kinds), default=0),
+            cpu_milli=of_host("cpu_milli"),
+            memory_bytes=of_host("memory_bytes"),
+            disk_bytes=of_host("disk_bytes"),
+            ranks=self.ranks(shape),
+            models=tuple(self.fleet.models()),
         )
-    for resource in ("gpu_milli", "cpu_milli", "memory_bytes", "disk_bytes"):
-        asked, most = getattr(ask, resource), getattr(largest, resource)
-        if asked > most:
+
+    def ranks(self, shape: Shape) -> int:
+        """Return how many ranks of a shape fit at the same time."""
+        allowed, wide = self.grounds.mask(shape, closed_too=True), _with(shape, ranks=100_000)
+        return max((room_for(self.room, wide, *place, allowed) for place in self._places(shape)), default=0)
+
+    def wrong(self, shape: Shape) -> str:
+        """Say why it fits nowhere: the first of its demands without which it would fit, else what is too much."""
+        for told in (self._unknown(shape), *self._demands(shape)):
+            if told:
+                return told
+        return self._too_much(shape)
+
+    def _variants(self, shape: Shape) -> Iterator[Shape]:
+        yield shape
+        if not shape.where.cluster:
+            yield from (on_cloud(shape, cloud) for cloud in self.clouds)
+
+    def _places(self, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
+        for one in self._variants(shape):
+            yield from options(self.fleet, one)
+
+    def _fits_with(self, shape: Shape, **where: object) -> Fit | None:
+        return self.fit(_with(shape, where=replace(shape.where, **where)))  # type: ignore[arg-type]
+
+    # -- in words --------------------------------------------------------------------------------------------------
+
+    def _unknown(self, shape: Shape) -> str:
+        """Name what does not exist at all."""
+        where, ask, names = shape.where, shape.ask, [cluster.name for cluster in self.fleet.clusters]
+        if where.cluster and where.cluster not in names:
+            return f'There is no cluster "{where.cluster}".{did_you_mean(where.cluster, names)}'
+        if where.selector and not any(
+            all(labels.get(key) == value for key, value in where.selector) for labels in self.fleet.node_labels
+        ):
+            return f"No node has the labels {_labels(where)}."
+        for cloud in (one.name for one in self.fleet.clusters if one.is_cloud):
+            if not where.cluster and self.fit(on_cloud(shape, cloud)) is not None:
+                return (
+                    f"Only cluster {cloud} could hold it, which is rented by use: write placement.cluster: {cloud}, or "
+                    "ask an operator to let such work burst there."
+                )
+        largest, have = self.largest(shape), self._have()
+        if ask.gpu_milli and not largest.gpu_memory_bytes:
+            kind = " ".join(part for part in (ask.vendor, ask.model) if part) or "any"
+            return f"There is no device of the kind asked for ({kind}).{have}"
+        if ask.gpu_milli and ask.gpu_memory_bytes > largest.gpu_memory_bytes:
             return (
-                f"{amount(resource, asked)} {label(resource)} on one node is asked for, the largest possible is "
-                f"{amount(resource, most)}." + (f" Devices here: {have}." if resource == "gpu_milli" else "")
+                f"A device with {format_bytes(ask.gpu_memory_bytes)} of memory is asked for, the largest of that kind "
+                f"has {format_bytes(largest.gpu_memory_bytes)}.{have}"
             )
-    if largest.ranks:
-        return (
-            f"{request.ranks} ranks of {ask.describe()} are asked for at the same time, in one cluster; the largest "
-            f"possible is {largest.ranks}."
+        return ""
+
+    def _demands(self, shape: Shape) -> Iterator[str]:
+        """Yield a sentence for each demand of its place without which it would fit."""
+        where, ranks, ask = shape.where, shape.ranks, shape.ask
+        if where.isolation and ask.is_fraction and self._fits_with(shape, isolation=None):
+            loosely = _with(shape, where=replace(where, isolation=None))
+            best = min((one.isolation for _, one in self._places(loosely) if one), key=list(Isolation).index)
+            yield (
+                f"No device of that kind keeps shares {where.isolation}; the best is {best}. Write a lower "
+                "placement.isolation, or ask for whole devices."
+            )
+        if fit := self._fits_with(shape, tolerations=("*",)):
+            yield self._tainted(shape, fit)
+        if where.within and where.is_within_required and self._fits_with(shape, is_within_required=False):
+            yield (
+                f"No {where.within} holds {_ranks(ranks)} of {ask.describe()}; the largest holds {self.ranks(shape)}. "
+                "Ask for fewer nodes, or write placement.required: false."
+            )
+        if where.spread and self._fits_with(shape, spread=None):
+            yield (
+                f"{_ranks(ranks).capitalize()} are to be in as many different places ({where.spread}); only "
+                f"{self.ranks(shape)} such places hold one of {ask.describe()}. Ask for fewer nodes, or leave "
+                "placement.spread out."
+            )
+        if where.selector and self._fits_with(shape, selector=()):
+            yield f"The nodes with the labels {_labels(where)} could not hold it: {self._too_much(shape)}"
+        if where != (loose := Constraints(where.cluster, tolerations=("*",))) and self.fit(_with(shape, where=loose)):
+            yield "No part of the pool meets all that placement demands at the same time; leave some of it out."
+
+    def _tainted(self, shape: Shape, fit: Fit) -> str:
+        """Name the taints that keep it away: one that is enough to tolerate, else those of a place that would do."""
+        open_to_it = self.grounds.mask(shape, closed_too=True)
+        missing = sorted(
+            {
+                taint
+                for spot in fit.spots
+                if not open_to_it[spot.node]
+                for taint in self.fleet.node_taints[spot.node]
+                if not {taint, taint.partition("=")[0]} & set(shape.where.tolerations)
+            }
         )
-    return f"No node has all of {ask.describe()} together, each alone would do. Devices here: {have}."
+        enough = [
+            one for one in missing if self._fits_with(shape, tolerations=(*shape.where.tolerations, one)) is not None
+        ]
+        taints = enough[:1] or missing
+        what = f"the taint {taints[0]}" if len(taints) == 1 else f"the taints {', '.join(taints)}"
+        these = "it" if len(taints) == 1 else "them"
+        any_free = any(holding(self.room, shape.ask, *place, open_to_it).any() for place in self._places(shape))
+        begin = (
+            f"Too few nodes could hold it but for {what}" if any_free else f"Every node that could hold it has {what}"
+        )
+        return f"{begin}; add {these} to placement.tolerations if it may run there."
+
+    def _too_much(self, shape: Shape) -> str:
+        """Name the amount that is too large."""
+        ask, largest = shape.ask, self.largest(shape)
+        for resource in ("gpu_milli", "cpu_milli", "memory_bytes", "disk_bytes"):
+            asked, most = getattr(ask, resource), getattr(largest, resource)
+            if asked > most:
+                return (
+                    f"{amount(resource, asked)} {label(resource)} on one node is asked for, the largest possible is "
+                    f"{amount(resource, most)}." + (self._have() if resource == "gpu_milli" else "")
+                )
+        if largest.ranks:
+            return (
+                f"{shape.ranks} ranks of {ask.describe()} are asked for at the same time, in one cluster; the largest "
+                f"possible is {largest.ranks}."
+            )
+        return f"No node has all of {ask.describe()} together, each alone would do.{self._have()}"
+
+    def _have(self) -> str:
+        return f" Devices here: {'; '.join(self.fleet.models()) or 'none'}."
+
+
+def _with(shape: Shape, *, ask: Ask | None = None, ranks: int | None = None, where: Constraints | None = None) -> Shape:
+    return shape_of(ask or shape.ask, ranks or shape.ranks, where or shape.where, shape.avoid, shape.barred)
+
+
+def _labels(where: Constraints) -> str:
+    return ", ".join(f"{key}={value}" for key, value in where.selector)
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank" if count == 1 else f"{count} ranks"
