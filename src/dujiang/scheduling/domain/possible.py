@@ -1,7 +1,7 @@
 """Whether a job could ever run here, asked when it is submitted: what never fits is refused, with what would.
 
-Judged is what `plan` would do with the pool open and empty: any of the alternatives will do, an elastic job may have its
-fewest ranks, and a rented cluster counts for those that name it, and where work may burst to it.
+Judged is what `plan` would do with the pool open and empty: any of the alternatives will do, an elastic job may have
+its fewest ranks, and a rented cluster counts for those that name it, and where work may burst to it.
 """
 
 from __future__ import annotations
