@@ -66,16 +66,17 @@ def _lowered(ask: Ask, resource: str, to: int) -> Ask:
 def _raise_quota(done: Round, waiting: Waiting) -> Change | None:
     """Find the quota with which the first job of a project that is over it starts."""
     request = waiting.request
-    if not _fits(done, waiting, waiting.shape):
+    if request.project_id in done.curbed or not _fits(done, waiting, waiting.shape):
         return None
     limits = done.snapshot.quotas.get(request.project_id, UNLIMITED).limits()
     used = done.caps.used(request.project_id)
     if waiting.kept is not None:
         used = plus(used, waiting.kept.amounts)
-    needed = plus(used, request.total())
+    total = _total(waiting.shape)
+    needed = plus(used, total)
     amounts = tuple(
         (name, to)
-        for name, limit, to, wanted in zip(COUNTED, limits, needed, request.total(), strict=True)
+        for name, limit, to, wanted in zip(COUNTED, limits, needed, total, strict=True)
         if limit is not None and wanted and to > limit
     )
     return Change(Remedy.RAISE_QUOTA, amounts=amounts)
@@ -93,12 +94,10 @@ def _limit_time(done: Round, waiting: Waiting) -> Change | None:
         return None
     seconds = (at - done.now).total_seconds()
     ground = done.grounds.of(shape)
+    if seconds < 1 or ground.reason is not None or not _within_quotas(done, waiting, shape):
+        return None
     room = done.room if waiting.window is None or done.may_fill_gap(request, at) else done.late or done.room
-    if (
-        seconds < 1
-        or ground.reason is not None
-        or find(room, shape, ground.allowed, closed=done.closed(request, shape)) is None
-    ):
+    if find(room, shape, ground.allowed, closed=done.closed(request, shape)) is None:
         return None
     return Change(Remedy.LIMIT_TIME, seconds=float(int(seconds)))
 
@@ -190,8 +189,16 @@ def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:
     if look.lack is not None and not (look.kept_for == request.job_id and _is_left(done, request, shape)):
         return False
     if waiting.queue_lack is not None and done.caps.check(request, _total(shape), done.holdings, done.is_over_by):
-        return False
+        return False  # the others were past their project's quota when they were judged
     return find(_room_for(done, waiting), shape, ground.allowed, closed=look.options) is not None
+
+
+def _within_quotas(done: Round, waiting: Waiting, shape: Shape) -> bool:
+    """Say whether project and queue may have so much more."""
+    request = waiting.request
+    if done.caps.check(request, _total(shape), done.holdings, done.is_over_by) is not None:
+        return False
+    return done.queues.look(request.project_id, request.queue, shape.ask, shape.ranks).lack is None
 
 
 def _is_left(done: Round, request: Request, shape: Shape) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 from dujiang.engines.contract import RankPlacement
 from dujiang.scheduling.domain.caps import Caps, Kept
 from dujiang.scheduling.domain.find import find, placements
+from dujiang.scheduling.domain.fragments import Typical, counted
 from dujiang.scheduling.domain.ground import Grounds
 from dujiang.scheduling.domain.queue_round import QueueRound
 from dujiang.scheduling.domain.queue_usage import QueueLack
@@ -76,6 +77,8 @@ class Round:
     _fits_room: dict[Shape, tuple[int, bool]] = field(default_factory=dict)
     _started_beside: bool = False
     """Something was started in this pass after something else was kept for a job before it."""
+    curbed: set[str] = field(default_factory=set)
+    """Projects of which an elastic job got fewer ranks because of their quota: it would take more of a larger one."""
     _is_stopping: bool = field(init=False)
     """Something is being stopped for jobs that wait: their starts are prepared too, so that nobody takes the room."""
     gap_ends: datetime | None = None
@@ -85,8 +88,9 @@ class Round:
         """Lay out the rooms."""
         s = self.snapshot
         self.windows = tuple(sorted(s.windows, key=lambda one: (one.begins_at, one.name)))
-        self.before = Room(s.fleet, s.node_free, s.device_milli, s.device_memory)
-        self.room = self.before.copy()
+        typical = Typical(counted(s.requests, s.holdings))
+        self.before = Room(s.fleet, s.node_free, s.device_milli, s.device_memory, typical)
+        self.room = self.before.copy(typical)
         self.grounds = Grounds(s.fleet, self.windows)
         self.caps = Caps(s, self.now)
         self.queues = QueueRound.begin(s.queues, s.fleet, s.holdings)
@@ -94,8 +98,7 @@ class Round:
         self.holdings = list(s.holdings)
         self._is_stopping = any(holding.is_stopping for holding in s.holdings)
         for holding in s.holdings:
-            if holding.apart:
-                self._occupy(holding)
+            self._occupy(self.grounds, holding)
 
     def run(self) -> None:
         """Go through the queue until a pass changes nothing.
@@ -187,11 +190,11 @@ class Round:
 
     def _try(self, request: Request, shape: Shape) -> Waiting | None:
         """Start a job in this shape, or say why not."""
-        ground = self.grounds.of(shape)
-        if ground.reason is not None:
-            return Waiting(request, shape, ground.reason, lack=ground.shortage, window=ground.window)
         least = request.ranks_min or shape.ranks
         small = shape if least == shape.ranks else _with_ranks(shape, least)
+        ground = self.grounds.of(small)
+        if ground.reason is not None:
+            return Waiting(request, small, ground.reason, lack=ground.shortage, window=ground.window)
         over = self._over_quota(request, small)
         if over is not None:
             return over
@@ -200,7 +203,8 @@ class Round:
         if self._walls[in_gap].stop(small):
             return self._no_room(request, small, in_gap=in_gap)
         closed = self.closed(request, small)
-        fit = find(room, small, ground.allowed, closed=closed)
+        # By best fit, as when the stops were decided that it was promised the room of.
+        fit = find(room, small, ground.allowed, closed=closed, tightest=request.is_promised)
         if fit is None:
             if not closed:
                 self._walls[in_gap].add(small)
@@ -231,6 +235,8 @@ class Round:
         ask = shape.ask
         one = (ask.gpu_milli, ask.cpu_milli, ask.memory_bytes)
         most = max(least, self.caps.most_ranks(request, one, shape.ranks))
+        if most < shape.ranks:
+            self.curbed.add(request.project_id)
         most = self.queues.most_ranks(request.project_id, request.queue, ask, least, most)
         shape = _with_ranks(shape, most)
         allowed = self.grounds.of(shape).allowed
@@ -253,8 +259,7 @@ class Round:
         self.releases.add(holding)
         self.caps.take(request.project_id, holding.total())
         self.queues.take(request.project_id, request.queue, cluster, ranks)
-        if holding.apart:
-            self._occupy(holding)
+        self._occupy(self.grounds, holding)
         self.room.take(fit)
         self._started_beside = (
             self._started_beside or self.late is not None or self.caps.keeps_any or self.queues.keeps_any
@@ -264,10 +269,19 @@ class Round:
         elif self.late is not None:
             self.late.take(fit)
 
-    def _occupy(self, holding: Holding) -> None:
+    def grounds_before(self) -> Grounds:
+        """Return the grounds as they were at first."""
+        grounds = Grounds(self.snapshot.fleet, self.windows)
+        for holding in self.snapshot.holdings:
+            self._occupy(grounds, holding)
+        return grounds
+
+    def _occupy(self, grounds: Grounds, holding: Holding) -> None:
+        if not holding.apart:
+            return
         at = self.snapshot.fleet.node_at
         nodes = (at.get((holding.cluster, rank.node)) for rank in holding.ranks)
-        self.grounds.occupy(apart_of(holding.project_id, holding.apart), (node for node in nodes if node is not None))
+        grounds.occupy(apart_of(holding.project_id, holding.apart), (node for node in nodes if node is not None))
 
     def _reserve(self, request: Request, shape: Shape) -> None:
         """Prepare the start of a job that waits for room, if it is near enough to the front."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from dujiang.engines.contract import DeviceShare, Isolation, RankPlacement
 from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet, IntArray
+from dujiang.scheduling.domain.fragments import FloatArray
 from dujiang.scheduling.domain.request import LEVELS, WHOLE, Ask, Level, Shape
 from dujiang.scheduling.domain.room import NEVER, Fit, Room, Sight, seats_of
 
@@ -43,8 +44,9 @@ def options(fleet: Fleet, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
 
 
 def find(
-    room: Room, shape: Shape, allowed: BoolArray, *, least: int | None = None, closed: frozenset[int] = frozenset()
-) -> Fit | None:
+    room: Room, shape: Shape, allowed: BoolArray, *, least: int | None = None, closed: frozenset[int] = frozenset(),
+    tightest: bool = False,
+) -> Fit | None:  # fmt: skip
     """Return the best place for the ranks of a shape, or None when they do not fit together.
 
     Args:
@@ -53,12 +55,13 @@ def find(
         allowed: (n) nodes that may be used.
         least: fewer ranks will do, down to this many; as many as fit are placed.
         closed: flavors, by number, that must not be used; for work without devices, clusters as -1 - number.
+        tightest: by best fit, whatever may come.
     """
     best: Fit | None = None
     for cluster, flavor in options(room.fleet, shape):
         if closed and (-1 - cluster if flavor is None else flavor.number) in closed:
             continue
-        fit = _find_in(room, shape, allowed, cluster, flavor, least or shape.ranks)
+        fit = _find_in(room, shape, allowed, cluster, flavor, least or shape.ranks, tightest)
         if fit is None:
             continue
         if len(fit.spots) == shape.ranks:
@@ -105,10 +108,10 @@ def placements(fleet: Fleet, fit: Fit) -> tuple[RankPlacement, ...]:
 
 
 def _find_in(
-    room: Room, shape: Shape, allowed: BoolArray, cluster: int, flavor: Flavor | None, least: int
+    room: Room, shape: Shape, allowed: BoolArray, cluster: int, flavor: Flavor | None, least: int, tightest: bool
 ) -> Fit | None:
     ask = shape.ask
-    sight = room.sight(ask, cluster, flavor, allowed)
+    sight = room.sight(ask, cluster, flavor, allowed, tightest=tightest)
     if not sight.key.size:
         return None
     if shape.ranks == 1:
@@ -158,7 +161,7 @@ def _within(
     return _pack(rooms, sight.key, many)
 
 
-def _pack(rooms: IntArray, key: IntArray, ranks: int) -> list[tuple[int, int]]:
+def _pack(rooms: IntArray, key: FloatArray, ranks: int) -> list[tuple[int, int]]:
     """Put ranks on as few nodes as possible, the last of them as tight as possible."""
     able = np.flatnonzero(rooms)
     rooms, key = rooms[able], key[able]

@@ -37,7 +37,7 @@ from dujiang.scheduling.domain.walls import Walls
 
 RANK: Final = {TaskClass.LOW: 0, TaskClass.NORMAL: 1, TaskClass.CORE: 2}
 _WAITS: Final = (Reason.RESOURCES, Reason.RESERVED, Reason.QUEUE_QUOTA)
-_CORE_PER_DEVICE: Final = 0.05
+CORE_PER_DEVICE: Final = 0.05
 """What a processor core counts beside a device when work without devices is lost."""
 _LOOKED_AT_ALONE: Final = 16
 """Of more victims than that, each is not tried without: a try costs a look at the whole room."""
@@ -48,7 +48,7 @@ def lost_device_s(holding: Holding, done: Round) -> float:
     gpu, cpu, _ = holding.total()
     since = max(holding.saved_at or holding.started_at, holding.started_at)
     seconds = max((done.now - since).total_seconds(), 0.0)
-    return seconds * (gpu / 1000 or cpu / 1000 * _CORE_PER_DEVICE)
+    return seconds * (gpu / 1000 or cpu / 1000 * CORE_PER_DEVICE)
 
 
 @dataclass(slots=True)
@@ -264,7 +264,7 @@ class Preemption:
 
     def _after(self, room: Room, ended: Sequence[int]) -> Room:
         if not ended:
-            return room.copy()
+            return room.copy(typical=None)
         releases = self.done.releases
         return releases.after(room, turns(ended, of=releases.count()), len(ended))
 

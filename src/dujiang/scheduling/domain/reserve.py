@@ -73,7 +73,7 @@ class Releases:
         return [at for _, at in sorted(ends)]
 
     def after(self, room: Room, turn: IntArray, count: int) -> Room:
-        """Return the room once those have ended whose turn is before `count`.
+        """Return the room once those have ended whose turn is before `count`; places in it are chosen by best fit.
 
         Args:
             room: as it is now.
@@ -81,7 +81,7 @@ class Releases:
             count: how many turns.
         """
         self._settle()
-        freed = room.copy()
+        freed = room.copy(typical=None)
         ended = self._nodes[:, turn[self._nodes[0]] < count]
         for row in range(3):
             np.add.at(freed.node[row], ended[1], ended[2 + row])
@@ -177,7 +177,7 @@ def reserve(
     after.take(fit)
     late = Room(
         room.fleet, np.minimum(room.node, after.node), np.minimum(room.milli, after.milli),
-        np.minimum(room.memory, after.memory),
+        np.minimum(room.memory, after.memory), room.typical,
     )  # fmt: skip
     return Reservation(job_id, max(now, last.ends_at) if last.ends_at else None, last.job_id, fit), late
 

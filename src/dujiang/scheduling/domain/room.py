@@ -13,11 +13,14 @@ from typing import Final, Self
 import numpy as np
 
 from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet, IntArray
+from dujiang.scheduling.domain.fragments import FloatArray, Typical, after_taking
 from dujiang.scheduling.domain.request import MAX_RANKS, WHOLE, Ask
 
-NEVER: Final = np.iinfo(np.int64).max
-_CPU_BITS: Final = 40
-"""Left for cpu_milli below the device counts in a sort key: a million cores and more."""
+NEVER: Final = np.inf
+_MANY: Final = float(1 << 10)
+"""More devices than a node has."""
+_VERY_MANY: Final = float(1 << 40)
+"""More thousandths of processors than a node has, and more than any best fit's key."""
 _MOST_SIGHTS: Final = 64
 """Kept by one room: at 12,500 nodes 200 kB each."""
 
@@ -45,20 +48,30 @@ class Fit:
 class Room:
     """What is free: `node` (3, n), `milli` (d), `memory` (d), and how many devices of each node are whole."""
 
-    __slots__ = ("_changed", "_flavor_whole", "_sights", "fleet", "memory", "milli", "node", "whole")
+    __slots__ = ("_changed", "_flavor_whole", "_sights", "fleet", "memory", "milli", "node", "typical", "whole")
 
-    def __init__(self, fleet: Fleet, node: IntArray, milli: IntArray, memory: IntArray) -> None:
-        """Take arrays over; closed devices count as taken."""
-        self.fleet, self.node = fleet, node
+    def __init__(
+        self, fleet: Fleet, node: IntArray, milli: IntArray, memory: IntArray, typical: Typical | None = None
+    ) -> None:
+        """Take arrays over; closed devices count as taken.
+
+        Args:
+            fleet: whose room it is.
+            node: (3, n)
+            milli: (d)
+            memory: (d)
+            typical: what may come next, so that places are chosen by what they leave; None: by best fit alone.
+        """
+        self.fleet, self.node, self.typical = fleet, node, typical
         self.milli = np.where(fleet.device_open, milli, 0)
         self.memory = memory
         self.whole: IntArray
         self._flavor_whole: list[IntArray]
         self.recount()
 
-    def copy(self) -> Self:
-        """Return a room of its own."""
-        return type(self)(self.fleet, self.node.copy(), self.milli.copy(), self.memory.copy())
+    def copy(self, typical: Typical | None) -> Self:
+        """Return a room of its own, in which places are chosen by what may come."""
+        return type(self)(self.fleet, self.node.copy(), self.milli.copy(), self.memory.copy(), typical)
 
     def recount(self) -> None:
         """Count whole devices anew, after the arrays were written to. O(d)."""
@@ -72,7 +85,7 @@ class Room:
         for counted in self._flavor_whole:
             self.whole += counted
         self._changed: list[int] = []
-        self._sights: dict[tuple[Ask, int, int], Sight] = {}
+        self._sights: dict[tuple[Ask, int, int, bool], Sight] = {}
 
     def take(self, fit: Fit) -> None:
         """Take away what a fit uses."""
@@ -99,14 +112,26 @@ class Room:
                 self._set(device, spot.node, milli, memory)
             self._changed.append(spot.node)
 
-    def sight(self, ask: Ask, cluster: int, flavor: Flavor | None, allowed: BoolArray) -> Sight:
-        """Return what an ask finds here now; not to be kept, since the next change of the room changes it."""
-        key = (ask, -1 - cluster if flavor is None else flavor.number, id(allowed))
+    def sight(
+        self, ask: Ask, cluster: int, flavor: Flavor | None, allowed: BoolArray, *, tightest: bool = False
+    ) -> Sight:
+        """Return what an ask finds here now; not to be kept, since the next change of the room changes it.
+
+        Args:
+            ask: of one rank.
+            cluster: where.
+            flavor: of the devices; None for work without.
+            allowed: (n) nodes that may be used.
+            tightest: by best fit, whatever may come.
+        """
+        key = (ask, -1 - cluster if flavor is None else flavor.number, id(allowed), tightest)
         sight = self._sights.get(key)
         if sight is None:
             if len(self._sights) >= _MOST_SIGHTS:
                 del self._sights[next(iter(self._sights))]
-            sight = self._sights[key] = Sight(self, ask, cluster, flavor, allowed, len(self._changed))
+            sight = self._sights[key] = Sight(
+                self, ask, cluster, flavor, allowed, len(self._changed), None if tightest else self.typical
+            )
         elif sight.seen < len(self._changed):
             sight.look_again(self, self._changed[sight.seen :])
             sight.seen = len(self._changed)
@@ -132,19 +157,21 @@ class Room:
 class Sight:
     """What one ask finds on the nodes of a cluster, or on those with devices of one flavor.
 
-    Best fit: a share goes to the fullest device that holds it, of equals on the node with the fewest whole devices;
-    whole devices come from the node with the fewest left over; work without devices goes where there are none, then
-    where the fewest are free.
+    The better place is the one that leaves less in fragments. Of equals, and where nothing is known of what may come,
+    best fit: a share goes to the fullest device that holds it, then to the node with the fewest whole devices; whole
+    devices come from the node with the fewest left over; work without devices goes where there are none, then where the
+    fewest are free.
     """
 
-    __slots__ = ("_allowed", "_ask", "_flavor", "_rows", "key", "nodes", "rooms", "seen")
+    __slots__ = ("_allowed", "_ask", "_flavor", "_typical", "key", "nodes", "rooms", "seen")
 
     def __init__(
-        self, room: Room, ask: Ask, cluster: int, flavor: Flavor | None, allowed: BoolArray, seen: int
+        self, room: Room, ask: Ask, cluster: int, flavor: Flavor | None, allowed: BoolArray, seen: int,
+        typical: Typical | None,
     ) -> None:  # fmt: skip
         """Look at every node. O(nodes + devices)."""
         fleet = room.fleet
-        self._ask, self._flavor, self._allowed, self.seen = ask, flavor, allowed, seen
+        self._ask, self._flavor, self._allowed, self.seen, self._typical = ask, flavor, allowed, seen, typical
         self.nodes: IntArray
         """(k): positions of the nodes that are looked at, rising."""
         if flavor is None:
@@ -152,43 +179,70 @@ class Sight:
             self.nodes = np.arange(here.start, here.stop)
         else:
             self.nodes = fleet.seats[flavor.number].nodes
-        self.rooms, self.key = self._look(room, slice(None))
+        self.rooms: IntArray
+        """(k): how many ranks each node holds."""
+        self.key: FloatArray
+        """(k): the smallest is the best place; NEVER where there is none."""
+        self.rooms, self.key = self._look(room, np.arange(len(self.nodes)))
 
     def look_again(self, room: Room, changed: Sequence[int]) -> None:
         """Look at the nodes that were changed."""
-        if len(changed) * 4 > len(self.nodes):
-            self.rooms, self.key = self._look(room, slice(None))
+        if not len(self.nodes):
             return
         rows = np.searchsorted(self.nodes, changed)
         rows[rows == len(self.nodes)] = 0
-        rows = rows[self.nodes[rows] == changed] if len(self.nodes) else rows[:0]
+        rows = rows[self.nodes[rows] == changed]
         if rows.size:
             self.rooms[rows], self.key[rows] = self._look(room, rows)
 
-    def _look(self, room: Room, rows: slice | IntArray) -> tuple[IntArray, IntArray]:
-        """Return how many ranks each of these nodes holds, and how good a place each is: the smallest key is best."""
+    def _look(self, room: Room, rows: IntArray) -> tuple[IntArray, FloatArray]:
         ask, flavor, nodes = self._ask, self._flavor, self.nodes[rows]
         rooms = np.where(self._allowed[nodes], MAX_RANKS, 0)
         for row, amount in enumerate((ask.cpu_milli, ask.memory_bytes, ask.disk_bytes)):
             if amount:
                 np.minimum(rooms, room.node[row, nodes] // amount, out=rooms)
         if flavor is None:
-            fleet = room.fleet
-            first = np.where(fleet.node_devices[nodes] > 0, room.whole[nodes] + 1, 0) << _CPU_BITS
+            fits = np.where(room.fleet.node_devices[nodes] > 0, room.whole[nodes] + 1, 0).astype(np.float64)
         elif ask.whole_devices:
             left = room.flavor_whole(flavor)[nodes]
             np.minimum(rooms, left // ask.whole_devices, out=rooms)
-            first = left << _CPU_BITS
+            fits = left.astype(np.float64)
         else:
             shares, fullest = self._shares(room, flavor, rows)
             np.minimum(rooms, shares, out=rooms)
-            first = (fullest << _CPU_BITS) + (room.whole[nodes] << (_CPU_BITS - 10))
-            key = np.where(rooms > 0, first, NEVER)
-            return np.maximum(rooms, 0), key
-        key = first + np.clip(room.node[0, nodes], 0, (1 << _CPU_BITS) - 1)
-        return np.maximum(rooms, 0), np.where(rooms > 0, key, NEVER)
+            fits = fullest + room.whole[nodes] / _MANY
+        np.maximum(rooms, 0, out=rooms)
+        key = fits + np.clip(room.node[0, nodes], 0, None) / _VERY_MANY
+        key[rooms == 0] = NEVER
+        if self._typical and (rooms > 0).any():
+            held = np.flatnonzero(rooms)
+            key[held] = key[held] / _MANY**2 + self._adds(room, rows[held])
+        return rooms, key
 
-    def _shares(self, room: Room, flavor: Flavor, rows: slice | IntArray) -> tuple[IntArray, IntArray]:
+    def _adds(self, room: Room, rows: IntArray) -> FloatArray:
+        """Return by how much one rank on each of these nodes raises what is expected to be lost."""
+        typical = self._typical
+        assert typical is not None
+        ask, nodes = self._ask, self.nodes[rows]
+        cpu, memory = room.node[0, nodes], room.node[1, nodes]
+        if self._flavor is not None:
+            milli, outlook = _free(room, self._flavor, rows), typical.of(self._flavor)
+            before = outlook.lost(milli, cpu, memory)
+            after = outlook.lost(after_taking(milli, ask), cpu - ask.cpu_milli, memory - ask.memory_bytes)
+            return np.rint(after - before)
+        adds = np.zeros(len(nodes))
+        for flavor in room.fleet.flavors:  # work without devices takes what those of devices need
+            seats = room.fleet.seats[flavor.number]
+            at = np.searchsorted(seats.nodes, nodes)
+            at[at == len(seats.nodes)] = 0
+            mine = np.flatnonzero(seats.nodes[at] == nodes)
+            if mine.size:
+                milli, outlook = _free(room, flavor, at[mine]), typical.of(flavor)
+                before = outlook.lost(milli, cpu[mine], memory[mine])
+                adds[mine] += outlook.lost(milli, cpu[mine] - ask.cpu_milli, memory[mine] - ask.memory_bytes) - before
+        return np.rint(adds)
+
+    def _shares(self, room: Room, flavor: Flavor, rows: IntArray) -> tuple[IntArray, IntArray]:
         """Return how many shares the devices of nodes hold, and how much of the fullest that holds one is free."""
         seats, ask = room.fleet.seats[flavor.number], self._ask
         devices = seats.devices[rows]
@@ -198,6 +252,13 @@ class Sight:
             np.minimum(held, room.memory[devices] // need, out=held)
         np.maximum(held, 0, out=held)
         return held.sum(axis=1), np.where(held > 0, milli, WHOLE).min(axis=1)
+
+
+def _free(room: Room, flavor: Flavor, rows: IntArray) -> IntArray:
+    """Return what is free of each device (k, w) of the nodes at these rows of a flavor's seats."""
+    seats = room.fleet.seats[flavor.number]
+    free: IntArray = np.where(seats.is_real[rows], room.milli[seats.devices[rows]], 0)
+    return np.maximum(free, 0)
 
 
 def seats_of(room: Room, ask: Ask, flavor: Flavor | None, node: int, ranks: int) -> list[Spot]:

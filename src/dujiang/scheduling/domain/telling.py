@@ -10,7 +10,7 @@ from datetime import datetime
 from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
 from dujiang.scheduling.domain.find import find
-from dujiang.scheduling.domain.ground import shortage
+from dujiang.scheduling.domain.ground import Grounds, shortage
 from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait
 from dujiang.scheduling.domain.request import Shape
 from dujiang.scheduling.domain.walls import Walls
@@ -46,10 +46,13 @@ class _Teller:
     _started: list[tuple[float, datetime, datetime, str]] = field(init=False)
     _fits_before: dict[Shape, bool] = field(default_factory=dict)
     _walls_before: Walls = field(default_factory=Walls)
+    _grounds_before: Grounds = field(init=False)
+    """For jobs that stay apart from others: without those that this round started."""
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
     _changes: dict[tuple[object, ...], Change | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._grounds_before = self.done.grounds_before()
         started = {start.job_id for start in self.done.starts}
         self._started = sorted(self.done.order(r) for r in self.done.snapshot.requests if r.job_id in started)
 
@@ -106,7 +109,8 @@ class _Teller:
         """Say whether there was room for it before the round started anything."""
         if shape not in self._fits_before:
             fits = not self._walls_before.stop(shape)
-            if fits and find(self.done.before, shape, self.done.grounds.of(shape).allowed) is None:
+            grounds = self._grounds_before if shape.where.apart else self.done.grounds
+            if fits and find(self.done.before, shape, grounds.of(shape).allowed) is None:
                 self._walls_before.add(shape)
                 fits = False
             self._fits_before[shape] = fits
