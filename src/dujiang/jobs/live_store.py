@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, select, type_coerce, update
+from sqlalchemy import BigInteger, bindparam, func, select, type_coerce, update
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs.domain import TERMINAL, JobState, Use
@@ -91,6 +91,16 @@ async def note_use(tx: Tx, figures: Mapping[str, Use]) -> None:
         )
 
 
+async def lost_device_s(tx: Tx, since: datetime) -> float:
+    """Return what the stops that were asked for since then cost, in device-seconds."""
+    return float((await tx.execute(_LOST, {"since": since})).scalar_one())
+
+
+async def stops_since(tx: Tx, since: datetime, reason: str) -> int:
+    """Return how many attempts were asked to stop for a reason since then."""
+    return int((await tx.execute(_STOPS, {"since": since, "reason": reason})).scalar_one())
+
+
 _a, _j = attempts.c, jobs.c
 _JOINED = attempts.join(jobs, _j.id == _a.job_id)
 _FACTS = (
@@ -117,6 +127,9 @@ _USE = (
     .where(_a.state == JobState.RUNNING, _a.stop_reason == "", _j.cancel_at.is_(None))
     .order_by(_a.job_id, _a.number)
 )
+_SINCE = _a.stop_asked_at >= bindparam("since", type_=UtcMicros())
+_LOST = select(func.coalesce(func.sum(_a.stop_lost_device_s), 0.0)).where(_SINCE)
+_STOPS = select(func.count()).select_from(attempts).where(_SINCE, _a.stop_reason == bindparam("reason"))
 _NOTE_USE = (
     update(jobs)
     .where(_j.id == bindparam("of_id"), _j.state == JobState.RUNNING)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     false,
     func,
     insert,
@@ -121,12 +122,21 @@ attempts = Table(
     Column("stop_sentence", Text, nullable=False),
     Column("stop_for", String(40), nullable=False),
     Column("stop_asked_at", UtcMicros, nullable=True),
+    Column("stop_lost_device_s", Float(53), nullable=False),
     Column("saved_at", UtcMicros, nullable=True),
     Column("expected_s", Float(53), nullable=True),
     Column("figures_complete", Boolean, nullable=False),
     Index("ix_attempts_state", "state"),
     Index("ix_attempts_figures", "figures_complete", "job_id"),
 )
+Index(
+    "ix_attempts_stopped", attempts.c.stop_asked_at, sqlite_where=attempts.c.stop_asked_at.is_not(None),
+    postgresql_where=attempts.c.stop_asked_at.is_not(None),
+)  # fmt: skip
+Index(
+    "ix_attempts_stop_for", attempts.c.stop_for, attempts.c.stop_asked_at, sqlite_where=attempts.c.stop_for != "",
+    postgresql_where=text("stop_for <> ''"),
+)  # fmt: skip
 job_secrets = Table(
     "job_secrets",
     metadata,
@@ -208,9 +218,13 @@ async def named_queues(tx: Tx) -> dict[str, str]:
     return {job_id: queue for job_id, queue in named.items() if queue}
 
 
-async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None]]:
-    """Return (id, attempt, not_before in microseconds) of the jobs that wait for a place; held ones are left out."""
-    return [tuple(row) for row in await tx.execute(_WAITING_IDS)]
+async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None, bool]]:
+    """Return (id, attempt, not_before in microseconds, whether work was stopped for it) of the jobs that wait.
+
+    Work counts that was stopped for it since it last began to wait. Held jobs are left out.
+    """
+    rows = await tx.execute(_WAITING_IDS)
+    return [(job_id, attempt, not_before, bool(promised)) for job_id, attempt, not_before, promised in rows]
 
 
 async def waiting_jobs(tx: Tx, project_ids: Sequence[str] | None = None) -> list[Job]:
@@ -362,7 +376,8 @@ _CHANGING = (
 )  # fmt: skip
 _MOVING = (
     "state", "reason", "started_at", "finished_at", "exit_code", "signal", "host", "ports", "output_dir", "workdir",
-    "limits_by", "facts", "diagnosis", "stop_reason", "stop_sentence", "stop_for", "stop_asked_at", "figures_complete",
+    "limits_by", "facts", "diagnosis", "stop_reason", "stop_sentence", "stop_for", "stop_asked_at",
+    "stop_lost_device_s", "figures_complete",
 )  # fmt: skip
 
 
@@ -379,7 +394,10 @@ _UPDATE_WAITING = (
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _JOBS = select(jobs).where(jobs.c.id.in_(_IDS)).order_by(jobs.c.id)
 _LOCK_JOBS = _JOBS.with_for_update()
-_WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before).where(*_CONSIDERED)
+_STOPPED_FOR = exists().where(
+    attempts.c.stop_for != "", attempts.c.stop_for == jobs.c.id, attempts.c.stop_asked_at >= jobs.c.queued_at
+)
+_WAITING_IDS = select(jobs.c.id, jobs.c.attempt, jobs.c.not_before, _STOPPED_FOR.label("promised")).where(*_CONSIDERED)
 _NAMING = select(jobs.c.id, jobs.c.spec).where(
     jobs.c.state.in_(_LIVE), jobs.c.waits.is_(false()), jobs.c.spec.contains('"queue":"', autoescape=True)
 )
@@ -488,8 +506,8 @@ def _attempt(row: Any) -> Attempt:
         limits_by=row.limits_by, facts=row.facts,
         diagnosis=Diagnosis.from_json(row.diagnosis) if row.diagnosis else None, resume_from=row.resume_from,
         stop_reason=row.stop_reason, stop_sentence=row.stop_sentence, stop_for=row.stop_for,
-        stop_asked_at=row.stop_asked_at, saved_at=row.saved_at, expected_s=row.expected_s,
-        figures_complete=row.figures_complete,
+        stop_asked_at=row.stop_asked_at, stop_lost_device_s=row.stop_lost_device_s,
+        saved_at=row.saved_at, expected_s=row.expected_s, figures_complete=row.figures_complete,
     )  # fmt: skip
 
 

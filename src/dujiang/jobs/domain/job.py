@@ -243,6 +243,8 @@ class Attempt:
     stop_for: str = ""
     """The job that gets its place; empty when none in particular does."""
     stop_asked_at: datetime | None = None
+    stop_lost_device_s: float = 0.0
+    """What the stop costs: device-seconds of work that have to be done again."""
     saved_at: datetime | None = None
     """When it last wrote a checkpoint, as far as was seen."""
     expected_s: float | None = None

@@ -7,17 +7,17 @@ specifications.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import Job
+from dujiang.jobs.domain import Job, request_of
 from dujiang.jobs.live_store import LiveFacts, live_facts
 from dujiang.jobs.spec import Cause
 from dujiang.kit.clock import from_micros
 from dujiang.kit.db import Tx
-from dujiang.scheduling.domain import About, TaskClass
+from dujiang.scheduling.domain import About, Request, TaskClass
 from dujiang.scheduling.domain.expected import corrected
 
 
@@ -35,6 +35,8 @@ class Lasting:
     nodes: int
     nodes_min: int | None
     """None when it is not elastic."""
+    request: Request | None
+    """With all its ranks; None when it may not be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,17 @@ class Abouts:
 def lasting_of(job: Job) -> Lasting:
     """Return what does not change while an attempt of a job runs."""
     spec = job.spec
+    may_stop = Cause.PREEMPTION in spec.retry.on
     return Lasting(
         task_class=TaskClass(spec.job_class.value),
         queue=spec.queue or "",
         apart=spec.placement.apart or "",
         limit_s=None if spec.time_limit_s is None else spec.time_limit_s + spec.grace_s,
         grace_s=spec.grace_s,
-        may_stop=Cause.PREEMPTION in spec.retry.on,
+        may_stop=may_stop,
         nodes=spec.nodes,
         nodes_min=spec.nodes_min,
+        request=replace(request_of(job), ranks=spec.nodes, ranks_min=spec.nodes_min) if may_stop else None,
     )
 
 
@@ -123,4 +127,13 @@ def about(lasting: Lasting, facts: LiveFacts, now: datetime) -> About:
         saved_at=None if facts.saved_us is None else max(from_micros(facts.saved_us), since),  # else of an earlier one
         ranks_min=None if lasting.nodes_min is None else min(lasting.nodes_min, most),
         ranks_max=None if lasting.nodes_min is None else most,
+        request=_asked(lasting, most),
     )
+
+
+def _asked(lasting: Lasting, most: int) -> Request | None:
+    """Return what an attempt's job asks for when it waits again."""
+    asked = lasting.request
+    if asked is None or lasting.nodes_min is None or most == asked.ranks:
+        return asked
+    return replace(asked, ranks=most, ranks_min=min(lasting.nodes_min, most))

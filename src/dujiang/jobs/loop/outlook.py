@@ -6,9 +6,11 @@ Nobody else makes one, so what is explained, saved or tried out is what the sche
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
 
-from dujiang.jobs import store
+from dujiang.jobs import live_store, store
 from dujiang.jobs.domain import Job, request_of
 from dujiang.jobs.expecting import Expectations, left_s
 from dujiang.jobs.loop.abouts import Abouts
@@ -17,7 +19,11 @@ from dujiang.pool.domain import LedgerFilter
 from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain import Request, Snapshot, Snapshots, holdings_of_ledger
 from dujiang.scheduling.domain.expected import Expectation
+from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.service import SchedulingService
+
+_BUDGET: Final = timedelta(hours=1)
+"""Over which what stops cost is counted."""
 
 
 class Outlook:
@@ -26,21 +32,26 @@ class Outlook:
     def __init__(self, *, pool: PoolService, scheduling: SchedulingService) -> None:
         self._pool, self._scheduling = pool, scheduling
         self._expectations, self._abouts, self._snapshots = Expectations(), Abouts(), Snapshots()
-        self._requests: dict[str, tuple[tuple[int, int | None], Request]] = {}
+        self._requests: dict[str, tuple[tuple[int, int | None, bool], Request]] = {}
 
     async def look(self, tx: Tx) -> Snapshot:
         """Return the snapshot of this moment."""
         return await self.snapshot(tx, await self.waiting(tx))
 
     async def waiting(self, tx: Tx) -> list[Request]:
-        """Return what waits; requests are kept between looks, since only their number of attempts changes them."""
+        """Return what waits; requests are kept between looks, since little changes them.
+
+        That is the number of attempts, the end of a retry's pause, and whether work was stopped for it.
+        """
         rows = await store.waiting_ids(tx)
-        marks = {job_id: (attempt, not_before) for job_id, attempt, not_before in rows}
+        marks = {job_id: (attempt, not_before, promised) for job_id, attempt, not_before, promised in rows}
         known = {job_id: one for job_id, one in self._requests.items() if marks.get(job_id) == one[0]}
         fresh = await store.read_jobs(tx, marks.keys() - known.keys())
         if fresh:
             await self._expectations.catch_up(tx)
-        known |= {job.id: (marks[job.id], self.request(job)) for job in fresh.values()}
+        known |= {
+            job.id: (marks[job.id], replace(self.request(job), is_promised=marks[job.id][2])) for job in fresh.values()
+        }
         self._requests = known
         return [request for _, request in known.values()]
 
@@ -55,8 +66,15 @@ class Outlook:
         return self._snapshots.take(
             view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
             quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
-            queues=queues, shares=shares,
+            queues=queues, shares=shares, rules=await self._rules(tx),
         )  # fmt: skip
+
+    async def _rules(self, tx: Tx) -> Rules:
+        """Return what a plan may do; what stops have cost is only asked where it is limited."""
+        settings = self._scheduling.settings
+        if settings.most_lost_device_s is None:
+            return settings.rules()
+        return settings.rules(lost_device_s=await live_store.lost_device_s(tx, tx.now - _BUDGET))
 
     def request(self, job: Job) -> Request:
         """Return a job as the scheduler sees it, with what is known of run times by now."""

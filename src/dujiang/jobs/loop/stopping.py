@@ -39,6 +39,7 @@ async def ask_stops(tx: Tx, stops: Sequence[Stop], jobs: Mapping[str, Job]) -> l
             stop_sentence=one.sentence,
             stop_for=one.for_job,
             stop_asked_at=tx.now,
+            stop_lost_device_s=round(one.lost_device_s, 3),
         )
         for key, one in fit.items()
     ]

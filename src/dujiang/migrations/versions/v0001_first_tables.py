@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("stop_sentence", sa.Text(), nullable=False),
         sa.Column("stop_for", sa.String(length=40), nullable=False),
         sa.Column("stop_asked_at", sa.BigInteger(), nullable=True),
+        sa.Column("stop_lost_device_s", sa.Float(precision=53), nullable=False),
         sa.Column("saved_at", sa.BigInteger(), nullable=True),
         sa.Column("expected_s", sa.Float(precision=53), nullable=True),
         sa.Column("figures_complete", sa.Boolean(), nullable=False),
@@ -101,6 +102,20 @@ def upgrade() -> None:
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.create_index("ix_attempts_figures", ["figures_complete", "job_id"], unique=False)
         batch_op.create_index("ix_attempts_state", ["state"], unique=False)
+        batch_op.create_index(
+            "ix_attempts_stop_for",
+            ["stop_for", "stop_asked_at"],
+            unique=False,
+            sqlite_where=sa.text("stop_for != ''"),
+            postgresql_where=sa.text("stop_for <> ''"),
+        )
+        batch_op.create_index(
+            "ix_attempts_stopped",
+            ["stop_asked_at"],
+            unique=False,
+            sqlite_where=sa.text("stop_asked_at IS NOT NULL"),
+            postgresql_where=sa.text("stop_asked_at IS NOT NULL"),
+        )
 
     op.create_table(
         "billing_cursor",

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from dujiang.scheduling.domain.decide import Round, Start
+from dujiang.scheduling.domain.growing import grow
 from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.reasons import Wait
 from dujiang.scheduling.domain.snapshot import Snapshot
@@ -33,7 +34,7 @@ class Plan:
     version: int
     """The pool's version of the snapshot: hand it to the ledger, which refuses once the pool has moved."""
     stops: tuple[Stop, ...] = ()
-    """What running work to stop for what waits, in the order it was decided."""
+    """What running work to stop, for what waits or to go on with more ranks, in the order it was decided."""
 
 
 def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: bool = True) -> Plan:
@@ -50,7 +51,9 @@ def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: 
     """
     done, preemption = decided(snapshot, now)
     waits = tell(done, preemption.awaited, changes=changes) if telling else ()
-    return Plan(tuple(done.starts), waits, snapshot.version, tuple(preemption.stops))
+    larger = grow(done) if snapshot.rules.grows and not preemption.stops else None
+    stops = tuple(preemption.stops) if larger is None else (larger,)
+    return Plan(tuple(done.starts), waits, snapshot.version, stops)
 
 
 def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:

@@ -55,6 +55,7 @@ class About:
     saved_at: datetime | None = None
     ranks_min: int | None = None
     ranks_max: int | None = None
+    request: Request | None = None
 
 
 NOTHING_KNOWN: Final = About()
@@ -89,6 +90,8 @@ class Holding:
     """Elastic: the fewest ranks that it can go on with; None when it is not elastic."""
     ranks_max: int | None = None
     """Elastic: the most ranks that it has a use for."""
+    request: Request | None = None
+    """What it asks for when it waits again; None when unknown, or when it cannot be stopped and go on."""
 
     def total(self) -> Amounts:
         """Return what quotas count."""
@@ -216,6 +219,7 @@ def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], 
         saved_at=about.saved_at,
         ranks_min=about.ranks_min,
         ranks_max=about.ranks_max,
+        request=about.request,
     )
 
 
