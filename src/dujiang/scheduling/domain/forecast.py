@@ -211,6 +211,8 @@ class _Future:
         for request in self.requests.values():
             if request.not_before is not None and request.not_before > self.now:
                 yield request.not_before
+            if (moves_up := request.moves_up_at) is not None and moves_up > self.now:
+                yield moves_up
         for window in self._first.windows:
             yield from (at for at in (window.begins_at, window.ends_at) if at > self.now)
 

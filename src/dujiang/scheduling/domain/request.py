@@ -227,6 +227,13 @@ class Request:
         """Return gpu_milli, cpu_milli and memory_bytes of all ranks together, as quotas count them."""
         return self.ranks * self.ask.gpu_milli, self.ranks * self.ask.cpu_milli, self.ranks * self.ask.memory_bytes
 
+    @property
+    def moves_up_at(self) -> datetime | None:
+        """Return when its deadline leaves it no more time to wait than it takes; None without deadline and limit."""
+        if self.deadline is None or self.runs_at_most_s is None:
+            return None
+        return self.deadline - 2 * timedelta(seconds=self.runs_at_most_s)
+
     def order(self, now: datetime, weight: float | None = None) -> tuple[float, datetime, datetime, str]:
         """Return the sort key of the queue: the heaviest first, then the oldest, then by identifier.
 
@@ -240,9 +247,8 @@ class Request:
         assert self.weight is not None
         if self.is_promised:
             return -BANDS[self.task_class].high - 0.001, _FAR, self.submitted_at, self.job_id
-        takes_s = self.runs_at_most_s
-        if self.deadline is not None and takes_s is not None:
-            latest = self.deadline - timedelta(seconds=takes_s)
-            if latest - timedelta(seconds=takes_s) <= now:
-                return -BANDS[self.task_class].high, latest, self.submitted_at, self.job_id
+        moves_up = self.moves_up_at
+        if moves_up is not None and moves_up <= now:
+            latest = moves_up + timedelta(seconds=self.runs_at_most_s or 0.0)
+            return -BANDS[self.task_class].high, latest, self.submitted_at, self.job_id
         return -(self.weight if weight is None else weight), _FAR, self.submitted_at, self.job_id
