@@ -28,6 +28,7 @@ from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
 from dujiang.kit.objects import open_store
 from dujiang.scheduling.domain import plan
+from dujiang.scheduling.settings import SchedulingSettings
 from dujiang.tenancy.credentials import Passwords
 from dujiang.tenancy.domain import Role
 from tests.factories import FAST_HASHER
@@ -139,7 +140,7 @@ class Scene:
 async def a_scene(
     database: Database, clock: ManualClock, ids: Ids, folder: Path, *, fleet: str = "2x2", seed: int = 7,
     engines: Mapping[str, Engine] | None = None, lost_after_s: float = 10.0, jobs: JobSettings | None = None,
-    planner: Planner = plan,
+    planner: Planner = plan, scheduling: SchedulingSettings | None = None,
 ) -> AsyncIterator[Scene]:  # fmt: skip
     """Build the platform with one virtual cluster, and look at it once.
 
@@ -153,6 +154,7 @@ async def a_scene(
         lost_after_s: of every cluster.
         jobs: settings of jobs; the checkpoint root is replaced.
         planner: what decides on starts and stops.
+        scheduling: settings of scheduling.
     """
     cluster = Cluster(parse_fleet(fleet), seed=seed, clock=clock)
     clusters: dict[str, Engine] = {SIM: SimulatedEngine(cluster, sleep=clock.sleep), **(engines or {})}
@@ -162,7 +164,7 @@ async def a_scene(
         passwords=Passwords(FAST_HASHER), planner=planner,
     )  # fmt: skip
     chosen = replace(jobs or JobSettings(), checkpoint_root=str(folder / "checkpoints"), lost_after_s=lost_after_s)
-    platform = Platform(world, Settings(jobs=chosen))
+    platform = Platform(world, Settings(jobs=chosen, scheduling=scheduling or SchedulingSettings()))
     scene = Scene(platform, cluster, clock)
     await platform.install()
     async with database.transaction() as tx:
