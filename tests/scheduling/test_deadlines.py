@@ -110,7 +110,7 @@ arrivals = st.lists(
 @given(arrivals)
 @settings(max_examples=120, deadline=None)
 def test_every_promise_comes_true(coming: list[tuple[int, float, int, int, int, float]]) -> None:
-    """With admitted jobs alone, each taking its whole limit: jobs come one by one, the plan is followed event by event."""
+    """With admitted jobs alone, each taking its whole limit: jobs come one by one, the plan is followed by events."""
     fleet = a_fleet(2, 2)
     jobs = [
         a_job(f"j{n}", gpu=gpu, ranks=ranks if gpu <= 2 else 1, after_s=come * 10, runs_at_most_s=takes * 10.0,

@@ -27,7 +27,7 @@ from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
 from dujiang.jobs import api as jobs_api
-from dujiang.jobs import looking_api, schedule_api, scoring_api
+from dujiang.jobs import looking_api, moves_api, schedule_api, scoring_api
 from dujiang.jobs.checkpoints import find_checkpoint, saved_at
 from dujiang.jobs.diagnosis import Diagnose
 from dujiang.jobs.looking import Live
@@ -42,7 +42,9 @@ from dujiang.jobs.loop import (
     UseBook,
     UseLoop,
 )
+from dujiang.jobs.loop.defragmenting import DefragmentLoop
 from dujiang.jobs.loop.scheduled import ScheduleLoop
+from dujiang.jobs.promising import Promises
 from dujiang.jobs.schedules import ScheduleService
 from dujiang.jobs.service import JobService
 from dujiang.jobs.trying import Trials
@@ -124,7 +126,12 @@ class Platform:
         self.reservations = Reservations(ids, self.pool)
         self.scheduling = SchedulingService(self.pool, settings.scheduling)
         self.telemetry = Telemetry()
-        self.jobs = JobService(ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs)
+        promises = Promises(
+            outlook=Outlook(pool=self.pool, scheduling=self.scheduling), scheduling=self.scheduling
+        )  # fmt: skip
+        self.jobs = JobService(
+            ids=ids, pool=self.pool, scheduling=self.scheduling, settings=settings.jobs, promises=promises
+        )
         self.schedules = ScheduleService(ids=ids, jobs=self.jobs, tenancy=self.tenancy)
         model_settings = ModelSettings(python=sys.executable, cache_folder=world.cache)
         self.artifacts = Artifacts(world.objects, model_settings)
@@ -134,7 +141,9 @@ class Platform:
         self.billing = BillingService(ids, self.pool, settings.billing)
         outlook = Outlook(pool=self.pool, scheduling=self.scheduling)
         self.live = Live(db=db, clock=clock, outlook=outlook)
-        self.trials = Trials(db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing))
+        self.trials = Trials(
+            db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing), scheduling=self.scheduling,
+        )  # fmt: skip
 
         inventory = InventoryLoop(
             db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start
@@ -154,6 +163,9 @@ class Platform:
             db=db, clusters=clusters, clock=clock, settings=settings.jobs, book=book, saved_at=saved_at
         )  # fmt: skip
         rescoring = RescoreLoop(db=db, settings=settings.jobs, book=book, wake=self._wake_attempts)
+        defragmenting = DefragmentLoop(
+            db=db, pool=self.pool, live=self.live, settings=settings.scheduling, wake=self._wake_attempts
+        )
         sweep = SweepLoop(db=db, clusters=clusters)
         scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
@@ -177,6 +189,7 @@ class Platform:
         self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s, rest_s=_REST_S)
         self.using = Loop("use", using.tick, every_s=rhythm.use_s)
         self.rescoring = Loop("rescore", rescoring.tick, every_s=rhythm.rescore_s)
+        self.defragmenting = Loop("defragment", defragmenting.tick, every_s=rhythm.defragment_s)
         self.scheduled = Loop("schedules", scheduled.tick, every_s=rhythm.schedules_s, rest_s=_REST_S)
         self.models = (
             Loop("registration", registration.tick, every_s=rhythm.models_s, rest_s=_REST_S),
@@ -189,6 +202,7 @@ class Platform:
             self.figures,
             self.using,
             self.rescoring,
+            self.defragmenting,
             self.scheduled,
             Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
             *self.outbox.loops(every_s=rhythm.outbox_s, rest_s=_REST_S),
@@ -233,6 +247,7 @@ class Platform:
             schedule_api.router(self.schedules, tenancy),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
             looking_api.router(self.jobs, tenancy, live=self.live, trials=self.trials),
+            moves_api.router(settings.scheduling),
             health_api.router(partial(explained, self.jobs), self.live.explain, tenancy),
             models_api.router(self.registry, self.deployments, self.artifacts, self.predictor, tenancy),
             billing_api.router(self.billing, tenancy),

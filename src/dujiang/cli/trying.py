@@ -47,7 +47,12 @@ def _write(told: dict[str, Any]) -> None:
             ("change", waits["suggestion"]),
             ("advice", waits["advice"]),
         ]
-    facts += [("place", _place(told)), ("price", _price(told)), ("no price for", ", ".join(_unpriced(told)))]
+    facts += [
+        ("deadline", _deadline(told["deadline"])),
+        ("place", _place(told)),
+        ("price", _price(told)),
+        ("no price for", ", ".join(_unpriced(told))),
+    ]
     write_facts(facts, indent=2)
 
 
@@ -59,6 +64,12 @@ def _when(expected: dict[str, Any]) -> str:
     if expected["after"] is not None:
         when = f"between {moment(expected['after'])} and {moment(expected['at'])}"
     return f"{when}, {rests}"
+
+
+def _deadline(told: dict[str, Any] | None) -> str | None:
+    if told is None:
+        return None
+    return f"{moment(told['at'])} can be promised" if told["is_kept"] else f"refused: {clean(told['detail'])}"
 
 
 def _place(told: dict[str, Any]) -> str:

@@ -20,6 +20,18 @@ class JobSubmitted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobDeadlineUnsure(Event):
+    """It was taken though its deadline cannot be promised."""
+
+    deadline: str
+    earliest: str | None
+    """The earliest that could be promised; None when none could."""
+    endangered: tuple[str, ...]
+    """Jobs whose deadline was promised before, and that may be late with it; the first 20."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted(Event):
     """The first process of an attempt was seen."""
 

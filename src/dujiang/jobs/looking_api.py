@@ -17,6 +17,7 @@ from dujiang.jobs.spec import read
 from dujiang.jobs.trying import PlaceIs, Trial, Trials
 from dujiang.kit.http import Model
 from dujiang.scheduling.domain import ADVICE, Start
+from dujiang.scheduling.domain.deadlines import Promise
 from dujiang.scheduling.domain.explaining import in_the_way
 from dujiang.scheduling.domain.forecast import Unknown
 from dujiang.scheduling.domain.saved import dump
@@ -99,6 +100,17 @@ class PriceOut(Model):
     """The place is on simulated nodes, whose bill is kept apart."""
 
 
+class DeadlineOut(Model):
+    """Whether its deadline can be promised."""
+
+    at: datetime
+    is_kept: bool
+    earliest: datetime | None
+    """The earliest that could be promised instead; null when it is kept, or when none could."""
+    detail: str
+    """Why it cannot be promised; empty when it can."""
+
+
 class DryRunOut(Model):
     """What would become of a job."""
 
@@ -113,6 +125,7 @@ class DryRunOut(Model):
     expected: ExpectedOut | None
     time_limit_s: Annotated[float | None, Field(description="Of one attempt.")]
     price: PriceOut | None
+    deadline: DeadlineOut | None
 
 
 def router(jobs: JobService, tenancy: Tenancy, *, live: Live, trials: Trials) -> APIRouter:
@@ -131,7 +144,8 @@ def router(jobs: JobService, tenancy: Tenancy, *, live: Live, trials: Trials) ->
             draft = await jobs.draft(tx, spec, project_id=project.id, submitted_by=caller.principal.user_id)
         trial = await trials.run(draft)
         caller.request.scope[JOURNALED] = True  # it changes nothing: a record of each question would be the journal
-        return _out(draft.name, project, draft.spec.time_limit_s, trial)
+        due = draft.spec.deadline.moment(draft.created_at) if draft.spec.deadline else None
+        return _out(draft.name, project, draft.spec.time_limit_s, due, trial)
 
     @routes.get(
         "/snapshot", tags=["scheduling"], response_class=Response,
@@ -149,7 +163,7 @@ def router(jobs: JobService, tenancy: Tenancy, *, live: Live, trials: Trials) ->
     return routes
 
 
-def _out(name: str, project: Project, limit_s: float | None, trial: Trial) -> DryRunOut:
+def _out(name: str, project: Project, limit_s: float | None, due: datetime | None, trial: Trial) -> DryRunOut:
     wait, expected = trial.answer.wait, trial.answer.expected
     waits = None
     if wait is not None:
@@ -162,7 +176,13 @@ def _out(name: str, project: Project, limit_s: float | None, trial: Trial) -> Dr
         place=_place(trial.place) if trial.place else None, place_is=trial.place_is, waits=waits,
         expected=ExpectedOut.model_validate(expected) if expected else None, time_limit_s=limit_s,
         price=PriceOut.model_validate(trial.price) if trial.price else None,
+        deadline=_deadline(due, trial.promise) if due and trial.promise else None,
     )  # fmt: skip
+
+
+def _deadline(due: datetime, promise: Promise) -> DeadlineOut:
+    detail = "" if promise.is_kept else promise.sentence(due)
+    return DeadlineOut(at=due, is_kept=promise.is_kept, earliest=promise.earliest, detail=detail)
 
 
 def _place(start: Start) -> PlaceOut:

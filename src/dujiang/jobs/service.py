@@ -31,6 +31,7 @@ from dujiang.jobs.domain import (
 from dujiang.jobs.domain.asking import request_of
 from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.following import follow
+from dujiang.jobs.promising import Promises
 from dujiang.jobs.settings import JobSettings
 from dujiang.jobs.spec import MOST_TASKS, After, JobSpec, Problem, SpecInvalid, When, lateness
 from dujiang.jobs.store import JobFilter
@@ -47,9 +48,11 @@ class JobService:
     """Use cases of jobs."""
 
     def __init__(
-        self, *, ids: Ids, pool: PoolService, scheduling: SchedulingService, settings: JobSettings | None = None
-    ) -> None:
-        self._ids, self._pool, self._scheduling = ids, pool, scheduling
+        self, *, ids: Ids, pool: PoolService, scheduling: SchedulingService, settings: JobSettings | None = None,
+        promises: Promises | None = None,
+    ) -> None:  # fmt: skip
+        """Take what it works with; without `promises` no deadline is refused."""
+        self._ids, self._pool, self._scheduling, self._promises = ids, pool, scheduling, promises
         self._settings = settings or JobSettings()
         self._snapshots = Snapshots()
         self._wakers: list[Callable[[], None]] = []
@@ -89,6 +92,7 @@ class JobService:
             ImpossibleRequest: the pool or the quota could never hold one; says what it could.
             BadAsk, WeightOutsideBand: what one asks for means nothing.
             QueueNotOpen: one names a queue that it may not be counted in.
+            DeadlineNotPromised: one cannot be over by its deadline, or makes another late that was promised.
         """
         fleet = self._snapshots.fleet(await self._pool.placeable(tx))
         quotas, queues = await self._scheduling.quotas(tx), await self._scheduling.queues(tx)
@@ -108,6 +112,8 @@ class JobService:
                 check_possible(fleet, request, quotas.get(project_id))
                 possible.add(asked)
             others.add(project_id, new.take(jobs, on, spec.secret_values, tx.now))
+        if self._promises is not None:
+            await self._promises.check(tx, [request_of(job) for job in new.jobs if job.spec.deadline])
         if new.jobs:
             await group_store.insert_arrays(tx, new.arrays)
             await store.insert_jobs(tx, new.jobs, new.secrets)

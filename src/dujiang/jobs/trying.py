@@ -16,7 +16,9 @@ from dujiang.jobs.looking import Live
 from dujiang.kit.db import Database, Tx
 from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain import Request, Snapshot, Start
+from dujiang.scheduling.domain.deadlines import Promise, promise
 from dujiang.scheduling.domain.explaining import Answer, Explainer, likely_place, try_out
+from dujiang.scheduling.service import SchedulingService
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +92,34 @@ class Trial:
     place_is: PlaceIs
     price: Priced | None
     """Of that place."""
+    promise: Promise | None = None
+    """What can be said of its deadline; None when it has none, or deadlines are not looked at."""
 
 
 class Trials:
     """Tries jobs out on the live state."""
 
-    def __init__(self, *, db: Database, pool: PoolService, live: Live, price: PriceOf) -> None:
+    def __init__(
+        self, *, db: Database, pool: PoolService, live: Live, price: PriceOf, scheduling: SchedulingService
+    ) -> None:
         self._db, self._pool, self._live, self._price = db, pool, live, price
+        self._settings = scheduling.settings
 
     async def run(self, job: Job) -> Trial:
         """Return what would become of a job that was drafted."""
         now = await self._live.look()
         request = self._live.request(job)
         answer, place = await self._live.work(lambda: _try(now, request))
+        promised = None
+        if request.deadline is not None and self._settings.deadlines != "off":
+            promised = await self._live.work(lambda: promise(now.snapshot, now.now, [request]))
         if place is None:
-            return Trial(answer, None, PlaceIs.ALONE, None)
+            return Trial(answer, None, PlaceIs.ALONE, None, promised)
         async with self._db.reading() as tx:
             simulated = {one.name for one in (await self._pool.inventory(tx)).clusters.values() if one.simulated}
             parts = parts_of(now.snapshot, place, simulated=place.cluster in simulated)
             price = await self._price(tx, parts, job.spec.time_limit_s)
-        return Trial(answer, place, _told_as(answer), price)
+        return Trial(answer, place, _told_as(answer), price, promised)
 
 
 def _try(now: Explainer, request: Request) -> tuple[Answer, Start | None]:

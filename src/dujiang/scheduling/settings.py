@@ -48,6 +48,10 @@ class SchedulingSettings:
     most_moves_hourly: int = 12
     """Jobs that are stopped to be moved within one hour. Too many keep work from getting on."""
 
+    deadlines: Literal["refuse", "warn", "off"] = "refuse"
+    """What becomes of a deadline that cannot be promised beside those that were: the job is refused with the earliest
+    that could be, it is taken with an event that says so, or nobody looks."""
+
     def __post_init__(self) -> None:
         """Refuse what means nothing.
 

@@ -87,7 +87,7 @@ class Abouts:
 def lasting_of(job: Job) -> Lasting:
     """Return what does not change while an attempt of a job runs."""
     spec = job.spec
-    may_stop = Cause.PREEMPTION in spec.retry.on
+    may_stop = Cause.PREEMPTION in spec.retry.on and spec.deadline is None  # what was promised is not put at risk
     return Lasting(
         task_class=TaskClass(spec.job_class.value),
         queue=spec.queue or "",
