@@ -82,11 +82,12 @@ def _identity(launch: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _place_in_the_gang(launch: Mapping[str, Any], rank: Mapping[str, Any], master_port: int) -> dict[str, str]:
+    world = str(launch.get("world", len(launch["ranks"])))  # more than its ranks, where others run on other machines
     return {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(master_port),
-        "DUJIANG_NODES": str(len(launch["ranks"])),
-        "WORLD_SIZE": str(len(launch["ranks"])),
+        "MASTER_ADDR": launch.get("master_addr", "127.0.0.1"),
+        "MASTER_PORT": str(launch.get("master_port", master_port)),
+        "DUJIANG_NODES": world,
+        "WORLD_SIZE": world,
         "RANK": str(rank["rank"]),
         "NODE_RANK": str(rank["rank"]),
         "LOCAL_RANK": "0",

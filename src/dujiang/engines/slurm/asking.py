@@ -1,0 +1,179 @@
+"""Turns a launch into a batch job: what `sbatch` is told, what the runner reads, and what is refused: pure."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
+from dujiang.engines.slurm.runner import nodes_of
+from dujiang.engines.slurm.settings import SlurmSettings
+
+MINE = "dujiang: "
+"""Begins every reason that we write on a node; reasons that begin otherwise are a person's and never touched."""
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,119}")
+_MOST_PORTS = 64
+_HASH_LIMIT_BYTES = 20 << 30
+_WARNING_S = 15
+"""How long before Slurm's own time limit the runner is told, on top of the grace."""
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What an attempt takes of one node, in Slurm's units."""
+
+    cpus: int
+    memory_mib: int
+    gpus: Mapping[str, int]
+    """Whole devices by type of GRES."""
+
+
+def refuse_bad_key(key: AttemptKey) -> None:
+    """Raise where the key cannot name files and jobs.
+
+    Raises:
+        EngineRefused: with what a name may hold.
+    """
+    if not _JOB_ID.fullmatch(key.job_id) or key.number < 1:
+        raise EngineRefused(f"{str(key)!r} cannot name an attempt: letters, digits, - and _, and a number from 1")
+
+
+def refuse_impossible(launch: Launch, devices: Mapping[str, Mapping[str, str]], settings: SlurmSettings) -> None:
+    """Raise where this cluster could never run the launch.
+
+    Args:
+        launch: what is asked.
+        devices: of each node that there is, its devices by name, with their types.
+        settings: of the cluster.
+
+    Raises:
+        EngineRefused: with what to change.
+    """
+    if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
+        raise EngineRefused("the ranks must be numbered from 0 without a gap")
+    if not 0 <= launch.ports <= _MOST_PORTS:
+        raise EngineRefused(f"at most {_MOST_PORTS} ports a job")
+    for rank in launch.ranks:
+        if rank.node not in devices:
+            raise EngineRefused(f"this Slurm cluster shows no node {rank.node!r} to us")
+        for device in rank.devices:
+            if device.name not in devices[rank.node]:
+                raise EngineRefused(f"node {rank.node!r} has no device {device.name!r}")
+            if device.gpu_milli < 1000 and settings.fractions == "refuse":
+                raise EngineRefused(
+                    "this Slurm cluster gives whole devices only: ask for whole ones, or set `fractions` to `whole`"
+                )
+    for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):
+        if "\0" in text:
+            raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
+    if launch.workdir is not None and not launch.workdir.startswith("/"):
+        raise EngineRefused(f"workdir {launch.workdir!r} must be absolute")
+    for name, value in {**launch.env, **launch.secrets}.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise EngineRefused(f"the variable {name!r} has a name or a value that no environment can carry")
+
+
+def portions(ranks: tuple[RankPlacement, ...], devices: Mapping[str, Mapping[str, str]]) -> dict[str, Portion]:
+    """Return what the ranks take of each node: whole processors and whole devices, as Slurm gives them."""
+    found: dict[str, Portion] = {}
+    for node in dict.fromkeys(rank.node for rank in ranks):
+        own = [rank for rank in ranks if rank.node == node]
+        names = dict.fromkeys(share.name for rank in own for share in rank.devices)
+        types = [devices[node].get(name, "") for name in names]
+        found[node] = Portion(
+            cpus=max(1, math.ceil(sum(rank.cpu_milli for rank in own) / 1000)),
+            memory_mib=math.ceil(sum(rank.memory_bytes for rank in own) / _MIB),
+            gpus={kind: types.count(kind) for kind in dict.fromkeys(types)},
+        )
+    return found
+
+
+def largest(taken: Mapping[str, Portion]) -> Portion:
+    """Return what each node must give: Slurm gives every node of a job the same."""
+    kinds = dict.fromkeys(kind for portion in taken.values() for kind in portion.gpus)
+    return Portion(
+        max(portion.cpus for portion in taken.values()),
+        max(portion.memory_mib for portion in taken.values()),
+        {kind: max(portion.gpus.get(kind, 0) for portion in taken.values()) for kind in kinds},
+    )
+
+
+def options(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> list[str]:
+    """Return the options of `sbatch`, pinned to the nodes that the platform chose."""
+    each, nodes = largest(taken), list(taken)
+    words = [
+        "--parsable", f"--job-name=dj-{launch.key}", f"--comment={comment(mark, launch.key)}",
+        f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
+        f"--cpus-per-task={each.cpus}", "--no-requeue", "--open-mode=append", f"--output={folder}/slurm.out",
+        f"--chdir={settings.work_dir}",
+    ]  # fmt: skip
+    if each.memory_mib:
+        words.append(f"--mem={each.memory_mib}M")
+    if each.gpus:
+        kinds = ",".join(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in each.gpus.items())
+        words.append(f"--gres={kinds}")
+    if launch.time_limit_s is not None:
+        words.append(f"--time={minutes(launch.time_limit_s + launch.grace_s)}")
+    words.append(f"--signal=B:USR2@{min(65535, math.ceil(launch.grace_s) + _WARNING_S)}")
+    for name in ("partition", "account", "qos"):
+        if value := getattr(settings, name):
+            words.append(f"--{name}={value}")
+    return [*words, *settings.sbatch_options]
+
+
+def minutes(limit_s: float) -> int:
+    """Return Slurm's own limit, in its minutes: later than the runner's, which is exact, by a minute or two."""
+    return math.ceil(limit_s / 60) + 2
+
+
+def comment(mark: str, key: AttemptKey) -> str:
+    """Return what tells the batch jobs of an attempt from all others."""
+    return f"dujiang:{mark}:{key}"
+
+
+def script(runner: str, folder: str, settings: SlurmSettings) -> str:
+    """Return the batch script: the runner takes its place, deaf to signals until it is ready for them."""
+    words = shlex.join([settings.python, "-sS", runner, folder])
+    return f"#!/bin/sh\ntrap '' USR1 USR2\nexec {words}\n"
+
+
+def describe(
+    launch: Launch, taken: Mapping[str, Portion], *, addresses: Mapping[str, str], limits_by: str,
+    settings: SlurmSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the launch record that the runner reads: everything but the secrets."""
+    first = launch.ranks[0].node
+    record: dict[str, Any] = {
+        "key": str(launch.key),
+        "mark": "slurm",
+        "root": settings.work_dir,
+        "name": launch.name,
+        "project": launch.project,
+        "run": launch.run,
+        "setup": launch.setup,
+        "ranks": [asdict(rank) for rank in launch.ranks],
+        "env": dict(launch.env),
+        "workdir": launch.workdir or f"{settings.work_dir}/work/{launch.key.job_id}",
+        "own_workdir": launch.workdir is None,
+        "checkpoint": asdict(launch.checkpoint) if launch.checkpoint else None,
+        "time_limit_s": launch.time_limit_s,
+        "grace_s": launch.grace_s,
+        "ports": launch.ports,
+        "inputs": [asdict(wanted) for wanted in launch.inputs],
+        "record_environment": launch.record_environment,
+        "processes_limit": launch.processes_limit,
+        "labels": dict(launch.labels),
+        "limits": {"by": limits_by, "parents": {}},
+        "mps": None,
+        "shell": settings.shell,
+        "hash_limit_bytes": _HASH_LIMIT_BYTES,
+        "cpus_per_node": largest(taken).cpus,
+        "master_addr": addresses.get(first, first),
+    }
+    assert nodes_of(record) == list(taken)
+    return record

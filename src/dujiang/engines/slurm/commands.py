@@ -1,0 +1,102 @@
+"""Runs Slurm's commands, here or on a login node, and tells a controller that is away from one that says no."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dujiang.engines.contract import EngineUnavailable
+from dujiang.engines.slurm.settings import SlurmSettings
+
+_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "SLURM_CONF")
+"""What of the platform's environment commands get, and through `sbatch` jobs too. It may hold secrets otherwise."""
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_AWAY = re.compile(
+    r"unable to contact slurm controller|connection refused|connection timed out|socket timed out|zero bytes were"
+    r"|communication connection failure|unable to establish control machine|could not establish a configuration"
+    r"|invalid authentication|protocol authentication|munge|temporarily unable|resource temporarily unavailable"
+    r"|controller is not responding|no route to host|network is unreachable|connection reset|in standby mode"
+    r"|message (receive|send) failure|transport level error|server .*busy|too many jobs|job violates.*submit limit",
+    re.IGNORECASE,
+)
+_SSH_FAILED = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """Return what it complained of, in one line."""
+        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
+        return "; ".join(lines)[:500] or f"exit status {self.status}"
+
+
+class Commands(Protocol):
+    """A way to run Slurm's commands as the cluster's user."""
+
+    async def run(self, *words: str, text: str = "") -> Said:
+        """Run a command with a text as its standard input.
+
+        Raises:
+            EngineUnavailable: it does not answer, or says that the controller does not.
+        """
+        ...
+
+
+class LocalCommands:
+    """The commands of this machine, or of a login node by SSH."""
+
+    def __init__(self, settings: SlurmSettings, environ: Mapping[str, str] = os.environ) -> None:
+        self._settings = settings
+        env = {"PATH": _DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
+        self._env = {**env, **({"SLURM_CONF": settings.conf} if settings.conf else {})}
+
+    async def run(self, *words: str, text: str = "") -> Said:
+        """Run a command; it is killed when it takes too long."""
+        line = command_line(words, self._settings)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *line, env=self._env, cwd="/", start_new_session=True, stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineUnavailable(
+                f"{line[0]} cannot be run here ({error.strerror}): install Slurm's client commands, or set `commands`"
+            ) from error
+        try:
+            out, err = await asyncio.wait_for(process.communicate(text.encode()), self._settings.command_timeout_s)
+        except TimeoutError as error:
+            limit = f"{self._settings.command_timeout_s:g} s"
+            raise EngineUnavailable(f"`{words[0]}` did not answer within {limit}") from error
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        said = Said(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
+        if said.status and (_AWAY.search(said.err) or (self._settings.ssh and said.status == _SSH_FAILED)):
+            raise EngineUnavailable(f"Slurm does not answer: {said.complaint}")
+        return said
+
+
+def command_line(words: Sequence[str], settings: SlurmSettings) -> list[str]:
+    """Return what is to be executed: the command in the folder that is set, by SSH where a login node is."""
+    program = f"{settings.commands.rstrip('/')}/{words[0]}" if settings.commands else words[0]
+    line = [program, *words[1:]]
+    if not settings.ssh:
+        return line
+    conf = [f"SLURM_CONF={settings.conf}"] if settings.conf else []
+    timeout = f"ConnectTimeout={max(1, int(settings.command_timeout_s))}"
+    return ["ssh", "-o", "BatchMode=yes", "-o", timeout, "--", settings.ssh, shlex.join(["env", *conf, *line])]

@@ -1,0 +1,133 @@
+"""What the engine asks of Slurm, one method a question; answers are read by `reading`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dujiang.engines.contract import EngineRefused, EngineUnavailable
+from dujiang.engines.slurm import reading, words
+from dujiang.engines.slurm.commands import Commands
+from dujiang.engines.slurm.reading import SlurmNode
+
+_GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"access/permission denied|invalid user id|permission|not permitted", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch job as Slurm tells it."""
+
+    number: str
+    state: str
+    """Empty: Slurm no longer knows it."""
+    more: str = ""
+    """Reason, exit code and the like, for evidence."""
+
+
+class Controller:
+    """Slurm, as its user sees it."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        self._accounts: bool | None = None
+
+    async def configuration(self) -> Mapping[str, str]:
+        """Return what `scontrol show config` says."""
+        said = await self._commands.run("scontrol", "show", "config")
+        self._must(said.status, said.complaint)
+        pairs = (line.partition("=") for line in said.out.splitlines())
+        return {name.strip(): value.strip() for name, _, value in pairs if value}
+
+    async def nodes(self) -> list[SlurmNode]:
+        """Return every node."""
+        said = await self._commands.run("scontrol", "show", "node", "-d", "-o")
+        self._must(said.status, said.complaint)
+        return reading.nodes_of(said.out)
+
+    async def switches(self) -> dict[str, str]:
+        """Return the lowest switch of each node; none where the cluster has no topology."""
+        said = await self._commands.run("scontrol", "show", "topology")
+        return {} if said.status else reading.switches_of(said.out)
+
+    async def jobs(self, mark: str) -> dict[str, Job]:
+        """Return our jobs that Slurm has in memory, the newest of each attempt, by the attempt's printed key."""
+        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", "--me", "-o", "%i|%T|%k")
+        self._must(said.status, said.complaint)
+        found: dict[str, Job] = {}
+        for number, state, comment in reading.jobs_of(said.out):
+            name, _, key = comment.removeprefix("dujiang:").partition(":")
+            if not comment.startswith("dujiang:") or name != mark:
+                continue
+            before = found.get(key)
+            if before is None or _rank(state, number) > _rank(before.state, before.number):
+                found[key] = Job(number, state)
+        return found
+
+    async def job(self, number: str) -> Job:
+        """Return what is known of one job: by the controller, else by the accounting where there is one."""
+        said = await self._commands.run("scontrol", "show", "job", number, "-o")
+        if not said.status and said.out.strip():
+            told = reading.fields_of(said.out.splitlines()[0])
+            more = f"reason {told.get('Reason', '')}, exit code {told.get('ExitCode', '')}"
+            return Job(number, words.base_state(told.get("JobState", "")), more)
+        if said.status and not _GONE.search(said.err):
+            raise EngineUnavailable(f"Slurm does not say what became of job {number}: {said.complaint}")
+        return await self._accounted(number)
+
+    async def _accounted(self, number: str) -> Job:
+        if self._accounts is None:
+            self._accounts = "slurmdbd" in (await self.configuration()).get("AccountingStorageType", "")
+        if not self._accounts:
+            return Job(number, "")
+        said = await self._commands.run(
+            "sacct", "-X", "-n", "-P", "-D", "-j", number, "-o", "State,ExitCode,NodeList,Reason"
+        )
+        if said.status:
+            raise EngineUnavailable(f"Slurm's accounting does not answer: {said.complaint}")
+        lines = [line for line in said.out.splitlines() if line.strip()]
+        if not lines:
+            return Job(number, "")
+        state, _, more = lines[-1].partition("|")
+        return Job(number, words.base_state(state), more)
+
+    async def submit(self, options: list[str], script: str) -> str:
+        """Submit a batch job; return its number.
+
+        Raises:
+            EngineRefused: Slurm will not take it.
+            EngineUnavailable: no answer; it may have taken effect.
+        """
+        said = await self._commands.run("sbatch", *options, text=script)
+        if said.status:
+            raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
+        number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""
+        if not number.isdigit():
+            raise EngineUnavailable(f"sbatch did not say which job it made: {said.out.strip()[:200]!r}")
+        return number
+
+    async def cancel(self, number: str, *options: str) -> None:
+        """Cancel a job, or send it a signal; quiet when it is gone."""
+        said = await self._commands.run("scancel", *options, number)
+        if said.status and not _GONE.search(said.err):
+            raise EngineUnavailable(f"Slurm does not cancel job {number}: {said.complaint}")
+
+    async def update_node(self, node: str, *changes: str) -> bool:
+        """Change a node's state; False when this user may not."""
+        said = await self._commands.run("scontrol", "update", f"NodeName={node}", *changes)
+        if not said.status:
+            return True
+        if _FORBIDDEN.search(said.err):
+            return False
+        raise EngineUnavailable(f"Slurm does not change node {node}: {said.complaint}")
+
+    @staticmethod
+    def _must(status: int, complaint: str) -> None:
+        if status:
+            raise EngineUnavailable(f"Slurm does not answer as expected: {complaint}")
+
+
+def _rank(state: str, number: str) -> tuple[bool, int]:
+    """Order the jobs of one attempt: what is not over counts before what is."""
+    return not words.is_over(state), int(number)

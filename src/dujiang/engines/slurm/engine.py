@@ -1,0 +1,298 @@
+"""The Slurm engine: each attempt a batch job, pinned to the nodes that the platform chose.
+
+What an attempt does is read from the files that its runner writes into the shared work folder (`runner`), and asked of
+Slurm only where those say nothing: before the start, and when a job is gone without an end. Three files decide, each
+made once by whoever comes first: `claim` (who may run it), `end` (the runner's word), `verdict` (ours, where Slurm had
+to be asked). So an attempt runs at most once, also when an answer of `sbatch` was lost or Slurm requeued the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import ClassVar
+
+from dujiang.engines.contract import (
+    AttemptKey,
+    Capabilities,
+    EngineRefused,
+    Isolation,
+    Launch,
+    LogChunk,
+    NodeFacts,
+    Observation,
+    Phase,
+    Usage,
+)
+from dujiang.engines.slurm import asking, nodes
+from dujiang.engines.slurm.asking import MINE
+from dujiang.engines.slurm.commands import Commands, LocalCommands
+from dujiang.engines.slurm.controller import Controller
+from dujiang.engines.slurm.folder import Folder, WorkDir, unwritable
+from dujiang.engines.slurm.observing import Observer, micros_now
+from dujiang.engines.slurm.output import read_chunks
+from dujiang.engines.slurm.reading import SlurmNode
+from dujiang.engines.slurm.runner import WAKE
+from dujiang.engines.slurm.settings import SlurmSettings
+from dujiang.kit.clock import Clock
+
+_NODES_S = 10.0
+"""How old the list of nodes may be for the check of a launch; a node that is not on it is asked for anew."""
+
+
+class SlurmEngine:
+    """Runs attempts on a Slurm cluster. Use from one event loop; `changed` from one waiter."""
+
+    kind: ClassVar[str] = "slurm"
+
+    def __init__(self, settings: SlurmSettings, *, clock: Clock, commands: Commands | None = None) -> None:
+        if not settings.work_dir.startswith("/"):
+            raise EngineRefused(f"`work_dir` of a Slurm cluster must be absolute, not {settings.work_dir!r}")
+        self._settings, self._clock = settings, clock
+        self._slurm = Controller(commands or LocalCommands(settings))
+        self._work = WorkDir(settings.work_dir)
+        self._seen = Observer(self._work, self._slurm, settings, clock)
+        self._runner = ""
+        self._limits_by = ""
+        self._nodes: dict[str, SlurmNode] = {}
+        self._nodes_at_s = -_NODES_S
+        self._submitting: dict[AttemptKey, asyncio.Lock] = {}
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    async def capabilities(self) -> Capabilities:
+        """Say what Slurm's configuration holds jobs to."""
+        by = await self._find_limits()
+        enforced = by.startswith("slurm")
+        missing = ["shares of a device are not isolated by this adapter: jobs get whole devices"]
+        if not enforced:
+            missing.append("Slurm holds no job to its memory: set TaskPlugin=task/cgroup and ConstrainRAMSpace=yes")
+        return Capabilities(
+            kind=self.kind,
+            limits=Isolation.ENFORCED if enforced else Isolation.COUNTED_ONLY,
+            limits_by=by,
+            device_isolation=Isolation.COUNTED_ONLY,
+            stacks_ranks=True,
+            missing=tuple(missing),
+        )
+
+    async def inventory(self) -> Sequence[NodeFacts]:
+        """Return the nodes of the cluster, or of its partition that is set, less what Slurm gave to others."""
+        switches = await self._slurm.switches()
+        found = await self._ask_nodes()
+        held = nodes.held_by(await self._seen.running_launches())
+        closed = self._work.closed()
+        return [
+            nodes.facts_of(
+                node, held=held.get(node.name, nodes.Held()), closed=closed.get(node.name),
+                switch=switches.get(node.name, ""), settings=self._settings,
+            )
+            for node in found
+        ]  # fmt: skip
+
+    async def attempts(self) -> Sequence[AttemptKey]:
+        """Return every attempt that is listed in the work folder."""
+        return self._work.known()
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    async def submit(self, launch: Launch) -> None:
+        """Write the attempt down and have Slurm take it; a job that took a lost request is found by its comment."""
+        asking.refuse_bad_key(launch.key)
+        self._refuse_root()
+        async with self._submitting.setdefault(launch.key, asyncio.Lock()):
+            self._open()
+            folder = self._work.attempt(launch.key)
+            if any(folder.has(name) for name in ("forgotten", "verdict.json", "claim.json", "job.json")):
+                return
+            if folder.has("launch.json") and await self._seen.adopt(launch.key):
+                return
+            await self._submit(launch)
+        self._submitting.pop(launch.key, None)
+
+    async def _submit(self, launch: Launch) -> None:
+        await self._refuse_placement(launch)
+        devices = {name: nodes.devices_of(self._nodes[name]) for name in {rank.node for rank in launch.ranks}}
+        taken = asking.portions(launch.ranks, devices)
+        record = asking.describe(
+            launch, taken, addresses={name: self._nodes[name].address for name in taken},
+            limits_by=await self._find_limits(), settings=self._settings,
+        )  # fmt: skip
+        try:
+            folder = self._work.begin(launch.key)
+            if launch.secrets:
+                folder.write("secrets", dict(launch.secrets))
+            folder.write("launch", record)
+        except OSError as error:
+            raise unwritable(self._work.root, error) from error
+        options = asking.options(launch, taken, self._work.mark, folder.path, self._settings)
+        try:
+            number = await self._slurm.submit(options, asking.script(self._runner, folder.path, self._settings))
+        except EngineRefused:
+            self._work.drop(launch.key)
+            folder.remove("secrets.json", "launch.json")
+            raise
+        folder.once("job", {"job": number, "at": micros_now(self._clock)})
+        self._seen.news()
+
+    async def _refuse_placement(self, launch: Launch) -> None:
+        wanted = {rank.node for rank in launch.ranks}
+        if not wanted <= set(self._nodes) or self._clock.monotonic_s() - self._nodes_at_s > _NODES_S:
+            await self._ask_nodes()
+        asking.refuse_impossible(
+            launch, {name: nodes.devices_of(node) for name, node in self._nodes.items()}, self._settings
+        )
+        closed = self._work.closed()
+        for name in sorted(wanted & set(closed)):
+            raise EngineRefused(f"node {name!r} is closed to new work: {closed[name]}")
+
+    # -- look ---------------------------------------------------------------------------------------------------------
+
+    async def observe(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation]:
+        """Return what the files say of these attempts, and Slurm where they say nothing."""
+        seen: dict[AttemptKey, Observation] = {}
+        for key in keys:
+            if (found := await self._seen.look(key)) is not None:
+                seen[key] = found
+        return seen
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return the attempts that run; nothing is measured of them yet."""
+        seen = await self.observe(keys)
+        now = self._clock.now()
+        return {key: Usage(key, now) for key, found in seen.items() if found.phase is Phase.RUNNING}
+
+    async def logs(
+        self, key: AttemptKey, *, rank: int = 0, offset: int = 0, follow: bool = False
+    ) -> AsyncIterator[LogChunk]:
+        """Yield a rank's output, as the shared folder shows it here."""
+        path = self._work.attempt(key).output(rank)
+        async for chunk in read_chunks(
+            path, rank, offset, follow=follow, is_over=lambda: self._seen.is_over(key), clock=self._clock,
+            every_s=self._settings.watch_s,
+        ):  # fmt: skip
+            yield chunk
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until a file of an attempt, or its job in Slurm, is another."""
+        return await self._seen.changed(timeout_s)
+
+    # -- change -------------------------------------------------------------------------------------------------------
+
+    async def signal(self, key: AttemptKey, number: int) -> None:
+        """Write the request down for the runner and wake it."""
+        if not 1 <= number <= 64:
+            raise EngineRefused(f"there is no signal {number}")
+        folder = self._work.attempt(key)
+        if self._work.is_known(key) and folder.has("claim.json") and not self._has_ended(folder):
+            await self._request(folder, f"signal {number}")
+
+    async def cancel(self, key: AttemptKey, *, grace_s: float | None = None) -> None:
+        """Keep the attempt from ever starting, or have its runner stop it; Slurm is told what is left."""
+        folder = self._work.attempt(key)
+        if not self._work.is_known(key) or self._has_ended(folder):
+            return
+        if self._seen.keep_from_starting(key):
+            folder.remove("secrets.json")
+            job = folder.read("job") or {"job": await self._seen.adopt(key)}
+            if job["job"]:
+                await self._slurm.cancel(job["job"])
+            return
+        grace = float((folder.read("launch") or {}).get("grace_s", 0.0)) if grace_s is None else max(0.0, grace_s)
+        self._seen.expect_end(key, grace)
+        await self._request(folder, f"stop {grace}")
+
+    async def _request(self, folder: Folder, line: str) -> None:
+        try:
+            folder.request(line)
+        except OSError as error:
+            raise unwritable(self._work.root, error) from error
+        if job := folder.read("job"):
+            await self._slurm.cancel(job["job"], "--batch", f"--signal={int(WAKE)}")
+
+    @staticmethod
+    def _has_ended(folder: Folder) -> bool:
+        return folder.has("verdict.json") or folder.has("end.json")
+
+    async def cordon(self, node: str, reason: str) -> None:
+        """Close a node to new work of ours, and by draining it to that of others where this user may.
+
+        A node that a person has closed stays as it is.
+        """
+        found = await self._node(node)
+        self._open()
+        try:
+            self._work.close_node(node, reason)
+        except OSError as error:
+            raise unwritable(self._work.root, error) from error
+        if not nodes.is_persons(found):
+            await self._slurm.update_node(node, "State=DRAIN", f"Reason={MINE}{reason or 'closed'}")
+
+    async def uncordon(self, node: str) -> None:
+        """Open a node again, in Slurm too where we closed it."""
+        found = await self._node(node)
+        self._work.open_node(node)
+        if "DRAIN" in found.states and found.reason.startswith(MINE):
+            await self._slurm.update_node(node, "State=RESUME")
+
+    async def drain(self, node: str, reason: str, *, grace_s: float | None = None) -> None:
+        """Close a node and begin to stop what is ours on it."""
+        await self.cordon(node, reason)
+        for key in self._work.known():
+            launch = self._work.attempt(key).read("launch") or {"ranks": []}
+            if any(rank["node"] == node for rank in launch["ranks"]):
+                await self.cancel(key, grace_s=grace_s)
+
+    async def forget(self, key: AttemptKey) -> None:
+        """Drop the record of an attempt that is over; its output stays, and it never starts again."""
+        seen = await self._seen.look(key)
+        if seen is None or seen.phase is not Phase.ENDED:
+            return
+        folder = self._work.attempt(key)
+        try:
+            folder.write("forgotten", {})
+            os.rename(f"{folder.path}/forgotten.json", f"{folder.path}/forgotten")
+        except OSError as error:
+            raise unwritable(self._work.root, error) from error
+        self._work.drop(key)
+        folder.remove("secrets.json", "launch.json", "job.json", "started.json", "end.json", "verdict.json", "requests")
+        self._seen.drop(key)
+
+    async def close(self) -> None:
+        """Let go of what is known; what runs goes on."""
+        self._seen.clear()
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if not self._runner or not os.path.exists(self._runner):
+            self._runner = self._work.open()
+
+    def _refuse_root(self) -> None:
+        if os.geteuid() == 0 and not self._settings.allow_root and not self._settings.ssh:
+            raise EngineRefused(
+                "the platform runs as root, and its Slurm jobs would be root's: run it as an ordinary user, or set"
+                " `allow_root`"
+            )
+
+    async def _find_limits(self) -> str:
+        if not self._limits_by:
+            told = await self._slurm.configuration()
+            confined = "cgroup" in told.get("TaskPlugin", "") and told.get("ConstrainRAMSpace", "no") == "yes"
+            self._limits_by = "slurm-cgroup" if confined else "rlimits"
+        return self._limits_by
+
+    async def _ask_nodes(self) -> list[SlurmNode]:
+        partition = self._settings.partition
+        found = await self._slurm.nodes()
+        self._nodes = {node.name: node for node in found if not partition or partition in node.partitions}
+        self._nodes_at_s = self._clock.monotonic_s()
+        return list(self._nodes.values())
+
+    async def _node(self, name: str) -> SlurmNode:
+        await self._ask_nodes()
+        with contextlib.suppress(KeyError):
+            return self._nodes[name]
+        raise EngineRefused(f"this Slurm cluster shows no node {name!r} to us")

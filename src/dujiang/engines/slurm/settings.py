@@ -1,0 +1,57 @@
+"""What can be set about a Slurm cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmSettings:
+    """A Slurm cluster, `[clusters.NAME.slurm]`: how it is reached and where attempts keep their files."""
+
+    work_dir: str
+    """Absolute folder that this machine and every node see under the same path. Output, exit codes and requests are
+    files there, so it must outlive a node."""
+    partition: str = ""
+    """Where jobs go, and which nodes are shown; empty takes the cluster's default and shows every node."""
+    account: str = ""
+    """Of Slurm's accounting; empty takes the user's default."""
+    qos: str = ""
+    """Of Slurm's accounting; empty takes the user's default."""
+    sbatch_options: tuple[str, ...] = ()
+    """Further options of every `sbatch`, such as `--reservation=ai`."""
+    commands: str = ""
+    """Folder of `sbatch`, `squeue`, `scontrol` and `scancel`; empty looks in PATH."""
+    conf: str = ""
+    """Path of slurm.conf (SLURM_CONF); empty leaves it to Slurm."""
+    ssh: str = ""
+    """`user@login-node`: run the commands there, without a password (`ssh -o BatchMode=yes`). The work folder must be
+    mounted here all the same."""
+    python: str = "python3"
+    """Python 3.10 or newer on the nodes; it runs what watches over an attempt there."""
+    shell: str = "/bin/sh"
+    """Runs `setup` and `run` of jobs."""
+    allow_root: bool = False
+    """Whether a platform that runs as root may submit; its jobs are then root's on every node."""
+    fractions: Literal["refuse", "whole"] = "refuse"
+    """What becomes of a share of a device: refused, or given a whole device in Slurm while only the share is counted
+    here."""
+    vendor: str = "nvidia"
+    """Of the cluster's accelerators: Slurm does not say."""
+    device_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory by type of GRES, such as `{h100 = 85899345920}`: Slurm does not say. Without it a job that asks for device
+    memory fits nowhere."""
+    count_others: bool = True
+    """Whether what Slurm gives to others is taken off what its nodes offer."""
+    poll_s: float = 2.0
+    """How old an answer of `squeue` may be. Too little loads the controller, too much notices ends late that left no
+    file."""
+    command_timeout_s: float = 30.0
+    """How long a command may take before the cluster counts as unreachable."""
+    facts_lag_s: float = 10.0
+    """How long the end of a job may be known to Slurm before its file is seen here. Too little takes a slow shared
+    folder for a lost attempt."""
+    watch_s: float = 0.3
+    """How often files of running attempts are looked at for news."""

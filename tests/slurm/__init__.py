@@ -1,0 +1,1 @@
+"""The Slurm engine against a real Slurm on this machine (`make test-slurm`)."""

@@ -1,0 +1,249 @@
+"""A real Slurm of a scratch folder: munge, slurmctld and several slurmd on loopback ports, each ended by its number.
+
+Its nodes offer more processors than the machine has (`config_overrides`) and GPUs that are links to /dev/null: Slurm
+counts, hands out and isolates them like others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "slurm-wlm-basic-plugins")
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+WITHIN_S = 60.0
+
+CONFIG = """\
+ClusterName=tests
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={ctld_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+TopologyPlugin=topology/tree
+ReturnToService=2
+SlurmdTimeout=5
+KillWait=3
+MinJobAge={min_job_age_s}
+MaxJobCount=20000
+JobAcctGatherType=jobacct_gather/none
+SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,default_queue_depth=1000,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
+"""
+NODE = (
+    "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=64 Boards=1 SocketsPerBoard=1 "
+    "CoresPerSocket=64 ThreadsPerCore=1 RealMemory=512000 Gres=gpu:h100:4 Feature=ib,h100"
+)
+
+
+class MissingSlurm(Exception):
+    """Slurm is not here and cannot be installed; the sentence says why."""
+
+
+def install() -> None:
+    """Install Debian's Slurm where it is missing.
+
+    Raises:
+        MissingSlurm: not possible here.
+    """
+    if all(shutil.which(name, path=SEARCHED) for name in PROGRAMS):
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise MissingSlurm(f"Slurm is not installed, and only root with apt can: apt install {' '.join(PACKAGES)}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
+        done = subprocess.run(["apt-get", *words], env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MissingSlurm(f"apt-get {words[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+
+
+class Cluster:
+    """One cluster; a context manager."""
+
+    def __init__(self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300) -> None:
+        self.folder, self.conf = folder, folder / "slurm.conf"
+        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self._min_job_age_s = min_job_age_s
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._write()
+            self._start_munge()
+            self.start_controller()
+            for node in self.nodes:
+                self.start_node(node)
+            self.wait("the nodes", lambda: self.states() == dict.fromkeys(self.nodes, "idle"))
+        except BaseException:
+            self._stop_all()
+            raise
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stop_all()
+
+    def client(self, *words: str, check: bool = True) -> str:
+        """Run a command of Slurm's; returns what it prints."""
+        done = subprocess.run([_path(words[0]), *words[1:]], env=self.env, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each node, as `sinfo` says it."""
+        lines = self.client("sinfo", "-h", "-N", "-p", "all", "-o", "%N %T", check=False).split("\n")
+        return {name: state for name, _, state in (line.partition(" ") for line in lines) if name}
+
+    def job_state(self, number: str) -> str:
+        """Return a job's state, empty when it is not known."""
+        return self.client("squeue", "-h", "-a", "-t", "all", "-j", number, "-o", "%T", check=False).strip()
+
+    def wait(self, what: str, is_so: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + within_s
+        while not is_so():
+            if time.monotonic() > deadline:
+                said = "".join(path.read_text()[-600:] for path in sorted(self.folder.glob("*.out")))
+                raise AssertionError(f"{what}: not within {within_s:g} s; {self.states()}; {said.strip()}")
+            time.sleep(0.1)
+
+    def start_controller(self) -> None:
+        """Start slurmctld."""
+        self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd."""
+        self._daemon(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
+        """End slurmctld or a node's slurmd."""
+        daemon = self._daemons.pop(name)
+        daemon.send_signal(number)
+        try:
+            daemon.wait(10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def kill_node(self, node: str) -> None:
+        """Take a node away as a power cut does: its slurmd, what watches over its jobs, and their processes."""
+        self.stop(node, signal.SIGKILL)
+        for pid in _processes_naming(f"SLURMD_NODENAME={node}\0", str(self.conf)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _write(self) -> None:
+        for name in ("munge", "state", "spool", "dev"):
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)
+        (self.folder / "munge").chmod(0o711)
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        for number in range(4):
+            (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+        ports = _free_ports(1 + len(self.nodes))
+        lines = [NODE.format(name=name, port=port) for name, port in zip(self.nodes, ports[1:], strict=True)]
+        self.conf.write_text(
+            CONFIG.format(
+                folder=self.folder, user=getpass.getuser(), ctld_port=ports[0], nodes="\n".join(lines),
+                min_job_age_s=self._min_job_age_s,
+            )
+        )  # fmt: skip
+        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (self.folder / "topology.conf").write_text(
+            f"SwitchName=s1 Nodes={','.join(self.nodes[:2])}\nSwitchName=s2 Nodes={','.join(self.nodes[2:])}\n"
+            "SwitchName=top Switches=s1,s2\n"
+        )
+        (self.folder / "gres.conf").write_text(
+            f"AutoDetect=off\nNodeName={','.join(self.nodes)} Name=gpu Type=h100 File={self.folder}/dev/nvidia[0-3]\n"
+        )
+
+    def _start_munge(self) -> None:
+        munge = self.folder / "munge"
+        self._daemon(
+            "munged", "munged", "--foreground", "--force", f"--socket={munge}/socket",
+            f"--key-file={self.folder}/munge.key", f"--pid-file={munge}/pid", f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        )  # fmt: skip
+        self.wait("munge", lambda: (munge / "socket").exists())
+
+    def _daemon(self, name: str, program: str, *words: str) -> None:
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self._daemons[name] = subprocess.Popen(
+                [_path(program), *words], env=self.env, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def _stop_all(self) -> None:
+        if "slurmctld" in self._daemons:
+            for node in set(self.nodes) - set(self._daemons):
+                self.start_node(node)
+            me = getpass.getuser()
+            self.client("scancel", "--signal=KILL", "--full", "-u", me, check=False)
+            self.client("scancel", "-u", me, check=False)
+            with contextlib.suppress(AssertionError):
+                self.wait("the jobs to be gone", lambda: not self.client("squeue", "-h", check=False).strip(), 20)
+        for name in [*self.nodes, "slurmctld", "munged"]:
+            if name in self._daemons:
+                self.stop(name)
+
+
+def _processes_naming(*marks: str) -> list[int]:
+    """Return the processes in whose environment all of these stand."""
+    found: list[int] = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                environ = Path(f"/proc/{entry}/environ").read_bytes()
+                if all(mark.encode() in environ for mark in marks):
+                    found.append(int(entry))
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _path(name: str) -> str:
+    found = shutil.which(name, path=SEARCHED)
+    if found is None:
+        raise MissingSlurm(f"{name} is not there")
+    return found

@@ -1,0 +1,23 @@
+"""The Slurm engine keeps the contract, over the commands of a real Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.engine_contract import EngineContract
+from tests.contract.process_contract import ProcessContract
+from tests.slurm.cluster import Cluster
+from tests.slurm.harness import SlurmHarness
+
+pytestmark = pytest.mark.slurm
+
+
+class TestSlurm(EngineContract, ProcessContract):
+    @pytest.fixture
+    async def harness(self, tmp_path: Path, cluster: Cluster) -> AsyncIterator[SlurmHarness]:
+        harness = SlurmHarness(tmp_path, cluster)
+        yield harness
+        await harness.clean()
