@@ -75,6 +75,7 @@ ROUTES: Final[dict[str, str]] = {
     "PUT /v1/quotas/{project}": "AdAddx",
     "GET /v1/queue": "AAAAAx",
     "GET /v1/snapshot": "AAdddx",
+    "GET /v1/moves": "AAdddx",
     "GET /v1/queues": "AAAAAx",
     "PUT /v1/queues": "AdAddx",
     # jobs

@@ -247,7 +247,7 @@ class Platform:
             schedule_api.router(self.schedules, tenancy),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
             looking_api.router(self.jobs, tenancy, live=self.live, trials=self.trials),
-            moves_api.router(settings.scheduling),
+            moves_api.router(self.settings.scheduling),
             health_api.router(partial(explained, self.jobs), self.live.explain, tenancy),
             models_api.router(self.registry, self.deployments, self.artifacts, self.predictor, tenancy),
             billing_api.router(self.billing, tenancy),

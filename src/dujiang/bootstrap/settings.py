@@ -93,6 +93,8 @@ class LoopSettings:
     """What running jobs use of what they hold, and when they saved themselves."""
     rescore_s: float = 1200.0
     """Weights of running work by its use, and what becomes of idle work; 15 to 30 minutes suit most."""
+    defragment_s: float = 600.0
+    """Which running work could make room elsewhere; 5 to 15 minutes suit most."""
     gauges_s: float = 5.0
     """What `/metrics` shows of what there is now."""
     lease_s: float = 10.0

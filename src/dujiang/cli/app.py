@@ -15,16 +15,18 @@ from dujiang.cli import (
     explaining,
     fleet,
     jobs,
+    ledger,
     money,
+    moving,
     planning,
     queues,
     reserving,
     schedules,
     scoring,
-    simulating_predictions,
     submitting,
     trust,
     up,
+    what_if,
 )
 from dujiang.cli.exits import EPILOG
 
@@ -57,7 +59,8 @@ def _root(
 
 for _function, _panel in (
     (submitting.submit, WORK), (jobs.ps, WORK), (jobs.show, WORK), (jobs.logs, WORK), (explaining.explain, WORK),
-    (jobs.cancel, WORK), (jobs.queue, WORK), (jobs.metrics, WORK), (fleet.pool, POOL), (catalogue.deploy, MODELS),
+    (jobs.cancel, WORK), (jobs.queue, WORK), (jobs.metrics, WORK), (fleet.pool, POOL), (moving.moves, POOL),
+    (catalogue.deploy, MODELS),
     (catalogue.predict, MODELS), (money.bill, MONEY), (trust.verify, MONEY), (accounts.login, PEOPLE),
     (accounts.logout, PEOPLE), (accounts.whoami, PEOPLE), (up.up, PLATFORM), (doctor.doctor, PLATFORM),
 ):  # fmt: skip
@@ -70,9 +73,9 @@ for _name, _group, _panel in (
     ("audit", trust.audit_app, MONEY), ("users", accounts.users_app, PEOPLE),
     ("projects", accounts.projects_app, PEOPLE), ("tokens", accounts.tokens_app, PEOPLE),
     ("quotas", money.quotas_app, PEOPLE), ("schedule", schedules.schedule_app, WORK),
-    ("simulate", simulating_predictions.simulate_app, PLATFORM),
+    ("simulate", what_if.simulate_app, PLATFORM),
     ("snapshot", explaining.snapshot_app, PLATFORM), ("plan", planning.plan_app, PLATFORM),
-    ("queues", queues.queues_app, PEOPLE),
+    ("queues", queues.queues_app, PEOPLE), ("ledger", ledger.ledger_app, MONEY),
 ):  # fmt: skip
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
 

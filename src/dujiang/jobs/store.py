@@ -223,7 +223,7 @@ async def waiting_ids(tx: Tx) -> list[tuple[str, int, int | None, bool]]:
 
     Work counts that was stopped for it since it last began to wait. Held jobs are left out.
     """
-    rows = await tx.execute(_WAITING_IDS)
+    rows: Any = await tx.execute(_WAITING_IDS)
     return [(job_id, attempt, not_before, bool(promised)) for job_id, attempt, not_before, promised in rows]
 
 

@@ -381,6 +381,13 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_models_name"), ["name"], unique=False)
 
     op.create_table(
+        "move_advice",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_move_advice")),
+    )
+    op.create_table(
         "outbox_cursors",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),

@@ -6,9 +6,10 @@ those that wait and run, could not use. Only moves that make that less are propo
 every part of it from its beginning, leaves the pool better than before. Each is legal once those before it are made:
 the new place is free before the old one is given back.
 
-What may move at all is decided elsewhere: work with a fresh checkpoint, stateless replicas. A holding does not say
-which labels its job asked for, so the caller leaves out jobs that may not run on just any open node of the cluster.
-Nor is a set of moves looked for of which only the last one helps (clearing a whole node).
+What may move at all is decided elsewhere (`moving`). A holding with a request goes where that lets it; of one without
+nothing is known but where it is, so the caller leaves out those that may not run on just any open node of the cluster.
+Ranks of one job that must lie near to one another, or apart, stay where they are. Nor is a set
+of moves looked for of which only the last one helps (clearing a whole node).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import numpy as np
 from dujiang.engines.contract import DeviceShare, RankPlacement
 from dujiang.scheduling.domain.fleet import BoolArray, Fleet, IntArray
 from dujiang.scheduling.domain.fragments import FloatArray, Typical, counted
-from dujiang.scheduling.domain.request import WHOLE
+from dujiang.scheduling.domain.ground import Grounds
+from dujiang.scheduling.domain.request import ANYWHERE, WHOLE
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
 
 _LEAST_MILLI: Final = 1.0
@@ -115,6 +117,9 @@ def _pieces(snapshot: Snapshot, movable: Mapping[str, float]) -> list[_Piece]:
     found: list[_Piece] = []
     for holding in sorted(snapshot.holdings, key=lambda each: each.job_id):
         if holding.job_id not in movable or holding.is_stopping or holding.cluster not in clusters:
+            continue
+        where = ANYWHERE if holding.request is None else holding.request.where
+        if len(holding.ranks) > 1 and (where.spread or (where.within and where.is_within_required)):
             continue
         for rank in holding.ranks:
             node = fleet.node_at.get((holding.cluster, rank.node))
@@ -247,6 +252,7 @@ class _Finder:
 
     def __init__(self, snapshot: Snapshot, board: _Board, pieces: list[_Piece]) -> None:
         self._snapshot, self._board = snapshot, board
+        self._grounds = Grounds(snapshot.fleet)
         self._pieces = {piece.key(): piece for piece in pieces}
         self._saved = {key: self._saving(piece) for key, piece in self._pieces.items()}
         self._growth: dict[_Size, FloatArray] = {}
@@ -355,7 +361,10 @@ class _Finder:
     def _may_go(self, piece: _Piece, node: int) -> bool:
         """Say whether nothing but room keeps a rank off a node: taints, windows, those that it stays apart from."""
         fleet, holding = self._snapshot.fleet, piece.holding
-        if not set(fleet.node_taints[node]) <= set(fleet.node_taints[piece.node]):
+        if holding.request is not None:
+            if not self._grounds.mask(holding.request.shape, avoiding=True)[node]:
+                return False
+        elif not set(fleet.node_taints[node]) <= set(fleet.node_taints[piece.node]):
             return False
         stacks = fleet.clusters[piece.size.cluster].stacks_ranks
         for other in self._on.get(node, ()):
