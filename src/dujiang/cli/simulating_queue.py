@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -40,6 +41,15 @@ def queue(
     checkpoint_s: Annotated[
         int, typer.Option("--checkpoint-s", min=0, max=31_536_000, help="Work between checkpoints; 0: none is made.")
     ] = 3600,
+    gangs: Annotated[
+        str,
+        typer.Option(
+            "--gangs", help="Of policy live: node (a gang that fits on a node is not split) or any (anywhere)."
+        ),
+    ] = "node",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many jobs of the trace.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write a report with plots to this file.")
     ] = None,
@@ -49,14 +59,20 @@ def queue(
     from dujiang.scheduling.simulator.faults import read_faults
     from dujiang.scheduling.simulator.jobs_traces import read_jobs
     from dujiang.scheduling.simulator.queue import Rules, simulate
-    from dujiang.scheduling.simulator.queue_policies import kind_of
+    from dujiang.scheduling.simulator.queue_policies import POLICIES
     from dujiang.scheduling.simulator.queue_summary import summary
+    from dujiang.scheduling.simulator.replay_traces import GANGS, LIVE, simulate_live
 
     names = list(dict.fromkeys(policy or ["default"]))
+    if gangs not in GANGS:
+        raise Stop(f"--gangs {gangs}: choose one of {', '.join(GANGS)}.", Exit.USAGE)
     with usage_errors():
         for name in names:
-            kind_of(name)
+            if name not in (*POLICIES, *LIVE):
+                known = ", ".join((*POLICIES, *LIVE))
+                raise Stop(f"There is no queueing policy {name!r}. Choose one of {known}.", Exit.USAGE)
         trace = read_jobs(jobs)
+        trace = replace(trace, jobs=trace.jobs[:limit])
         faults = read_faults(failures, origin_s=trace.jobs[0].submit_s) if failures else ()
     rules = Rules(nodes, gpus_per_node, round(max_wait_h * 3600), restart_s, checkpoint_s, faults)
     if trace.left_out:
@@ -72,18 +88,25 @@ def queue(
                     advance(ended - seen)
                 seen = ended
 
-            outcome = outcomes[name] = simulate(trace.jobs, name, rules, tell=tell, keep_spans=report is not None)
+            keep = report is not None
+            if name in LIVE:
+                outcome = simulate_live(trace.jobs, name, rules, gangs=gangs, tell=tell, keep_spans=keep)
+            else:
+                outcome = simulate(trace.jobs, name, rules, tell=tell, keep_spans=keep)
+            outcomes[name] = outcome
             told.append(
                 {
                     **summary(trace.jobs, outcome, name, max_wait_s=rules.max_wait_s),
                     "seconds": round(perf_counter() - began, 3),
                 }
             )
-    about = {
+    about: dict[str, Any] = {
         "trace": str(jobs), "form": trace.form, "left_out": trace.left_out, "nodes": nodes,
         "gpus_per_node": gpus_per_node,
         "max_wait_s": rules.max_wait_s, "restart_s": restart_s, "checkpoint_s": checkpoint_s,
     }  # fmt: skip
+    if any(name in LIVE for name in names):
+        about["gangs"] = gangs
     if report is not None:
         from dujiang.scheduling.simulator.queue_report import queue_report
 

@@ -5,7 +5,8 @@ The forms, told apart by what is in the file; a name that ends in .gz is decompr
 | form | what it holds |
 | --- | --- |
 | table | columns job, submit_s, duration_s, num_gpus; also vc, user, name, deadline_s, model, batch_size, iterations |
-| ledger table | columns job, submit, start, end, gpus (ISO 8601 times with offset); optional project, user, name |
+| ledger table | columns job, submit, start, end, gpus (ISO 8601 times with offset); optional project, user, name;
+|              | what `dujiang ledger export` writes is one |
 | ledger JSON | the answer of `GET /v1/allocations`, or its `items`, or a list of several answers |
 | SWF | 18 numbers a line, comments behind `;` (Standard Workload Format, Chapin et al. 1999) |
 """
@@ -68,7 +69,7 @@ def read_jobs(path: Path) -> Jobs:
     Raises:
         BadTrace: what is wrong, with the row (the first line is 1) and the column.
     """
-    text = _text(path)
+    text = read_text(path)
     start = text.lstrip()[:1]
     if start in ("{", "["):
         found, left_out, form = *_ledger_json(path, text), "ledger"
@@ -89,7 +90,12 @@ def read_jobs(path: Path) -> Jobs:
     return Jobs(tuple(found), form, left_out)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file, compressed with gzip or not.
+
+    Raises:
+        BadTrace: it cannot be read.
+    """
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
@@ -102,17 +108,21 @@ def _text(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cells:
+class Cells:
+    """One row of a table, and what is wrong with it."""
+
     path: Path
     row: int
     cells: Sequence[str]
     where: Mapping[str, int]
 
     def bad(self, column: str, why: str) -> BadTrace:
+        """Return the error that names row and column."""
         return BadTrace(f"{self.path}, row {self.row}, column {column}: {why}", file=str(self.path), row=self.row,
                         column=column)  # fmt: skip
 
     def text(self, column: str) -> str:
+        """Return what stands in a column; empty when there is none."""
         index = self.where.get(column)
         return self.cells[index].strip() if index is not None else ""
 
@@ -155,7 +165,7 @@ _TABLE: Final = ("job", "submit_s", "duration_s", "num_gpus")
 _LEDGER: Final = ("job", "submit", "start", "end", "gpus")
 
 
-def table_rows(path: Path, text: str) -> Iterator[_Cells]:
+def table_rows(path: Path, text: str) -> Iterator[Cells]:
     """Yield the rows of a table below its header; the first has number 2.
 
     Raises:
@@ -173,7 +183,7 @@ def table_rows(path: Path, text: str) -> Iterator[_Cells]:
                     column = list(where)[min(len(cells), len(where) - 1)]
                     raise BadTrace(f"{path}, row {number}, column {column}: {len(cells)} cells where the header has "
                                    f"{len(where)}.", file=str(path), row=number, column=column)  # fmt: skip
-                yield _Cells(path, number, cells, where)
+                yield Cells(path, number, cells, where)
     except csv.Error as error:
         raise BadTrace(f"{path}, row {number + 1}: {error}.", file=str(path), row=number + 1) from error
 
@@ -193,13 +203,13 @@ def need_columns(path: Path, text: str, columns: Sequence[str]) -> None:
                            file=str(path), row=1, column=column)  # fmt: skip
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[_Cells]:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[Cells]:
     """Read a table that has certain columns, .csv or .csv.gz.
 
     Raises:
         BadTrace: what is wrong, with row and column.
     """
-    text = _text(path)
+    text = read_text(path)
     need_columns(path, text, columns)
     return table_rows(path, text)
 
@@ -214,7 +224,7 @@ def _table(path: Path, text: str) -> tuple[list[TraceJob], int, str]:
     return [_job(row) for row in table_rows(path, text)], 0, "table"
 
 
-def _job(row: _Cells) -> TraceJob:
+def _job(row: Cells) -> TraceJob:
     deadline = row.whole("deadline_s", least=0, most=MOST_S) if row.text("deadline_s") else None
     return TraceJob(
         job=row.named("job"), submit_s=row.whole("submit_s", least=0, most=MOST_S),
@@ -226,7 +236,7 @@ def _job(row: _Cells) -> TraceJob:
     )  # fmt: skip
 
 
-def _ledger_row(row: _Cells) -> TraceJob | None:
+def _ledger_row(row: Cells) -> TraceJob | None:
     if not row.text("end"):
         return None  # it still runs: how long it will is not known
     submit_s, start_s, end_s = (row.time_s(column) for column in ("submit", "start", "end"))
@@ -320,7 +330,7 @@ def _swf(path: Path, text: str) -> tuple[list[TraceJob], int]:
             column = _SWF[min(len(cells), _SWF_FIELDS - 1)]
             raise BadTrace(f"{path}, row {number}, column {column}: {len(cells)} fields where SWF has {_SWF_FIELDS}.",
                            file=str(path), row=number)  # fmt: skip
-        row = _Cells(path, number, cells, where)
+        row = Cells(path, number, cells, where)
         duration_s = row.whole("run time", least=-1, most=MOST_S)
         asked = row.whole("requested processors", least=-1, most=MOST_GPUS)
         devices = asked if asked > 0 else row.whole("allocated processors", least=-1, most=MOST_GPUS)
@@ -333,5 +343,5 @@ def _swf(path: Path, text: str) -> tuple[list[TraceJob], int]:
     return jobs, left_out
 
 
-def _word(row: _Cells, column: str) -> str:
+def _word(row: Cells, column: str) -> str:
     return "" if row.text(column) == "-1" else row.text(column)

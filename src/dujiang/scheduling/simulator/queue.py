@@ -64,6 +64,10 @@ class Outcome:
     faults: int = 0
     spans: list[tuple[int, int, int]] = field(default_factory=list)
     """Job, start, end of each stretch in which one ran; only where asked for."""
+    fragments: list[tuple[float, float]] = field(default_factory=list)
+    """When, and how many free devices the next job could not use; only of the live plan, whose devices have places."""
+    plans: int = 0
+    """How often the live plan was asked."""
 
 
 def simulate(

@@ -10,6 +10,8 @@ import numpy as np
 from dujiang.scheduling.simulator.jobs_traces import TraceJob
 from dujiang.scheduling.simulator.queue import Outcome
 from dujiang.scheduling.simulator.queue_policies import kind_of
+from dujiang.scheduling.simulator.replay_figures import mean_over
+from dujiang.scheduling.simulator.replay_traces import LIVE
 
 
 def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str, *, max_wait_s: int = 0) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str, *, max_wait
     waits = end - submit - run
     return {
         "policy": policy,
-        "knows_run_times": kind_of(policy).knows_run_times,
+        "knows_run_times": policy == "live-limits" or (policy not in LIVE and kind_of(policy).knows_run_times),
         "jobs": len(jobs),
         "queueing_s": spread(waits),
         "jct_s": spread(end - submit),
@@ -39,9 +41,15 @@ def summary(jobs: Sequence[TraceJob], outcome: Outcome, policy: str, *, max_wait
         "node_faults": outcome.faults,
         "jobs_hit": sum(1 for losses in outcome.losses if losses),
         "lost_gpu_h": round(outcome.lost_s / 3600, 3),
+        **({"plans": outcome.plans, "fragments": mean_fragments(outcome)} if policy in LIVE else {}),
         "by_size": _by([str(job.num_gpus) for job in jobs], waits),
         "by_vc": _by([job.vc or "-" for job in jobs], waits),
     }
+
+
+def mean_fragments(outcome: Outcome) -> float:
+    """Return how many free devices the next job could not use, on average over the time of the run."""
+    return round(mean_over(outcome.fragments, max(outcome.end_s)), 3)
 
 
 def spread(values: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float]:
