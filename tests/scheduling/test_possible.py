@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from dujiang.scheduling.domain import (
     plan,
     snapshot_of_rows,
 )
+from dujiang.scheduling.domain.renting import BurstPolicy
+from dujiang.scheduling.domain.rules import Rules
 from tests.scheduling.building import GIB, NOW, a_fleet, a_job, some_nodes
 from tests.scheduling.test_properties import OTHERS, fleets, places
 
@@ -123,8 +126,8 @@ class TestSentences:
              ("3 ranks are to be in as many different places (rack); only 2 such places hold one of 1 gpu. Ask for "
              "fewer nodes, or leave placement.spread out.")),
             (a_fleet(), a_job(gpu=4, ranks=2, selector=(("name", "n0"),)),
-             ("The nodes with the labels name=n0 could not hold it: 2 ranks of 4 gpu are asked for at the same time, in "
-             "one cluster; the largest possible is 1.")),
+             ("The nodes with the labels name=n0 could not hold it: 2 ranks of 4 gpu are asked for at the same time, "
+             "in one cluster; the largest possible is 1.")),
             (a_fleet(), a_job(gpu=1, selector=(("name", "n9"),)), "No node has the labels name=n9."),
             (with_nodes(*some_nodes(1, 4), *tainted("team=x", nodes=1)), a_job(
                 gpu=1, ranks=2, spread=Level.NODE, selector=(("name", "n0"),), tolerations=(), cluster="c",
@@ -156,14 +159,17 @@ class TestClouds:
         check_possible(self.FLEET, a_job(gpu=8, cluster="rented"))
 
     def test_those_who_may_burst(self) -> None:
-        check_possible(self.FLEET, a_job(gpu=8), clouds=["rented"])
-        assert largest_possible(self.FLEET, a_job(gpu=8), clouds=["rented"]).ranks == 2
-        assert "largest possible is 2" in refused(self.FLEET, a_job(gpu=8, ranks=3), clouds=["rented"])
+        job, policy = a_job(gpu=8, runs_at_most_s=3600), BurstPolicy(budget_per_day=Decimal(32))
+        check_possible(self.FLEET, job, burst=policy)
+        assert largest_possible(self.FLEET, job, burst=policy).ranks == 2
+        assert "largest possible is 2" in refused(self.FLEET, replace(job, ranks=3), burst=policy)
+        check_possible(self.FLEET, replace(job, ranks=2), burst=policy)
+        assert "Only cluster rented" in refused(self.FLEET, replace(job, ranks=2, runs_at_most_s=3601), burst=policy)
 
     def test_nobody_else(self) -> None:
         assert refused(self.FLEET, a_job(gpu=8)) == (
-            "Only cluster rented could hold it, which is rented by use: write placement.cluster: rented, or ask an "
-            "operator to let such work burst there."
+            "Only cluster rented could hold it, which is rented by use: write placement.cluster: rented. It goes there "
+            "by itself only as the policy and its budget allow, and needs a time_limit for that."
         )
         assert largest_possible(self.FLEET, a_job(gpu=8)).gpu_milli == 4000
 
@@ -181,17 +187,19 @@ def requests(draw: st.DrawFn) -> Request:
     )  # fmt: skip
 
 
-@given(
-    fleets(), requests(), st.sampled_from([None, Quota(gpu_milli=2000), Quota(cpu_milli=6000, memory_bytes=9 * GIB)])
-)
+quotas_or_none = st.sampled_from([None, None, Quota(gpu_milli=2000), Quota(cpu_milli=6000, memory_bytes=9 * GIB)])
+policies = st.sampled_from([None, BurstPolicy(budget_per_day=Decimal(1), left=Decimal(1))])
+
+
+@given(fleets(), requests(), quotas_or_none, policies)
 @settings(max_examples=400, deadline=None)
-def test_what_passes_is_what_starts_on_the_empty_open_pool(fleet: Fleet, job: Request, quota: Quota | None) -> None:
-    opened = replace(
-        fleet, node_open=fleet.node_open | True, device_open=fleet.device_open | True,
-    )  # fmt: skip
+def test_what_passes_is_what_starts_on_the_empty_open_pool(
+    fleet: Fleet, job: Request, quota: Quota | None, policy: BurstPolicy | None
+) -> None:
+    opened = replace(fleet, node_open=fleet.node_open | True, device_open=fleet.device_open | True)
     quotas = {job.project_id: quota} if quota else {}
-    starts = plan(snapshot_of_rows(opened, requests=[job], quotas=quotas), NOW, telling=False).starts
-    if starts:
-        check_possible(fleet, job, quota)
+    world = replace(snapshot_of_rows(opened, requests=[job], quotas=quotas), rules=Rules(burst=policy))
+    if plan(world, NOW, telling=False).starts:
+        check_possible(fleet, job, quota, burst=policy)
     else:
-        assert refused(fleet, job, quota=quota).endswith(".")
+        assert refused(fleet, job, quota=quota, burst=policy).endswith(".")

@@ -89,7 +89,7 @@ def _careful(snapshot: Snapshot) -> Snapshot:
         snapshot,
         holdings=tuple(replace(held, expected_end=None) for held in snapshot.holdings),
         requests=tuple(replace(one, expected_s=None) for one in snapshot.requests),
-        rules=replace(snapshot.rules, preempts=False, grows=False),
+        rules=replace(snapshot.rules, preempts=False, grows=False, burst=None),
     )
 
 

@@ -14,6 +14,7 @@ from dujiang.scheduling.domain.ground import Grounds
 from dujiang.scheduling.domain.queue_round import QueueRound
 from dujiang.scheduling.domain.queue_usage import QueueLack
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
+from dujiang.scheduling.domain.renting import Rent
 from dujiang.scheduling.domain.request import Request, Shape, apart_of, shape_of
 from dujiang.scheduling.domain.reserve import Releases, Reservation, reserve
 from dujiang.scheduling.domain.room import Fit, Room
@@ -29,6 +30,8 @@ class Start:
     project_id: str
     cluster: str
     ranks: tuple[RankPlacement, ...]
+    rent: Rent | None = None
+    """What it is estimated to cost; of a start on a rented cluster that the job did not name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,7 @@ class Round:
             return self._no_room(request, small, in_gap=in_gap)
         if least < shape.ranks:
             fit = self._grown(request, shape, least, room) or fit
-        self._start(request, fit, in_gap=in_gap)
+        self.start(request, fit, in_gap=in_gap)
         return None
 
     def _over_quota(self, request: Request, shape: Shape) -> Waiting | None:
@@ -246,10 +249,18 @@ class Round:
         is_kept = self.late is not None and not in_gap and self._would_fit(request, shape)
         return Waiting(request, shape, Reason.RESERVED if is_kept else Reason.RESOURCES, in_gap)
 
-    def _start(self, request: Request, fit: Fit, *, in_gap: bool) -> None:
+    def start(self, request: Request, fit: Fit, *, in_gap: bool, rent: Rent | None = None) -> None:
+        """Let a job have its place.
+
+        Args:
+            request: the job.
+            fit: its place.
+            in_gap: it may use what is reserved.
+            rent: what the place costs, when the job did not name its rented cluster.
+        """
         fleet = self.snapshot.fleet
         ranks, cluster = placements(fleet, fit), fleet.clusters[fit.cluster].name
-        self.starts.append(Start(request.job_id, request.project_id, cluster, ranks))
+        self.starts.append(Start(request.job_id, request.project_id, cluster, ranks, rent))
         ends = None if request.runs_at_most_s is None else self.now + timedelta(seconds=request.runs_at_most_s)
         holding = Holding(
             request.job_id, request.project_id, cluster, ranks, self.now, ends, apart=request.where.apart,

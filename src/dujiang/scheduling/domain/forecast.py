@@ -134,7 +134,7 @@ class _Future:
         self._ends: list[tuple[datetime, bool] | None] = [_end(each, now) for each in snapshot.holdings]
         self._node = snapshot.node_free.copy()
         self._milli, self._memory = snapshot.device_milli.copy(), snapshot.device_memory.copy()
-        self._is_certain = True
+        self._is_certain, self._rules = True, snapshot.rules
         self._factor, self._grouped = 0.0, 0
         self._marks: list[datetime] = []
 
@@ -150,7 +150,7 @@ class _Future:
         """Return it for a plan."""
         return replace(
             self._first, node_free=self._node, device_milli=self._milli, device_memory=self._memory,
-            holdings=tuple(self._holdings), requests=tuple(self.requests.values()),
+            holdings=tuple(self._holdings), requests=tuple(self.requests.values()), rules=self._rules,
         )  # fmt: skip
 
     def carry_out(self, done: Plan) -> dict[str, Expected]:
@@ -160,6 +160,8 @@ class _Future:
             request = self.requests.pop(start.job_id, None)
             if request is None:  # it stands behind the one that is asked for
                 continue
+            if start.rent is not None and self._rules.burst is not None:
+                self._rules = replace(self._rules, burst=self._rules.burst.spent(start.rent.total))
             held = begun(request, start, self.now)
             self._move(held.cluster, held.ranks, -1)
             self._holdings.append(held)
@@ -208,9 +210,12 @@ class _Future:
 
     def _changes(self) -> Iterable[datetime]:
         """Yield the moments to come at which something changes though nothing ends."""
+        burst = self._rules.burst
         for request in self.requests.values():
             if request.not_before is not None and request.not_before > self.now:
                 yield request.not_before
+            if burst is not None and (due := request.submitted_at + timedelta(seconds=burst.after_s)) > self.now:
+                yield due
             if (moves_up := request.moves_up_at) is not None and moves_up > self.now:
                 yield moves_up
         for window in self._first.windows:

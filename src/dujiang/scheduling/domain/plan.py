@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from dujiang.scheduling.domain.bursting import burst
 from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.growing import grow
 from dujiang.scheduling.domain.preempt import Preemption
@@ -69,4 +70,5 @@ def decided(snapshot: Snapshot, now: datetime) -> tuple[Round, Preemption]:
     preemption = Preemption(done)
     if snapshot.rules.preempts:
         preemption.run()
+    burst(done, preemption.awaited)
     return done, preemption

@@ -6,18 +6,20 @@ its fewest ranks, and a rented cluster counts for those that name it, and where 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Invalid, did_you_mean
 from dujiang.kit.units import format_bytes
+from dujiang.scheduling.domain.bursting import least_shapes, rented
 from dujiang.scheduling.domain.caps import over
 from dujiang.scheduling.domain.find import find, holding, options, room_for
 from dujiang.scheduling.domain.fleet import Flavor, Fleet
 from dujiang.scheduling.domain.ground import Grounds, most_free
 from dujiang.scheduling.domain.reasons import Shortage, amount, label
-from dujiang.scheduling.domain.request import WHOLE, Ask, Constraints, Request, Shape, shape_of
+from dujiang.scheduling.domain.renting import BurstPolicy
+from dujiang.scheduling.domain.request import WHOLE, Ask, Constraints, Request, Shape, on_cluster, shape_of
 from dujiang.scheduling.domain.room import Fit
 from dujiang.scheduling.domain.snapshot import Quota
 
@@ -45,13 +47,13 @@ class Largest:
     """The devices that exist: `vendor model memory`."""
 
 
-def largest_possible(fleet: Fleet, request: Request, *, clouds: Collection[str] = ()) -> Largest:
+def largest_possible(fleet: Fleet, request: Request, *, burst: BurstPolicy | None = None) -> Largest:
     """Return the most of each resource that one rank of such a request could ever get, each taken alone."""
-    return _Judge(fleet, clouds).largest(request.shape)
+    return _Judge(fleet, request, burst).largest(request.shape)
 
 
 def check_possible(
-    fleet: Fleet, request: Request, quota: Quota | None = None, *, clouds: Collection[str] = ()
+    fleet: Fleet, request: Request, quota: Quota | None = None, *, burst: BurstPolicy | None = None
 ) -> None:  # fmt: skip
     """Let a request pass that could run on the pool as it is known, closed nodes counted in, and within the quota.
 
@@ -59,12 +61,12 @@ def check_possible(
         fleet: the pool.
         request: the job.
         quota: of its project.
-        clouds: rented clusters that it may burst to.
+        burst: when work may go to rented clusters that it does not name.
 
     Raises:
         ImpossibleRequest: it never could; the sentence and `largest` say what could.
     """
-    shapes = least_shapes(request)
+    shapes = tuple(least_shapes(request, request.shapes))
     within = [shape for shape in shapes if _lack(shape, quota) is None]
     if quota is not None and not within:
         lack = _lack(shapes[0], quota)
@@ -74,24 +76,13 @@ def check_possible(
             f"project is {amount(lack.resource, lack.available)}.",
             quota=asdict(quota),
         )
-    judge = _Judge(fleet, clouds)
+    judge = _Judge(fleet, request, burst)
     if any(judge.fit(shape) for shape in within):
         return
     largest, told = judge.largest(within[0]), judge.wrong(within[0])
     if len(within) > 1:
         told += f" None of the {len(within) - 1} alternatives fits either."
     raise ImpossibleRequest(told, largest=asdict(largest))
-
-
-def least_shapes(request: Request) -> tuple[Shape, ...]:
-    """Return the least that will do of each alternative, best first."""
-    least = request.ranks_min or request.ranks
-    return tuple(one if one.ranks == least else _with(one, ranks=least) for one in request.shapes)
-
-
-def on_cloud(shape: Shape, cloud: str) -> Shape:
-    """Return a shape as it is placed on a rented cluster that it did not name."""
-    return shape_of(shape.ask, shape.ranks, replace(shape.where, cluster=cloud), shape.avoid, shape.barred)
 
 
 def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
@@ -105,18 +96,24 @@ def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
 class _Judge:
     """Looks at the pool open and empty."""
 
-    def __init__(self, fleet: Fleet, clouds: Collection[str]) -> None:
-        self.fleet, self.clouds = fleet, sorted(clouds)
+    def __init__(self, fleet: Fleet, request: Request, burst: BurstPolicy | None) -> None:
+        self.fleet, self.request = fleet, request
         self.grounds = Grounds(fleet)
         self.room = self.grounds.open_empty
+        self.policy = None
+        if burst is not None and burst.allows(request):
+            self.policy = replace(burst, left=burst.budget_per_day)
+        self.clouds = [cluster for cluster in fleet.clusters if cluster.is_cloud]
 
     def fit(self, shape: Shape) -> Fit | None:
         """Return a place for it."""
-        for one in self._variants(shape):
-            fit = find(self.room, one, self.grounds.mask(one, closed_too=True))
-            if fit is not None:
-                return fit
-        return None
+        allowed = self.grounds.mask(shape, closed_too=True)
+        fit = find(self.room, shape, allowed)
+        if fit is not None or self.policy is None or not shape.ask.gpu_milli:
+            return fit
+        there = {on_cluster(shape, cloud.name): (cloud, allowed) for cloud in self.clouds}
+        found = rented(self.policy, self.request, shape, there, self.room, self.grounds)
+        return found[0] if found else None
 
     def largest(self, shape: Shape) -> Largest:
         """Return the most of each resource that one rank could get, each taken alone."""
@@ -155,8 +152,8 @@ class _Judge:
 
     def _variants(self, shape: Shape) -> Iterator[Shape]:
         yield shape
-        if not shape.where.cluster:
-            yield from (on_cloud(shape, cloud) for cloud in self.clouds)
+        if self.policy is not None and any(one.ask.gpu_milli for one in self.request.shapes):
+            yield from (on_cluster(shape, cloud.name) for cloud in self.clouds)
 
     def _places(self, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
         for one in self._variants(shape):
@@ -176,11 +173,11 @@ class _Judge:
             all(labels.get(key) == value for key, value in where.selector) for labels in self.fleet.node_labels
         ):
             return f"No node has the labels {_labels(where)}."
-        for cloud in (one.name for one in self.fleet.clusters if one.is_cloud):
-            if not where.cluster and self.fit(on_cloud(shape, cloud)) is not None:
+        for cloud in (one.name for one in self.clouds if not where.cluster):
+            if find(self.room, there := on_cluster(shape, cloud), self.grounds.mask(there, closed_too=True)):
                 return (
-                    f"Only cluster {cloud} could hold it, which is rented by use: write placement.cluster: {cloud}, or "
-                    "ask an operator to let such work burst there."
+                    f"Only cluster {cloud} could hold it, which is rented by use: write placement.cluster: {cloud}. "
+                    "It goes there by itself only as the policy and its budget allow, and needs a time_limit for that."
                 )
         largest, have = self.largest(shape), self._have()
         if ask.gpu_milli and not largest.gpu_memory_bytes:

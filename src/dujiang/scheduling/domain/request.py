@@ -159,6 +159,16 @@ shape_of = lru_cache(4096)(Shape)
 """Jobs that are alike share one value, which is then found without a comparison."""
 
 
+def with_ranks(shape: Shape, ranks: int) -> Shape:
+    """Return the same shape with another number of ranks."""
+    return shape if ranks == shape.ranks else shape_of(shape.ask, ranks, shape.where, shape.avoid, shape.barred)
+
+
+def on_cluster(shape: Shape, cluster: str) -> Shape:
+    """Return a shape as it is placed on one cluster and no other."""
+    return shape_of(shape.ask, shape.ranks, replace(shape.where, cluster=cluster), shape.avoid, shape.barred)
+
+
 def apart_of(project_id: str, word: str) -> str:
     """Return the group of jobs that share no node with one another, as shapes name it."""
     return f"{project_id}/{word}"
@@ -197,6 +207,12 @@ class Request:
     """How long it will run by what is known of others like it; a guess, never a promise."""
     is_promised: bool = False
     """Work was stopped for it: it stands first in its class."""
+    may_burst: bool | None = None
+    """Whether it may go to a rented cluster that it does not name; None: as the site has it."""
+    may_restart: bool = False
+    """It goes on from a checkpoint when its node is taken away."""
+    saves_every_s: float | None = None
+    """How often it says it saves itself; None when it does not say."""
     shapes: tuple[Shape, ...] = field(init=False, repr=False, compare=False)
     """What decides where it fits, one for each ask, best first."""
 

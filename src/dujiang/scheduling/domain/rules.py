@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dujiang.scheduling.domain.renting import BurstPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -27,6 +29,8 @@ class Rules:
     """Whether an elastic job that runs is given more ranks when nobody waits."""
     regrow_s: float = 900.0
     """An elastic job that runs for less is not resized."""
+    burst: BurstPolicy | None = None
+    """When waiting work goes to rented clusters that it did not name; None: never."""
 
 
 DEFAULT_RULES = Rules()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import Enum
 from functools import cache
 from typing import Any, Final, get_args, get_origin
@@ -153,6 +155,8 @@ def _converter(tells_where: bool) -> cattrs.Converter:
         made.register_structure_hook(plain, _strict(plain))
     made.register_structure_hook(datetime, _moment)
     made.register_unstructure_hook(datetime, datetime.isoformat)
+    made.register_structure_hook(Decimal, _amount)
+    made.register_unstructure_hook(Decimal, str)
     made.register_structure_hook_func(_is_array, _array)
     made.register_unstructure_hook_func(_is_array, lambda value: value.tolist())
     made.register_structure_hook_func(_is_row, lambda value, kind: _row(made, value, kind))
@@ -191,6 +195,12 @@ def _moment(value: Any, _: Any) -> datetime:
     if at.tzinfo is None:
         raise ValueError(f"{value} has no time zone; write 2026-01-31T08:00:00+00:00")
     return at
+
+
+def _amount(value: Any, _: Any) -> Decimal:
+    if not isinstance(value, str) or not re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value):
+        raise ValueError(f'{_shown(value)} is not an amount such as "12.50"')
+    return Decimal(value)
 
 
 def _enum(value: Any, kind: type[Enum]) -> Enum:
