@@ -57,10 +57,14 @@ def find(
         closed: flavors, by number, that must not be used; for work without devices, clusters as -1 - number.
         tightest: by best fit, whatever may come.
     """
+    usable = [
+        (cluster, flavor) for cluster, flavor in options(room.fleet, shape)
+        if (-1 - cluster if flavor is None else flavor.number) not in closed
+    ]  # fmt: skip
+    if shape.ranks == 1 and len(usable) > 1:
+        usable = _best_of_equals(room, shape, allowed, usable, tightest)
     best: Fit | None = None
-    for cluster, flavor in options(room.fleet, shape):
-        if closed and (-1 - cluster if flavor is None else flavor.number) in closed:
-            continue
+    for cluster, flavor in usable:
         fit = _find_in(room, shape, allowed, cluster, flavor, least or shape.ranks, tightest)
         if fit is None:
             continue
@@ -122,10 +126,34 @@ def _find_in(
     if not counts:
         return None
     nodes = sight.nodes
-    spots = [spot for row, ranks in counts for spot in seats_of(room, ask, flavor, int(nodes[row]), ranks)]
+    if ask.is_fraction and shape.ranks == 1:
+        spots = [sight.seat(room, counts[0][0])]
+    else:
+        spots = [spot for row, ranks in counts for spot in seats_of(room, ask, flavor, int(nodes[row]), ranks)]
     if flavor is None:
         return Fit(cluster, tuple(spots), ask, 0, 0)
     return Fit(cluster, tuple(spots), ask, min(ask.gpu_milli, WHOLE), flavor.share_bytes(ask))
+
+
+def _best_of_equals(
+    room: Room, shape: Shape, allowed: BoolArray, usable: list[tuple[int, Flavor | None]], tightest: bool
+) -> list[tuple[int, Flavor | None]]:  # fmt: skip
+    """Order flavors of one cluster with as much memory by how good a place one rank finds; those that differ stay."""
+
+    def standing(at: int) -> tuple[int, float]:
+        cluster, flavor = usable[at]
+        sight = room.sight(shape.ask, cluster, flavor, allowed, tightest=tightest)
+        return groups[at], float(sight.key.min(initial=NEVER))
+
+    groups, last = [0] * len(usable), 0
+    for at in range(1, len(usable)):
+        (before, one), (cluster, other) = usable[at - 1], usable[at]
+        is_equal = one is not None and other is not None and one.memory_bytes == other.memory_bytes
+        last += 0 if is_equal and before == cluster else 1
+        groups[at] = last
+    if last == len(usable) - 1:
+        return usable
+    return [usable[at] for at in sorted(range(len(usable)), key=standing)]
 
 
 def _spread(fleet: Fleet, shape: Shape, cluster: int, sight: Sight, least: int) -> list[tuple[int, int]]:

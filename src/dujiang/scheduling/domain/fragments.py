@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _POPULAR: Final = 0.95
 """The most frequent asks that make up this part of the jobs are looked at."""
-_MOST: Final = 24
+_MOST: Final = 100
 """And no more of them than this."""
 
 
@@ -137,16 +137,8 @@ def counted(requests: Iterable[Request], holdings: Iterable[Holding]) -> dict[As
     return counts
 
 
-def after_taking(milli: IntArray, ask: Ask) -> IntArray:
-    """Return what would be free of each device (k, w) once one rank has its own: whole ones in order, else the fullest.
-
-    Rows where it does not fit come out as they are, or short of what they had: nobody asks for them.
-    """
-    if ask.whole_devices:
-        is_whole = milli >= WHOLE
-        takes: IntArray = np.where(is_whole & (np.cumsum(is_whole, axis=1) <= ask.whole_devices), 0, milli)
-        return takes
-    after = milli.copy()
-    fullest = np.where(milli >= ask.gpu_milli, milli, WHOLE + 1).argmin(axis=1)
-    after[np.arange(len(after)), fullest] -= ask.gpu_milli
+def after_taking(milli: IntArray, devices: int) -> IntArray:
+    """Return what would be free of each device (k, w) once a rank has that many whole ones, the first in order."""
+    is_whole = milli >= WHOLE
+    after: IntArray = np.where(is_whole & (np.cumsum(is_whole, axis=1) <= devices), 0, milli)
     return after

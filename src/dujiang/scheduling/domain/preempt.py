@@ -81,7 +81,7 @@ class Preemption:
 
     def run(self) -> None:
         """Go through what waits, in its order."""
-        rules, served = self.done.snapshot.rules, 0
+        rules, served, above = self.done.snapshot.rules, 0, 0
         for waiting in self.done.waiting:
             request = waiting.request
             if waiting.reason not in _WAITS or self._walls.stop(waiting.shape):
@@ -94,9 +94,15 @@ class Preemption:
                 continue
             if waiting.reason is not Reason.QUEUE_QUOTA:
                 self._walls.add(waiting.shape)
-            if served < rules.most_stops_for and self._stop_for(waiting):
+            rank = RANK[request.task_class]
+            if rank >= above and served < rules.most_stops_for and self._stop_for(waiting):
                 served += 1
-            elif (reservation := self.done.reservations.get(request.job_id)) is not None:
+                continue
+            if waiting.reason is not Reason.QUEUE_QUOTA:
+                above = max(
+                    above, rank
+                )  # what were stopped for a lower class, the prepared start of this one would keep
+            if (reservation := self.done.reservations.get(request.job_id)) is not None:
                 self._room.take(reservation.target)  # also below nothing: what is given back there is spoken for
 
     def _may_end(self, request: Request) -> bool:
