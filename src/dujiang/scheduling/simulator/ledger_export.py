@@ -174,7 +174,7 @@ def _held(row: Cells) -> Held:
     if word not in list(TaskClass):
         raise row.bad("class", f"{word!r} is none of {', '.join(TaskClass)}.")
     amounts = [
-        row.whole(name, least=0, most=MAX_AMOUNT) if row.text(name) else 0
+        row.whole(name, least=0, most=MAX_AMOUNT) if row.text(name) or name in _NEEDED else 0
         for name in ("gpu_milli", "cpu_milli", "memory_bytes")
     ]
     return Held(

@@ -27,6 +27,8 @@ from dujiang.scheduling.simulator.replay_work import Work
 MOST_NODES: Final = 100_000
 _AMOUNTS: Final = {"gpu": ("gpu_milli", parse_milli), "cpu": ("cpu_milli", parse_milli),
                    "memory": ("memory_bytes", parse_bytes)}  # fmt: skip
+_KINDS: Final = ("int", "float", "bool", "float | None")
+"""Types of the rules that a person can set here."""
 
 
 class BadChange(Invalid):
@@ -157,7 +159,9 @@ def parse_rules(before: Rules, pairs: Sequence[str]) -> Rules:
         BadChange: there is no such rule, or it cannot have that value.
     """
     values: dict[str, Any] = {}
-    known = {one.name: str(one.type) for one in fields(Rules) if one.name != "lost_device_s"}
+    known = {
+        one.name: str(one.type) for one in fields(Rules) if str(one.type) in _KINDS and one.name != "lost_device_s"
+    }
     for pair in pairs:
         name, _, text = pair.partition("=")
         if name not in known:
