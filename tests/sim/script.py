@@ -208,3 +208,39 @@ def _program(rng: random.Random, nodes: int, *, is_service: bool) -> tuple[str, 
             return "", f"{words}\n#sim rank=1 duration={duration / 2:.1f}s exit=5", None
         case _:
             return "", words, rng.choice((None, None, 200.0))
+
+
+def with_room(script: Script, dice: Dice) -> Script:
+    """Return a story of a pool that empties: elastic gangs that began small, shares of devices spread over the nodes,
+    and late jobs that want whole nodes.
+    """  # fmt: skip
+    rng = dice.stream("room")
+    fleet = FleetSpec((NodeGroup(4, 2, cpu_milli=16_000, memory_bytes=64 * GIB, disk_bytes=200 * GIB),))
+    arrivals = [_lasting(rng, f"fill{n}", Gpu(1000), rng.uniform(5, 40), rng.uniform(0, 10)) for n in range(6)]
+    for n in range(rng.randint(0, 2)):
+        gpu, ranks = Gpu(rng.choice((500, 1000))), rng.randint(2, 4)
+        arrivals.append(_lasting(rng, f"wide{n}", gpu, rng.uniform(100, 300), rng.uniform(0, 10), nodes=ranks))
+    arrivals += [
+        _lasting(rng, f"part{n}", Gpu(rng.choice((300, 500, 600))), rng.uniform(90, 250), rng.uniform(0, 25))
+        for n in range(rng.randint(4, 8))
+    ]  # fmt: skip
+    arrivals += [
+        _lasting(rng, f"late{n}", Gpu(2000), rng.uniform(5, 20), rng.uniform(30, 100)) for n in range(rng.randint(2, 6))
+    ]
+    storm = replace(script.storm, stops=0.0)  # while others are stopped for no reason, nothing grows or moves
+    return replace(
+        script, fleet=fleet, quotas={}, storm=storm, arrivals=tuple(sorted(arrivals, key=lambda one: one.at_s))
+    )
+
+
+def _lasting(
+    rng: random.Random, name: str, gpu: Gpu, duration_s: float, at_s: float, *, nodes: int = 1
+) -> Arrival:  # fmt: skip
+    """Return a job that saves itself after each of its epochs."""
+    spec = JobSpec(
+        name=name, run=f"#sim duration={duration_s:.1f}s saves=15 use=0.9", project="default", kind=Kind.TASK,
+        job_class=JobClass.NORMAL, weight_milli=rng.randint(*_WEIGHTS[JobClass.NORMAL]),
+        resources=Resources(cpu_milli=500, memory_bytes=GIB, gpu=gpu), nodes=nodes, nodes_min=1 if nodes > 1 else None,
+        checkpoint=Checkpoint(interval_s=5.0, signal="SIGUSR1"), grace_s=3.0,
+    )  # fmt: skip
+    return Arrival(at_s, read(spec.document(reveal_secrets=True)), None)

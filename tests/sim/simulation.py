@@ -56,6 +56,9 @@ _OFTEN: Final = {
 _SELDOM: Final = 0.02
 _USING: Final = {"use": 0.3, "rescore": 0.1}
 """Loops with dice of their own."""
+_MOVING: Final = {"defragment": 0.4}
+"""Likewise; only where moves are made."""
+_GOES_ON: Final = ("Stopped to go on with ", "Stopped to go on elsewhere")
 
 
 class Broken(AssertionError):
@@ -134,6 +137,7 @@ class Simulation:
         self._folder, self._lives, self._skew_s = folder, 0, 0.0
         self.whims = Whims(self.dice.stream("whims"), self.script.storm.stops)
         self.using = self.dice.stream("using")
+        self.moving = self.dice.stream("moving")
         self.replicas = [self._born() for _ in range(self.script.replicas)]
 
     # -- the play --------------------------------------------------------------------------------------------------
@@ -228,12 +232,17 @@ class Simulation:
 
     def _choose(self, platform: Platform) -> list[Callable[[], Awaitable[TickReport]]]:
         rng = self.rng
-        usual = [loop for loop in platform.loops if loop.name not in _USING]
+        loops = [loop for loop in platform.loops if loop.name not in _MOVING]
+        usual = [loop for loop in loops if loop.name not in _USING]
         chosen = [loop.tick for loop in usual if rng.random() < _OFTEN.get(loop.name, _SELDOM)]
         if not self.is_quiet:  # idle work is stopped and run again for ever; what is to end must not be measured
             chosen += [
-                loop.tick for loop in platform.loops if self.using.random() < _USING.get(loop.name, 0.0)
+                loop.tick for loop in loops if self.using.random() < _USING.get(loop.name, 0.0)
             ]  # fmt: skip
+            if SETTINGS.scheduling.defragment == "act":
+                chosen += [
+                    loop.tick for loop in platform.loops if self.moving.random() < _MOVING.get(loop.name, 0.0)
+                ]  # fmt: skip
         rng.shuffle(chosen)
         return chosen
 
@@ -387,6 +396,9 @@ class Simulation:
         for attempts in (await platform.jobs.attempts(tx, [job.id for job in jobs])).values():
             self.story.counted.update(f"ended {attempt.state}" for attempt in attempts)
             self.story.counted.update(f"stopped {attempt.stop_reason}" for attempt in attempts if attempt.stop_reason)
+            self.story.counted.update(
+                f"planned {attempt.stop_reason}" for attempt in attempts if attempt.stop_sentence.startswith(_GOES_ON)
+            )
 
     async def _look_in(self) -> None:
         from tests.sim.checks import check_any_time

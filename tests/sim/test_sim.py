@@ -21,7 +21,10 @@ from dujiang.jobs.domain import JobState, ending
 from dujiang.jobs.loop import running
 from dujiang.pool import service as pool_service
 from dujiang.pool.domain.inventory import Used
+from dujiang.scheduling.domain import growing
+from dujiang.scheduling.settings import SchedulingSettings
 from tests.sim import simulation
+from tests.sim.script import with_room, write
 from tests.sim.simulation import Story, make_template, run
 
 pytestmark = pytest.mark.sim
@@ -30,6 +33,8 @@ CHUNK = 25
 ONE = os.environ.get("SIM_SEED", "")
 SEEDS = [int(ONE)] if ONE else list(range(int(os.environ.get("SIM_SEEDS") or 25)))
 CHUNKS = [SEEDS[at : at + CHUNK] for at in range(0, len(SEEDS), CHUNK)]
+GROWN = range(3000, 3016)
+"""Stories of growth and moves."""
 FOUND = {
     15: "a node opened right after it was closed stayed closed at its engine",
     74: "a cancelled commit of a closed connection raised something else",
@@ -100,7 +105,7 @@ def test_the_same_seed_tells_the_same_story_in_any_process(tmp_path: Path, templ
 
 def test_stories_hold_every_kind_of_mishap(tmp_path: Path, template: Path) -> None:
     """A simulation in which nothing goes wrong proves nothing."""
-    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1000, 1011)]
+    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1000, 1014)]
     counted = sum((story.counted for story in stories), start=Counter[str]())
     wanted = (
         "killed", "clock step", "failed tick", "unreachable", "stale", "stop", "cordon", "drain", "uncordon", "order",
@@ -109,6 +114,21 @@ def test_stories_hold_every_kind_of_mishap(tmp_path: Path, template: Path) -> No
         "ended OUT_OF_MEMORY", "ended FAILED", "ended COMPLETED", "retried", "gang",
     )  # fmt: skip
     assert [name for name in wanted if not counted[name]] == []
+
+
+def test_stories_with_growth_and_moves_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path) -> None:
+    """Pools that empty, where elastic work grows and shares are moved together, hurriedly: nothing is lost by it."""
+    hurried = SchedulingSettings(
+        min_run_s=3.0, regrow_s=15.0, defragment="act", fresh_s=60.0, most_moves_hourly=1000
+    )  # fmt: skip
+    monkeypatch.setattr(simulation, "SETTINGS", simulation.SETTINGS.model_copy(update={"scheduling": hurried}))
+    monkeypatch.setattr(simulation, "write", lambda dice: with_room(write(dice), dice))
+    monkeypatch.setattr(growing, "RESTART_S", 0.0)
+    stories = [run(seed, tmp_path, template) for seed in GROWN]
+    counted = sum((story.counted for story in stories), start=Counter[str]())
+    assert counted["planned Resized"]
+    assert counted["planned Moved"]
+    assert counted["killed"]
 
 
 class TestPlanted:
