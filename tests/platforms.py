@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from dujiang.bootstrap.platform import Platform, World
-from dujiang.bootstrap.settings import Settings
+from dujiang.bootstrap.settings import ClusterSettings, Settings
 from dujiang.engines.contract import AttemptKey, Engine
 from dujiang.engines.simulated import SimulatedEngine, parse_fleet
 from dujiang.engines.simulated import World as Cluster
@@ -141,6 +141,7 @@ async def a_scene(
     database: Database, clock: ManualClock, ids: Ids, folder: Path, *, fleet: str = "2x2", seed: int = 7,
     engines: Mapping[str, Engine] | None = None, lost_after_s: float = 10.0, jobs: JobSettings | None = None,
     planner: Planner = plan, scheduling: SchedulingSettings | None = None,
+    terms: Mapping[str, ClusterSettings] | None = None,
 ) -> AsyncIterator[Scene]:  # fmt: skip
     """Build the platform with one virtual cluster, and look at it once.
 
@@ -155,6 +156,7 @@ async def a_scene(
         jobs: settings of jobs; the checkpoint root is replaced.
         planner: what decides on starts and stops.
         scheduling: settings of scheduling.
+        terms: of clusters, by name.
     """
     cluster = Cluster(parse_fleet(fleet), seed=seed, clock=clock)
     clusters: dict[str, Engine] = {SIM: SimulatedEngine(cluster, sleep=clock.sleep), **(engines or {})}
@@ -164,7 +166,9 @@ async def a_scene(
         passwords=Passwords(FAST_HASHER), planner=planner,
     )  # fmt: skip
     chosen = replace(jobs or JobSettings(), checkpoint_root=str(folder / "checkpoints"), lost_after_s=lost_after_s)
-    platform = Platform(world, Settings(jobs=chosen, scheduling=scheduling or SchedulingSettings()))
+    platform = Platform(world, Settings(
+        jobs=chosen, scheduling=scheduling or SchedulingSettings(), clusters=dict(terms or {}),
+    ))  # fmt: skip
     scene = Scene(platform, cluster, clock)
     await platform.install()
     async with database.transaction() as tx:

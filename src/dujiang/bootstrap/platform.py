@@ -124,7 +124,7 @@ class Platform:
         self.audit = Audit(db)
         self.pool = PoolService(ids, settings.pool, _terms(settings))
         self.reservations = Reservations(ids, self.pool)
-        self.scheduling = SchedulingService(self.pool, settings.scheduling)
+        self.scheduling = SchedulingService(self.pool, settings.scheduling, currency=settings.billing.currency)
         self.telemetry = Telemetry()
         promises = Promises(
             outlook=Outlook(pool=self.pool, scheduling=self.scheduling), scheduling=self.scheduling

@@ -48,6 +48,7 @@ def _write(told: dict[str, Any]) -> None:
             ("advice", waits["advice"]),
         ]
     facts += [
+        ("bursts", _burst(told)),
         ("deadline", _deadline(told["deadline"])),
         ("place", _place(told)),
         ("price", _price(told)),
@@ -64,6 +65,17 @@ def _when(expected: dict[str, Any]) -> str:
     if expected["after"] is not None:
         when = f"between {moment(expected['after'])} and {moment(expected['at'])}"
     return f"{when}, {rests}"
+
+
+def _burst(told: dict[str, Any]) -> str | None:
+    rent, expected = told["rent"], told["expected"]
+    if rent is None:
+        return None
+    begin = f"to {clean(told['place']['cluster'])}, which is rented,"
+    if expected and expected["at"] is not None:
+        begin += f" {_when(expected)}"
+    currency = rent["currency"]
+    return f"{begin} at about {rent['per_hour']} {currency} an hour; {rent['total']} {currency} at most"
 
 
 def _deadline(told: dict[str, Any] | None) -> str | None:

@@ -17,6 +17,8 @@ def wait_view(answer: Answer) -> WaitView:
     """Return what is said of a waiting job."""
     if answer.wait is None:
         where = f" on {', '.join(_nodes(answer))}" if answer.start is not None else ""
+        if answer.start is not None and answer.start.rent is not None:
+            where += f" in {answer.start.cluster}, which is rented {answer.start.rent.sentence}"
         return WaitView("", f"There is room for it now{where}: it starts within moments.")
     wait, expected = answer.wait, answer.expected
     return WaitView(
@@ -80,6 +82,8 @@ def _outlook(expected: Expected) -> str:
                 return "When it starts cannot be told: too many others end and start before."
     rests = "if all runs to its time limit" if expected.is_certain else "by how long work like that before it took"
     on = f" on {expected.start.cluster}" if expected.start else ""
+    if expected.start is not None and expected.start.rent is not None:
+        on += f", which is rented {expected.start.rent.sentence}"
     when = f"at {expected.at:%Y-%m-%d %H:%M:%S} UTC"
     if expected.after is not None:
         when = f"between {expected.after:%Y-%m-%d %H:%M:%S} and {expected.at:%Y-%m-%d %H:%M:%S} UTC"

@@ -32,6 +32,23 @@ class JobDeadlineUnsure(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobBurst(Event):
+    """It got a place on a rented cluster that it did not name."""
+
+    attempt: int
+    cluster: str
+    cost: str
+    """What it is estimated to cost at most, to its time limit."""
+    per_hour: str
+    currency: str
+    waited_s: float
+    """Since it was submitted."""
+    budget_per_day: str
+    budget_left: str
+    """Of the day, after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted(Event):
     """The first process of an attempt was seen."""
 

@@ -100,6 +100,17 @@ class PriceOut(Model):
     """The place is on simulated nodes, whose bill is kept apart."""
 
 
+class RentOut(Model):
+    """What a place on a rented cluster is estimated to cost the site, by the list price of the cluster."""
+
+    per_hour: str
+    total: str
+    """At most, to its time limit."""
+    currency: str
+    budget_left: str
+    """Of the day, after it."""
+
+
 class DeadlineOut(Model):
     """Whether its deadline can be promised."""
 
@@ -125,6 +136,7 @@ class DryRunOut(Model):
     expected: ExpectedOut | None
     time_limit_s: Annotated[float | None, Field(description="Of one attempt.")]
     price: PriceOut | None
+    rent: Annotated[RentOut | None, Field(description="What its rented cluster costs the site, when it bursts there.")]
     deadline: DeadlineOut | None
 
 
@@ -176,8 +188,18 @@ def _out(name: str, project: Project, limit_s: float | None, due: datetime | Non
         place=_place(trial.place) if trial.place else None, place_is=trial.place_is, waits=waits,
         expected=ExpectedOut.model_validate(expected) if expected else None, time_limit_s=limit_s,
         price=PriceOut.model_validate(trial.price) if trial.price else None,
+        rent=_rent(trial.place) if trial.place else None,
         deadline=_deadline(due, trial.promise) if due and trial.promise else None,
     )  # fmt: skip
+
+
+def _rent(place: Start) -> RentOut | None:
+    rent = place.rent
+    if rent is None:
+        return None
+    return RentOut(
+        per_hour=f"{rent.per_hour:f}", total=f"{rent.total:f}", currency=rent.currency, budget_left=f"{rent.left:f}"
+    )
 
 
 def _deadline(due: datetime, promise: Promise) -> DeadlineOut:

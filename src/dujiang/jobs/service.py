@@ -108,8 +108,9 @@ class JobService:
             spec = replace(spec, after=tuple(After(one.id, when) for when, one in on))
             jobs = self._make(tx, spec, project_id, submitted_by, labels or {}, new)
             request = request_of(jobs[0])
-            if (asked := (request.shape, project_id)) not in possible:  # many jobs are alike
-                check_possible(fleet, request, quotas.get(project_id))
+            asked = replace(request, job_id="", submitted_at=tx.now)
+            if asked not in possible:  # many jobs are alike
+                check_possible(fleet, request, quotas.get(project_id), burst=self._scheduling.burst_policy())
                 possible.add(asked)
             others.add(project_id, new.take(jobs, on, spec.secret_values, tx.now))
         if self._promises is not None:
@@ -133,7 +134,7 @@ class JobService:
         _check_deadline(spec, tx.now)
         (await self._scheduling.queues(tx)).check_named(project_id, spec.queue or "")
         job = self._new(tx, spec, project_id, submitted_by, {})
-        check_possible(fleet, request_of(job), quotas.get(project_id))
+        check_possible(fleet, request_of(job), quotas.get(project_id), burst=self._scheduling.burst_policy())
         return job
 
     async def named_queues(self, tx: Tx) -> dict[str, str]:

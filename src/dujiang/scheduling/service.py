@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 
 import orjson
 
@@ -15,6 +16,7 @@ from dujiang.scheduling import queue_store, store
 from dujiang.scheduling.domain import COUNTED, Quota
 from dujiang.scheduling.domain.queue_document import Difference, differences, document_of, read_queues
 from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
+from dujiang.scheduling.domain.renting import BurstPolicy
 from dujiang.scheduling.domain.request import MAX_AMOUNT
 from dujiang.scheduling.domain.shares import FairShare
 from dujiang.scheduling.events import QueuesSet, QuotaSet
@@ -33,12 +35,25 @@ class BadQuota(Invalid):
 class SchedulingService:
     """Use cases of quotas and queues. Functions take the transaction first, and never commit."""
 
-    def __init__(self, pool: PoolService | None = None, settings: SchedulingSettings | None = None) -> None:
-        """Take the pool, whose ledger says who has used what; without it there are no fair shares."""
-        self.settings = settings or SchedulingSettings()
+    def __init__(
+        self, pool: PoolService | None = None, settings: SchedulingSettings | None = None, *, currency: str = ""
+    ) -> None:  # fmt: skip
+        """Take the pool, whose ledger says who has used what, without which there are no fair shares.
+
+        Args:
+            pool: the pool.
+            settings: of scheduling.
+            currency: of the prices of clusters.
+        """
+        self.settings, self._currency = settings or SchedulingSettings(), currency
         half_life_s = self.settings.fair_share_half_life_s
         self._fairness = Fairness(pool, self.settings, half_life_s) if pool is not None and half_life_s else None
         self._tree: tuple[str, QueueTree] = ("", NO_QUEUES)
+
+    def burst_policy(self, spent: Decimal = Decimal(0)) -> BurstPolicy | None:
+        """Return when work goes to rented clusters, with what is left of a day's budget; None: never."""
+        burst = self.settings.burst
+        return burst.policy(left=burst.budget_per_day - spent, currency=self._currency)
 
     # Quotas of projects
 

@@ -2,10 +2,67 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from decimal import Decimal
+from typing import Final, Literal
 
+from dujiang.scheduling.domain.bands import TaskClass
+from dujiang.scheduling.domain.renting import BurstPolicy, Hours
 from dujiang.scheduling.domain.rules import Rules
+
+_HOURS: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+@dataclass(frozen=True, slots=True)
+class BurstSettings:
+    """When waiting work goes to clusters marked as `cloud` that it did not name."""
+
+    on: bool = False
+    """Whether it ever does."""
+    after_s: float = 1800.0
+    """Once it has waited so long, or is sure to. Too little rents what would have been free soon."""
+    budget_per_day: Decimal = Decimal(0)
+    """What the starts of a day, UTC, may be estimated to cost, in the platform's currency, at the clusters'
+    `price_per_device_hour`. Everything that was started on a cloud today counts."""
+    classes: tuple[Literal["core", "normal", "low"], ...] = ("core", "normal")
+    """Whose work may."""
+    projects: tuple[str, ...] = ()
+    """Ids of projects whose work may; empty is all."""
+    only_asked: bool = False
+    """Whether only jobs may that say `placement: {burst: allowed}`."""
+    spot: bool = True
+    """Whether clusters with `interruptions_per_day` are used, by jobs with a checkpoint that are run again after a
+    fault, where what is done again costs less than it saves."""
+    spot_lost_s: float = 1800.0
+    """What an interruption is taken to undo of a job that does not say how often it saves itself."""
+    low_hours: str | None = None
+    """Such as `22:00-06:00`, UTC: when work of the low class may, if it is over by the end; none has no such hours."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing.
+
+        Raises:
+            ValueError: which, and what it can be.
+        """
+        if min(self.after_s, self.spot_lost_s) < 0 or self.budget_per_day < 0:
+            raise ValueError("after_s, spot_lost_s and budget_per_day are not negative")
+        if self.low_hours is not None and not re.fullmatch(_HOURS, self.low_hours):
+            raise ValueError(f"low_hours is written as 22:00-06:00, not {self.low_hours[:40]}")
+
+    def policy(self, *, left: Decimal | None = None, currency: str = "") -> BurstPolicy | None:
+        """Return the policy with what is left of today's budget (None: all of it); None when nothing bursts."""
+        if not self.on:
+            return None
+        hours = None
+        if self.low_hours is not None:
+            hours = Hours(*(int(time[:2]) * 60 + int(time[3:]) for time in self.low_hours.split("-")))
+        return BurstPolicy(
+            after_s=self.after_s, budget_per_day=self.budget_per_day,
+            left=self.budget_per_day if left is None else left, currency=currency,
+            classes=tuple(TaskClass(one) for one in self.classes), projects=tuple(self.projects),
+            only_asked=self.only_asked, spot=self.spot, spot_lost_s=self.spot_lost_s, low_hours=hours,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +108,7 @@ class SchedulingSettings:
     deadlines: Literal["refuse", "warn", "off"] = "refuse"
     """What becomes of a deadline that cannot be promised beside those that were: the job is refused with the earliest
     that could be, it is taken with an event that says so, or nobody looks."""
+    burst: BurstSettings = BurstSettings()
 
     def __post_init__(self) -> None:
         """Refuse what means nothing.
@@ -68,10 +126,11 @@ class SchedulingSettings:
         if (self.fair_share_half_life_s or 0) < 0 or self.fair_share_every_s < 0:
             raise ValueError("the times of fair share are not negative")
 
-    def rules(self, *, lost_device_s: float = 0.0) -> Rules:
-        """Return what a plan may do, with what stops have cost in the last hour."""
+    def rules(self, *, lost_device_s: float = 0.0, burst: BurstPolicy | None = None) -> Rules:
+        """Return what a plan may do, with what stops have cost in the last hour, and what may still be rented."""
         return Rules(
             reservations=self.reservations, preempts=self.preempts, min_run_s=self.min_run_s,
             most_lost_device_s=self.most_lost_device_s, lost_device_s=lost_device_s,
             most_stops_for=self.most_stops_for, grows=self.grows, regrow_s=self.regrow_s,
+            burst=burst,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Isolation, Launch
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.job import Attempt, Job
-from dujiang.jobs.spec import JobSpec, Kept, Placement, Resources
+from dujiang.jobs.spec import Burst, Cause, JobSpec, Kept, Placement, Resources
 from dujiang.scheduling.domain import Ask, Constraints, Level, Request, TaskClass
 
 PROJECT_LABEL = "project_id"
@@ -60,7 +60,7 @@ def request_of(job: Job, *, expected_s: float | None = None) -> Request:
     Raises:
         BadAsk, WeightOutsideBand: the specification asks for what cannot be.
     """
-    spec = job.spec
+    spec, point = job.spec, job.spec.checkpoint
     runs_at_most_s = None if spec.time_limit_s is None else spec.time_limit_s + spec.grace_s
     return Request(
         job_id=job.id,
@@ -79,6 +79,9 @@ def request_of(job: Job, *, expected_s: float | None = None) -> Request:
         queue=spec.queue or "",
         deadline=spec.deadline.moment(job.created_at) if spec.deadline else None,
         expected_s=expected_s,
+        may_burst=None if spec.placement.burst is None else spec.placement.burst is Burst.ALLOWED,
+        may_restart=point is not None and Cause.INFRASTRUCTURE in spec.retry.on,
+        saves_every_s=None if point is None else point.interval_s,
     )
 
 

@@ -5,22 +5,24 @@ Nobody else makes one, so what is explained, saved or tried out is what the sche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import live_store, store
 from dujiang.jobs.domain import Job, request_of
 from dujiang.jobs.expecting import Expectations, left_s
 from dujiang.jobs.loop.abouts import Abouts
 from dujiang.kit.db import Tx
-from dujiang.pool.domain import LedgerFilter
+from dujiang.pool.domain import Allocation, LedgerFilter
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import Request, Snapshot, Snapshots, holdings_of_ledger
+from dujiang.scheduling.domain import About, Request, Snapshot, Snapshots, holdings_of_ledger
 from dujiang.scheduling.domain.expected import Expectation
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.service import SchedulingService
+from dujiang.scheduling.spending import Spending
 
 _BUDGET: Final = timedelta(hours=1)
 """Over which what stops cost is counted."""
@@ -32,6 +34,7 @@ class Outlook:
     def __init__(self, *, pool: PoolService, scheduling: SchedulingService) -> None:
         self._pool, self._scheduling = pool, scheduling
         self._expectations, self._abouts, self._snapshots = Expectations(), Abouts(), Snapshots()
+        self._spending = Spending(pool)
         self._requests: dict[str, tuple[tuple[int, int | None, bool], Request]] = {}
 
     async def look(self, tx: Tx) -> Snapshot:
@@ -66,15 +69,17 @@ class Outlook:
         return self._snapshots.take(
             view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
             quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
-            queues=queues, shares=shares, rules=await self._rules(tx),
+            queues=queues, shares=shares, rules=await self._rules(tx, rows, about),
         )  # fmt: skip
 
-    async def _rules(self, tx: Tx) -> Rules:
-        """Return what a plan may do; what stops have cost is only asked where it is limited."""
-        settings = self._scheduling.settings
-        if settings.most_lost_device_s is None:
-            return settings.rules()
-        return settings.rules(lost_device_s=await live_store.lost_device_s(tx, tx.now - _BUDGET))
+    async def _rules(self, tx: Tx, rows: Sequence[Allocation], about: Mapping[AttemptKey, About]) -> Rules:
+        """Return what a plan may do; what stops and rents have cost is only asked where it is limited."""
+        settings, burst, lost_device_s = self._scheduling.settings, None, 0.0
+        if settings.burst.on:
+            burst = self._scheduling.burst_policy(await self._spending.today(tx, rows, about))
+        if settings.most_lost_device_s is not None:
+            lost_device_s = await live_store.lost_device_s(tx, tx.now - _BUDGET)
+        return settings.rules(lost_device_s=lost_device_s, burst=burst)
 
     def request(self, job: Job) -> Request:
         """Return a job as the scheduler sees it, with what is known of run times by now."""

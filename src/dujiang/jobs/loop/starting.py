@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
 from dujiang.jobs.domain import Attempt, Job, JobState, Waiting
+from dujiang.jobs.events import JobBurst
 from dujiang.jobs.expecting import left_s
 from dujiang.jobs.loop.outlook import Outlook
 from dujiang.jobs.loop.stopping import ask_stops
@@ -28,6 +30,7 @@ from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain import ADVICE, Plan, Snapshot, Start, Wait, plan
 from dujiang.scheduling.domain.expected import Expectation
 from dujiang.scheduling.domain.explaining import in_the_way
+from dujiang.scheduling.domain.renting import Rent
 from dujiang.scheduling.service import SchedulingService
 
 
@@ -49,6 +52,7 @@ class StartLoop:
         """Take what it works with; `wake` is called when there is something new to run, or to stop."""
         self._db, self._pool, self._clock, self._settings = db, pool, clock, settings
         self._wake, self._plan = wake, planner
+        self._scheduling = scheduling
         self._outlook = Outlook(pool=pool, scheduling=scheduling)
         self._told: dict[str, tuple[str, float]] = {}
         self._told_at_s = -settings.told_every_s
@@ -108,6 +112,11 @@ class StartLoop:
         expected = {job.id: self._outlook.expect(job) for job in fit}
         attempts = [_attempt(job, starts[job.id], expected[job.id], tx.now) for job in fit]
         await store.insert_attempts(tx, attempts)
+        burst = self._scheduling.settings.burst
+        tx.emit(*(
+            _burst(job, starts[job.id], rent, burst.budget_per_day, tx.now)
+            for job in fit if (rent := starts[job.id].rent) is not None
+        ))  # fmt: skip
         await store.update_jobs(tx, [_placed(job, expected[job.id]) for job in fit])
 
     async def _tell(self, waits: Sequence[Wait], now: datetime) -> int:
@@ -139,6 +148,15 @@ def _attempt(job: Job, start: Start, expected: Expectation | None, now: datetime
         job_id=job.id, number=job.attempt + 1, project_id=job.project_id, state=JobState.PENDING, reason="Starting",
         cluster=start.cluster, ranks=start.ranks, created_at=now, resume_from=job.resume_from,
         expected_s=None if expected is None else left_s(job, expected.seconds),
+    )  # fmt: skip
+
+
+def _burst(job: Job, start: Start, rent: Rent, budget: Decimal, now: datetime) -> JobBurst:
+    return JobBurst(
+        subject=job.id, project_id=job.project_id, attempt=job.attempt + 1, cluster=start.cluster,
+        cost=f"{rent.total:f}", per_hour=f"{rent.per_hour:f}", currency=rent.currency,
+        waited_s=round((now - job.created_at).total_seconds(), 3), budget_per_day=f"{budget:f}",
+        budget_left=f"{rent.left:f}",
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from dujiang.jobs.spec.model import (
     resolve_secrets,
 )
 from dujiang.jobs.spec.order import MOST_TASKS, After, BadIndices, JobArray, When, parse_indices
-from dujiang.jobs.spec.place import Deadline, Kept, Place, Placement, lateness
+from dujiang.jobs.spec.place import Burst, Deadline, Kept, Place, Placement, lateness
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
 from dujiang.jobs.spec.words import mended_name
@@ -31,6 +31,7 @@ __all__ = [
     "WEIGHT_BANDS",
     "After",
     "BadIndices",
+    "Burst",
     "Cause",
     "Checkpoint",
     "Deadline",

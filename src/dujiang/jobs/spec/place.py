@@ -36,6 +36,14 @@ class Kept(StrEnum):
     """Memory and compute are both held to it."""
 
 
+class Burst(StrEnum):
+    """Whether a job may go to a rented cluster that it does not name."""
+
+    NEVER = "never"
+    ALLOWED = "allowed"
+    """Where the site's policy and budget let it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What a job demands of its place beyond its resources; everything empty is anywhere."""
@@ -55,6 +63,8 @@ class Placement:
     """Jobs of a project that say the same word share no node."""
     isolation: Kept | None = None
     """The least that will do for a share of a device."""
+    burst: Burst | None = None
+    """None: as the site has it."""
 
     def document(self) -> dict[str, Any]:
         """Return it as it is written in a specification."""
@@ -67,6 +77,7 @@ class Placement:
             "spread": self.spread and self.spread.value,
             "apart": self.apart,
             "isolation": self.isolation and self.isolation.value,
+            "burst": self.burst and self.burst.value,
         }
         return {name: value for name, value in written.items() if value is not None}
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from dujiang.jobs.spec.model import Kind, Resources
-from dujiang.jobs.spec.place import ANYWHERE, Deadline, Kept, NodeRange, Place, Placement
+from dujiang.jobs.spec.place import ANYWHERE, Burst, Deadline, Kept, NodeRange, Place, Placement
 from dujiang.jobs.spec.words import NAME, duration
 from dujiang.kit.spec.problems import Problems, quote
 from dujiang.kit.spec.readers import (
@@ -134,6 +134,13 @@ PLACEMENT = Record(
             "The least that will do for a share of a device. counted: it is only counted; memory: memory is held to "
             "the share; enforced: memory and compute are. A whole device is the job's own in any case.",
             default_note="Default: any.",
+        ),
+        Field(
+            "burst",
+            Choice(Burst),
+            "Whether the job may go to a rented cluster that it does not name. never: it does not; allowed: it may, "
+            "where the site's policy and budget let it.",
+            default_note="Default: as the site has it.",
         ),
     ],
     _placement,

@@ -33,6 +33,12 @@ class Rent:
     left: Decimal
     """Of the day's budget, after it."""
 
+    @property
+    def sentence(self) -> str:
+        """Return it in words."""
+        currency = f" {self.currency}" if self.currency else ""
+        return f"at about {self.per_hour:f}{currency} an hour, {self.total:f}{currency} at most"
+
 
 @dataclass(frozen=True, slots=True)
 class Hours:
