@@ -194,8 +194,10 @@ def ask_of(request: Request, start: Start) -> Ask:
     rank = start.ranks[0]
     for ask in (request.ask, *request.alternatives):
         host = (ask.cpu_milli, ask.memory_bytes, ask.disk_bytes)
-        if host == (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes) and ask.gpu_milli == sum(
-            share.gpu_milli for share in rank.devices
+        if (
+            host == (rank.cpu_milli, rank.memory_bytes, rank.disk_bytes)
+            and ask.gpu_milli == sum(share.gpu_milli for share in rank.devices)
+            and all(share.memory_bytes >= ask.gpu_memory_bytes for share in rank.devices)
         ):
             return ask
     raise AssertionError(f"{start} is nothing that was asked for")

@@ -159,6 +159,8 @@ class Round:
             request: the job.
             over_by: suppose that it will be over by then.
         """
+        if not self.windows:
+            return ()
         return tuple(
             number for number, window in enumerate(self.windows)
             if window.ends_at > self.now and request.project_id not in window.projects

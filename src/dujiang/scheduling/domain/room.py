@@ -26,8 +26,8 @@ _STEP_MILLI: Final = 40
 step best fit decides. On one list of openb steps of 1, 25, 40 and 100 gave 94.7, 95.1, 95.4 and 94.9 % (FGD 95.4)."""
 _MOST_SCORED: Final = 500_000
 """Nodes that are scored for asks not looked at before in a room; further asks find places by best fit alone."""
-_MOST_SIGHTS: Final = 64
-"""Kept by one room: at 12,500 nodes 200 kB each."""
+_MOST_ROWS: Final = 2_000_000
+"""Nodes that are kept up in all sights of a room together, 24 bytes each; the oldest sight goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Room:
     __slots__ = (
         "_changed",
         "_flavor_whole",
+        "_rows",
         "_scored",
         "_sights",
         "fleet",
@@ -101,7 +102,7 @@ class Room:
         for counted in self._flavor_whole:
             self.whole += counted
         self._changed: list[int] = []
-        self._scored = 0
+        self._scored = self._rows = 0
         self._sights: dict[tuple[Ask, int, int, bool], Sight] = {}
 
     def take(self, fit: Fit) -> None:
@@ -144,20 +145,27 @@ class Room:
         key = (ask, -1 - cluster if flavor is None else flavor.number, id(allowed), tightest)
         sight = self._sights.get(key)
         if sight is None:
-            if len(self._sights) >= _MOST_SIGHTS:
-                del self._sights[next(iter(self._sights))]
-            sight = self._sights[key] = Sight(
-                self, ask, cluster, flavor, allowed, len(self._changed), None if tightest else self._scores()
-            )
-        elif sight.seen < len(self._changed):
-            sight.look_again(self, self._changed[sight.seen :])
-            sight.seen = len(self._changed)
+            nodes = self._nodes(cluster, flavor)
+            self._rows += len(nodes)
+            while self._rows > _MOST_ROWS and self._sights:
+                self._rows -= len(self._sights.pop(next(iter(self._sights))).nodes)
+            self._scored += len(nodes)
+            typical = None if tightest or self._scored > _MOST_SCORED else self.typical
+            sight = self._sights[key] = Sight(self, ask, nodes, flavor, allowed, typical)
+        else:
+            sight.look_again(self)
         return sight
 
-    def _scores(self) -> Typical | None:
-        """Return what places are chosen by for one more ask, while that is not too much to work out."""
-        self._scored += self.fleet.node_count
-        return self.typical if self._scored <= _MOST_SCORED else None
+    def changed(self, since: int) -> Sequence[int]:
+        """Return the nodes that were changed, in order, after the first so many changes."""
+        return self._changed[since:]
+
+    def _nodes(self, cluster: int, flavor: Flavor | None) -> IntArray:
+        """Return the positions of the nodes of a cluster, or of those with devices of a flavor, rising."""
+        if flavor is not None:
+            return self.fleet.seats[flavor.number].nodes
+        here = self.fleet.cluster_nodes[cluster]
+        return np.arange(here.start, here.stop)
 
     def flavor_whole(self, flavor: Flavor) -> IntArray:
         """Return how many whole devices of a flavor each node has free, (n)."""
@@ -185,33 +193,29 @@ class Sight:
     fewest are free.
     """
 
-    __slots__ = ("_allowed", "_ask", "_flavor", "_typical", "device", "key", "nodes", "rooms", "seen")
+    __slots__ = ("_allowed", "_ask", "_flavor", "_seen", "_typical", "device", "key", "nodes", "rooms")
 
     def __init__(
-        self, room: Room, ask: Ask, cluster: int, flavor: Flavor | None, allowed: BoolArray, seen: int,
-        typical: Typical | None,
-    ) -> None:  # fmt: skip
+        self, room: Room, ask: Ask, nodes: IntArray, flavor: Flavor | None, allowed: BoolArray, typical: Typical | None
+    ) -> None:
         """Look at every node. O(nodes + devices)."""
-        fleet = room.fleet
-        self._ask, self._flavor, self._allowed, self.seen, self._typical = ask, flavor, allowed, seen, typical
-        self.nodes: IntArray
+        self._ask, self._flavor, self._allowed, self._typical = ask, flavor, allowed, typical
+        self.nodes = nodes
         """(k): positions of the nodes that are looked at, rising."""
-        if flavor is None:
-            here = fleet.cluster_nodes[cluster]
-            self.nodes = np.arange(here.start, here.stop)
-        else:
-            self.nodes = fleet.seats[flavor.number].nodes
         self.rooms: IntArray
         """(k): how many ranks each node holds."""
         self.key: FloatArray
         """(k): the smallest is the best place; NEVER where there is none."""
-        self.device = np.zeros(len(self.nodes), dtype=np.int64)
+        self.device = np.zeros(len(nodes), dtype=np.int64)
         """(k): which device of each node a share would get."""
-        self.rooms, self.key = self._look(room, np.arange(len(self.nodes)))
+        self.rooms, self.key = self._look(room, np.arange(len(nodes)))
+        self._seen = len(room.changed(0))
 
-    def look_again(self, room: Room, changed: Sequence[int]) -> None:
-        """Look at the nodes that were changed."""
-        if not len(self.nodes):
+    def look_again(self, room: Room) -> None:
+        """Look at the nodes that were changed since."""
+        changed = room.changed(self._seen)
+        self._seen += len(changed)
+        if not changed or not len(self.nodes):
             return
         rows = np.searchsorted(self.nodes, changed)
         rows[rows == len(self.nodes)] = 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
@@ -57,48 +58,54 @@ class _Teller:
         self._started = sorted(self.done.order(r) for r in self.done.snapshot.requests if r.job_id in started)
 
     def tell(self, waiting: Waiting, position: int, *, is_first_over: bool) -> Wait:
-        request = waiting.request
-        wait = Wait(request.job_id, position, waiting.reason, waiting.lack)
+        job_id = waiting.request.job_id
+        told = self._told(waiting)
+        reason = told.pop("reason", waiting.reason)
+        if stopped := self.awaited.get(job_id):
+            told["blocking_job"], reason = stopped, Reason.PREEMPTING
+        if "change" not in told:
+            told["change"] = self._change(waiting, reason, is_first_over=is_first_over)
+        return Wait(job_id, position, reason, **told)
+
+    def _told(self, waiting: Waiting) -> dict[str, Any]:
+        """Return what there is to say beside the reason: fields of a `Wait`; the reason too, when it is another."""
+        request, kept = waiting.request, waiting.kept.job_id if waiting.kept else ""
         match waiting.reason:
             case Reason.BACKOFF:
                 change = Change(Remedy.WAIT_UNTIL, at=request.not_before)
-                return replace(wait, earliest=request.not_before, change=change)
-            case Reason.QUOTA_EXCEEDED:
-                wait = replace(wait, blocking_project=request.project_id)
-            case Reason.QUOTA_RESERVED:
-                job = waiting.kept.job_id if waiting.kept else ""
-                wait = replace(wait, blocking_project=request.project_id, blocking_job=job)
+                return {"earliest": request.not_before, "change": change}
+            case Reason.QUOTA_EXCEEDED | Reason.QUOTA_RESERVED:
+                job = kept if waiting.reason is Reason.QUOTA_RESERVED else ""
+                return {"shortage": waiting.lack, "blocking_project": request.project_id, "blocking_job": job}
             case Reason.QUEUE_QUOTA if waiting.queue_lack is not None:
                 lack = waiting.queue_lack
-                wait = replace(
-                    wait, shortage=Shortage(lack.resource, lack.needed, lack.available), blocking_queue=lack.at,
-                    detail=lack.sentence, blocking_job=waiting.kept.job_id if waiting.kept else "",
-                )  # fmt: skip
-                if stopped := self.awaited.get(request.job_id):
-                    wait = replace(wait, reason=Reason.PREEMPTING, blocking_job=stopped)
+                return {
+                    "shortage": Shortage(lack.resource, lack.needed, lack.available), "blocking_queue": lack.at,
+                    "detail": lack.sentence, "blocking_job": kept,
+                }  # fmt: skip
             case Reason.WINDOW if waiting.window is not None:
-                wait = replace(wait, window=waiting.window.name, earliest=waiting.window.ends_at)
+                return {"window": waiting.window.name, "earliest": waiting.window.ends_at}
             case Reason.RESERVED:
-                wait = replace(wait, shortage=self._lack(waiting, reserved=True), blocking_job=self._ahead(waiting))
+                return {"shortage": self._lack(waiting, reserved=True), "blocking_job": self._ahead(waiting)}
             case Reason.RESOURCES:
-                wait = self._for_room(waiting, wait)
-        return replace(wait, change=self._change(waiting, wait, is_first_over=is_first_over))
+                return self._for_room(waiting)
+            case _:
+                return {"shortage": waiting.lack}
 
-    def _for_room(self, waiting: Waiting, wait: Wait) -> Wait:
-        done = self.done
-        wait = replace(wait, shortage=self._lack(waiting, reserved=False))
+    def _for_room(self, waiting: Waiting) -> dict[str, Any]:
+        done, job_id = self.done, waiting.request.job_id
+        told: dict[str, Any] = {"shortage": self._lack(waiting, reserved=False)}
         if done.starts and self._did_fit(waiting.shape):
             ahead = bisect_left(self._started, done.order(waiting.request))
             if ahead:
-                wait = replace(wait, reason=Reason.PRIORITY, blocking_job=self._started[ahead - 1][-1])
+                told |= {"reason": Reason.PRIORITY, "blocking_job": self._started[ahead - 1][-1]}
             else:  # nobody before it started: it was held back for the head, until others filled the gap
-                wait = replace(wait, reason=Reason.RESERVED, blocking_job=self._ahead(waiting))
-        reservation = done.reservations.get(waiting.request.job_id)
+                told |= {"reason": Reason.RESERVED, "blocking_job": self._ahead(waiting)}
+        reservation = done.reservations.get(job_id)
         if reservation is not None:
-            wait = replace(wait, earliest=reservation.at, blocking_job=wait.blocking_job or reservation.awaited)
-        if stopped := self.awaited.get(waiting.request.job_id):
-            wait = replace(wait, reason=Reason.PREEMPTING, blocking_job=stopped)
-        return wait
+            told["earliest"] = reservation.at
+            told["blocking_job"] = told.get("blocking_job") or reservation.awaited
+        return told
 
     def _ahead(self, waiting: Waiting) -> str:
         """Return the last job before this one whose start is prepared."""
@@ -124,15 +131,15 @@ class _Teller:
             self._lacks[key] = shortage(room, waiting.shape, done.grounds.of(waiting.shape).allowed)
         return self._lacks[key]
 
-    def _change(self, waiting: Waiting, wait: Wait, *, is_first_over: bool) -> Change | None:
+    def _change(self, waiting: Waiting, reason: Reason, *, is_first_over: bool) -> Change | None:
         is_head = waiting.request.job_id in self.done.reservations
-        key: tuple[object, ...] = (waiting.shape, wait.reason, waiting.in_gap, is_head)
-        if wait.reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED):
+        key: tuple[object, ...] = (waiting.shape, reason, waiting.in_gap, is_head)
+        if reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED):
             if not is_first_over:
                 return None
             key = (*key, waiting.request.project_id)
         if key not in self._changes:
             if len(self._changes) >= self.changes:
                 return None
-            self._changes[key] = smallest_change(self.done, waiting, wait.reason)
+            self._changes[key] = smallest_change(self.done, waiting, reason)
         return self._changes[key]
