@@ -105,7 +105,7 @@ def test_the_same_seed_tells_the_same_story_in_any_process(tmp_path: Path, templ
 
 def test_stories_hold_every_kind_of_mishap(tmp_path: Path, template: Path) -> None:
     """A simulation in which nothing goes wrong proves nothing."""
-    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1000, 1014)]
+    stories: list[Story] = [run(seed, tmp_path, template) for seed in range(1007, 1019)]
     counted = sum((story.counted for story in stories), start=Counter[str]())
     wanted = (
         "killed", "clock step", "failed tick", "unreachable", "stale", "stop", "cordon", "drain", "uncordon", "order",
