@@ -46,5 +46,6 @@ def export(
         write_json({"file": str(file), "attempts": len(rows), "still_running": running})
         return
     left = f"; {running} still run and are left out" if running else ""
-    note(f"{len(rows)} attempts are in {file} ({size(file.stat().st_size)}){left}. "
+    many = "s are" if len(rows) != 1 else " is"
+    note(f"{len(rows)} attempt{many} in {file} ({size(file.stat().st_size)}){left}. "
          f"`dujiang simulate what-if --ledger {file}` replays them.")  # fmt: skip

@@ -105,8 +105,9 @@ class _Replay:
         """Something else has happened since the last plan, or it did something."""
         self.is_plain, self.may_preempt = _is_plain(snapshot, works), _may_preempt(snapshot, works)
         self.may_grow = snapshot.rules.grows and any(work.request.ranks_min is not None for work in works)
-        self.rules = replace(snapshot.rules, preempts=self.may_preempt, grows=self.may_grow)
-        """Those of the snapshot, without looking for what there cannot be: stops where all work has one right."""
+        self.rules = replace(snapshot.rules, preempts=self.may_preempt, grows=self.may_grow, burst=None)
+        """Those of the snapshot, without looking for what there cannot be (stops where all work has one right), and
+        without renting: what is left of a day's budget is not known here."""
         self.used_milli = self.now_s = 0.0
         self.ended, self.next_sample_s, self.sample_s = 0, 0.0, 0.0
         self.begin()
