@@ -356,3 +356,23 @@ def test_changes_that_can() -> None:
         done_after(Changes(remove=("n9",)))
     with pytest.raises(BadChange, match="No node would be left"):
         done_after(Changes(remove=("n0",)))
+
+
+def test_fragments_are_what_the_next_job_cannot_use() -> None:
+    """All known jobs ask for two devices of one node: of three devices one is lost once a job of two runs."""
+    works = [work("a", 0, 100, gpu=2), work("b", 0, 100, gpu=2)]
+    past = run(a_fleet(1, 3), works)
+    assert past.fragments[0] == (0, 1)
+    assert figures(works, past)["fragments"] == round(1 / 3, 6)
+
+
+def test_elastic_work_starts_small_and_grows_when_there_is_room() -> None:
+    """With two of its four ranks it is half as fast; 900 s after its start the scheduler looks, and nobody waits."""
+    works = [
+        work("other", 0, 600, gpu=2, may_stop=False),
+        work("wide", 1, 4000, gpu=1, ranks=4, ranks_min=1, expected_s=4000),
+    ]
+    past = run(a_fleet(1, 4), works, checkpoint_s=100)
+    held = [(len(span.held.ranks), span.begin_s, span.end_s) for span in past.spans if span.number == 1]
+    assert held == [(2, 1, 931), (4, 931, 931 + 4000 - 450)]
+    assert past.lost_s == 2 * 30  # its grace; it had saved itself when it was told to stop
