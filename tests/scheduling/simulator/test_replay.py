@@ -362,7 +362,7 @@ def test_fragments_are_what_the_next_job_cannot_use() -> None:
     """All known jobs ask for two devices of one node: of three devices one is lost once a job of two runs."""
     works = [work("a", 0, 100, gpu=2), work("b", 0, 100, gpu=2)]
     past = run(a_fleet(1, 3), works)
-    assert past.fragments[0] == (0, 1)
+    assert past.fragments[0] == (0.0, 1.0)
     assert figures(works, past)["fragments"] == round(1 / 3, 6)
 
 
