@@ -302,12 +302,14 @@ class Round:
         most = rules.reservations + (rules.most_stops_for if rules.reservations and self._is_stopping else 0)
         if len(self.reservations) >= most:
             return
-        room = self.room if self.late is None else self.late
         allowed, closed = self.grounds.of(shape).allowed, self.closed(request, shape)
-        made = reserve(room, self.releases, request.job_id, shape, allowed, self.now, closed)
+        targets = [one.target for one in self.reservations.values()]
+        made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, targets)
         if made is None:
             return
         reservation, late = made
+        if self.late is not None:
+            late.lower(self.late)
         is_first = self.late is None
         self.reservations[request.job_id] = reservation
         self.late = late

@@ -146,31 +146,33 @@ def reserve(
     allowed: BoolArray,
     now: datetime,
     closed: frozenset[int] = frozenset(),
+    targets: Sequence[Fit] = (),
 ) -> tuple[Reservation, Room] | None:
     """Return the reservation of a shape that does not fit now, and what may be taken without touching its target.
 
     None when it would not fit even if all jobs ended.
 
     Args:
-        room: what is free now, targets reserved before left out.
+        room: what is free now.
         releases: everything that runs, also what was started in this very plan.
         job_id: whose it is.
         shape: what to reserve for.
         allowed: (n) nodes that it may use.
         now: no reserved start is before this.
         closed: as for `find`.
+        targets: of reservations before this one: not to be touched.
 
     Cost: O(log(holdings)) placements.
     """
     ordered = releases.order()
     turn = turns(ordered)
     low, high = 0, len(ordered)  # it does not fit after `low` releases, and does after `high`
-    best = _try(releases.after(room, turn, high), shape, allowed, closed)
+    best = _try(releases.after(room, turn, high), shape, allowed, closed, targets)
     if best is None:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        better = _try(releases.after(room, turn, middle), shape, allowed, closed)
+        better = _try(releases.after(room, turn, middle), shape, allowed, closed, targets)
         low, high, best = (low, middle, better) if better else (middle, high, best)
     after, fit = best
     last = releases.holdings[ordered[high - 1]]
@@ -194,6 +196,10 @@ def turns(order: Sequence[int], *, of: int | None = None) -> IntArray:
     return turn
 
 
-def _try(room: Room, shape: Shape, allowed: BoolArray, closed: frozenset[int]) -> tuple[Room, Fit] | None:
+def _try(
+    room: Room, shape: Shape, allowed: BoolArray, closed: frozenset[int], targets: Sequence[Fit]
+) -> tuple[Room, Fit] | None:  # fmt: skip
+    for target in targets:
+        room.take(target)
     fit = find(room, shape, allowed, closed=closed)
     return None if fit is None else (room, fit)
