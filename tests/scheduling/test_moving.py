@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dujiang.scheduling.domain import Fleet, Holding, Level, Request, Snapshot, StopWhy, plan, snapshot_of_rows
 from dujiang.scheduling.domain.moving import MovePolicy, advise
@@ -117,7 +119,12 @@ def test_ranks_that_must_lie_together_stay_and_others_of_a_gang_are_only_told_of
     fleet = a_fleet(3, 2)
     first, second = share("g", "n0", 0), share("g", "n1", 0)
     ranks = (first.ranks[0], replace(second.ranks[0], rank=1))
-    for where, moves in (({}, True), ({"within": Level.SITE}, False), ({"spread": Level.NODE}, False)):
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({}, True),
+        ({"within": Level.SITE}, False),
+        ({"spread": Level.NODE}, False),
+    ]
+    for where, moves in cases:
         asked = a_job("g", gpu=0.5, ranks=2, **where)
         gang = replace(first, ranks=ranks, request=asked)
         held = [gang, share("o", "n2", 0, milli=250, may_stop=False)]
@@ -125,3 +132,35 @@ def test_ranks_that_must_lie_together_stay_and_others_of_a_gang_are_only_told_of
         found = [one for one in advise(snapshot, NOW, ACTS).moves if one.move.job_id == "g"]
         assert bool(found) is moves
         assert all("All its 2 ranks" in one.why_not for one in found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_moves_that_are_made_come_to_rest_and_each_helps(data: st.DataObject) -> None:
+    """Stopped, started again by the plan, looked at again: whoever is stopped starts elsewhere, and it ends."""
+    fleet = a_fleet(data.draw(st.integers(2, 4)), 2)
+    held: list[Holding] = []
+    for number in range(data.draw(st.integers(1, 9))):
+        node, device = f"n{data.draw(st.integers(0, fleet.node_count - 1))}", data.draw(st.integers(0, 1))
+        one = share(f"j{number}", node, device, milli=data.draw(st.sampled_from([250, 500, 750])))
+        if snapshot_of_rows(fleet, holdings=[*held, one]).device_milli.min() >= 0:
+            held.append(one)
+    waiting = [a_job(f"w{n}", gpu=data.draw(st.sampled_from([1, 2]))) for n in range(data.draw(st.integers(0, 3)))]
+    for _ in range(12):
+        snapshot = snapshot_of_rows(fleet, holdings=held, requests=waiting)
+        found = advise(snapshot, NOW, ACTS)
+        if not found.stops:
+            break
+        stopped = {stop.job_id: one for stop in found.stops for one in held if one.job_id == stop.job_id}
+        again = [one.request for one in stopped.values() if one.request is not None]
+        left = [one for one in held if one.job_id not in stopped]
+        then = snapshot_of_rows(fleet, holdings=left, requests=[*waiting, *again])
+        starts = {start.job_id: start for start in plan(then, NOW).starts}
+        assert set(stopped) <= set(starts)
+        for job_id, was in stopped.items():
+            assert starts[job_id].ranks[0].node != was.ranks[0].node
+        held = left + [replace(one, ranks=starts[job_id].ranks) for job_id, one in stopped.items()]
+        held += [Holding(s.job_id, "p", s.cluster, s.ranks, NOW) for s in starts.values() if s.job_id not in stopped]
+        waiting = [one for one in waiting if one.job_id not in starts]
+    else:
+        pytest.fail("it does not come to rest")

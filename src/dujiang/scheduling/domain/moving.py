@@ -8,7 +8,7 @@ again: where it goes then is that plan's choice, not the proposal's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -71,12 +71,13 @@ def advise(snapshot: Snapshot, now: datetime, policy: MovePolicy) -> Advice:
     held = {holding.job_id: number for number, holding in enumerate(snapshot.holdings)}
     advised: list[Advised] = []
     stops: dict[int, Stop] = {}
+    targets: dict[int, str] = {}
     for move in moves:
         number = held[move.job_id]
         why_not = _why_not(move, snapshot.holdings[number], waiting, policy, done, list(stops.values()))
-        why_not = why_not or _stays(done, [*stops, number])
+        why_not = why_not or _stays(done, {**targets, number: move.target.node})
         if not why_not and number not in stops:
-            stops[number] = _stop(move)
+            stops[number], targets[number] = _stop(move), move.target.node
         advised.append(Advised(move, why_not))
     return Advice(waiting, len(movable), tuple(advised), tuple(stops.values()))
 
@@ -111,9 +112,15 @@ def _why_not(
     return ""
 
 
-def _stays(done: Round, ended: Sequence[int]) -> str:
-    """Say what keeps the last of these from starting elsewhere once all of them wait again; empty when nothing does."""
-    snapshot = done.snapshot
+def _stays(done: Round, targets: Mapping[int, str]) -> str:
+    """Say what keeps jobs from starting where it helps once all of them wait again; empty when nothing does.
+
+    Args:
+        done: the round.
+        targets: by number of the holding, the node where it was proposed to go. Another is as good if somebody who
+            waits starts.
+    """
+    snapshot, ended = done.snapshot, list(targets)
     room = done.releases.after(done.before, turns(ended, of=done.releases.count()), len(ended))
     moved = [snapshot.holdings[number] for number in ended]
     gone = set(ended)
@@ -121,10 +128,12 @@ def _stays(done: Round, ended: Sequence[int]) -> str:
         snapshot, node_free=room.node, device_milli=room.milli, device_memory=room.memory,
         holdings=tuple(held for number, held in enumerate(snapshot.holdings) if number not in gone),
         requests=(*snapshot.requests, *(held.request for held in moved if held.request is not None)),
-        rules=replace(snapshot.rules, preempts=False, grows=False),
+        rules=replace(snapshot.rules, preempts=False, grows=False, burst=None),
     )  # fmt: skip
     starts = {start.job_id: start for start in plan(then, done.now, telling=False).starts}
-    for held in moved:
+    helped = starts.keys() - {held.job_id for held in moved} - {start.job_id for start in done.starts}
+    for number in ended:
+        held = snapshot.holdings[number]
         start = starts.get(held.job_id)
         if start is None:
             return "It would not start again at once: who waits before it would take its place and the other."
@@ -132,6 +141,8 @@ def _stays(done: Round, ended: Sequence[int]) -> str:
             return "The next plan would start it in the same place again."
         if _gpu_milli(start.ranks) != _gpu_milli(held.ranks):
             return "The next plan would start it with another of its alternatives."
+        if not helped and start.ranks[0].node != targets[number]:
+            return f"The next plan would start it on {start.ranks[0].node}, where it helps nobody."
     return ""
 
 
