@@ -43,8 +43,8 @@ def page() -> str:
             continue
         parts.append(f"## {name}\n\n{_sentence(branch)}\n\n| setting | default | meaning |\n| --- | --- | --- |")
         rows = [
-            f"| `{name}.{field.name}`<br>`{variable(f'{name}.{field.name}')}` | `{_default(field)}` | {meaning} |"
-            for field, meaning in _fields(branch)
+            f"| `{name}.{setting}`<br>`{variable(f'{name}.{setting}')}` | `{_default(field)}` | {meaning} |"
+            for setting, field, meaning in _fields(branch)
         ]
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
@@ -63,11 +63,18 @@ def _sentence(branch: Any) -> str:
     return " ".join((inspect.getdoc(branch) or "").split())
 
 
-def _fields(branch: Any) -> Iterator[tuple[dataclasses.Field[Any], str]]:
-    """Yield the fields of a branch, each with the text that stands below it in the source."""
-    told = _told(branch)
+def _fields(branch: Any) -> Iterator[tuple[str, dataclasses.Field[Any], str]]:
+    """Yield the fields of a branch and of those within it, each with the text that stands below it in the source."""
+    for name, field, owner in _leaves(branch):
+        yield name, field, _told(owner).get(field.name, "").replace("|", "\\|")
+
+
+def _leaves(branch: Any, above: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     for field in dataclasses.fields(branch):
-        yield field, told.get(field.name, "").replace("|", "\\|")
+        if dataclasses.is_dataclass(field.default):
+            yield from _leaves(type(field.default), f"{above}{field.name}.")
+        else:
+            yield f"{above}{field.name}", field, branch
 
 
 def _told(branch: Any) -> dict[str, str]:
@@ -87,6 +94,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def _plain(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(str, value))
     return (
         '""'
         if value == ""

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from dujiang.bootstrap.settings import ClusterSettings
+from dujiang.bootstrap.settings import ClusterSettings, Settings
 from dujiang.engines.simulated import SimulatedEngine, parse_fleet
 from dujiang.engines.simulated import World as Cluster
 from dujiang.jobs.domain import JobState
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
+from dujiang.kit.settings import SettingsInvalid, load
 from dujiang.pool.domain import LedgerFilter
-from dujiang.scheduling.domain import ImpossibleRequest
+from dujiang.scheduling.domain import ImpossibleRequest, TaskClass
+from dujiang.scheduling.domain.renting import BurstPolicy, Hours
 from dujiang.scheduling.settings import BurstSettings, SchedulingSettings
 from dujiang.scheduling.spending import cost_of
 from dujiang.tenancy.domain import Role
@@ -155,3 +157,26 @@ async def test_an_interrupted_spot_job_counts_what_it_held(made: Made) -> None:
         saving = await long(scene, checkpoint={"interval": "10m"})
         await scene.turns(70)
         assert [await cluster_of(scene, job) for job in (plain, saving)] == ["", "rented"]
+
+
+def test_settings_of_bursts_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "dujiang.toml"
+    file.write_text(
+        '[scheduling.burst]\non = true\nafter_s = "20m"\nbudget_per_day = 12.5\nlow_hours = "22:00-06:30"\n'
+    )
+    environ = {"DUJIANG_SCHEDULING__BURST__CLASSES": "low, core", "DUJIANG_SCHEDULING__BURST__SPOT": "false"}
+    burst = load(Settings, file=file, environ=environ, flags={}).scheduling.burst
+    policy = burst.policy(left=Decimal(1), currency="CNY")
+    assert policy == BurstPolicy(
+        after_s=1200.0, budget_per_day=Decimal("12.5"), left=Decimal(1), currency="CNY",
+        classes=(TaskClass.LOW, TaskClass.CORE), spot=False, low_hours=Hours(22 * 60, 6 * 60 + 30),
+    )  # fmt: skip
+    assert BurstSettings().policy() is None
+
+
+@pytest.mark.parametrize("bad", ['low_hours = "10-12"', "after_s = -1", "budget_per_day = -0.01", 'classes = ["high"]'])
+def test_settings_that_mean_nothing_are_refused(tmp_path: Path, bad: str) -> None:
+    file = tmp_path / "dujiang.toml"
+    file.write_text(f"[scheduling.burst]\n{bad}\n")
+    with pytest.raises(SettingsInvalid, match=bad.split()[0]):
+        load(Settings, file=file, environ={}, flags={})

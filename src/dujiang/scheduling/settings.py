@@ -19,9 +19,9 @@ class BurstSettings:
     """When waiting work goes to clusters marked as `cloud` that it did not name."""
 
     on: bool = False
-    """Whether it ever does."""
+    """Whether waiting work ever goes to clusters marked as `cloud` that it did not name."""
     after_s: float = 1800.0
-    """Once it has waited so long, or is sure to. Too little rents what would have been free soon."""
+    """It bursts once it has waited so long, or is sure to. Too little rents what would have been free soon."""
     budget_per_day: Decimal = Decimal(0)
     """What the starts of a day, UTC, may be estimated to cost, in the platform's currency, at the clusters'
     `price_per_device_hour`. Everything that was started on a cloud today counts."""
