@@ -18,7 +18,7 @@ class SlurmHarness(LocalHarness):
         self.folder, self.clock, self.cluster, self.node = folder, SystemClock(), cluster, cluster.nodes[0]
         self.set = {
             "work_dir": str(folder / "engine"), "conf": str(cluster.conf), "allow_root": True, "poll_s": 0.3,
-            "facts_lag_s": 1.0, "watch_s": 0.05, **settings,
+            "facts_lag_s": 1.0, "watch_s": 0.05, "use_every_s": 0.3, **settings,
         }  # fmt: skip
         self.engine: SlurmEngine = self._new()  # type: ignore[assignment]
 
@@ -31,7 +31,7 @@ class SlurmHarness(LocalHarness):
             await self.engine.cancel(key, grace_s=0.0)
         for key in await self.engine.attempts():
             await self.ended(key)
+        for node in self.cluster.nodes:
+            await self.engine.uncordon(node)
         await self.engine.close()
         self.cluster.wait("no jobs", lambda: not self.cluster.client("squeue", "-h", check=False).strip())
-
-

@@ -120,10 +120,8 @@ def options(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str
     if launch.time_limit_s is not None:
         words.append(f"--time={minutes(launch.time_limit_s + launch.grace_s)}")
     words.append(f"--signal=B:USR2@{min(65535, math.ceil(launch.grace_s) + _WARNING_S)}")
-    for name in ("partition", "account", "qos"):
-        if value := getattr(settings, name):
-            words.append(f"--{name}={value}")
-    return [*words, *settings.sbatch_options]
+    named = {"partition": settings.partition, "account": settings.account, "qos": settings.qos}
+    return [*words, *(f"--{name}={value}" for name, value in named.items() if value), *settings.sbatch_options]
 
 
 def minutes(limit_s: float) -> int:
@@ -172,6 +170,7 @@ def describe(
         "mps": None,
         "shell": settings.shell,
         "hash_limit_bytes": _HASH_LIMIT_BYTES,
+        "use_every_s": settings.use_every_s,
         "cpus_per_node": largest(taken).cpus,
         "master_addr": addresses.get(first, first),
     }

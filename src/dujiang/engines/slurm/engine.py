@@ -36,6 +36,7 @@ from dujiang.engines.slurm.output import read_chunks
 from dujiang.engines.slurm.reading import SlurmNode
 from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
+from dujiang.engines.slurm.using import Meter
 from dujiang.kit.clock import Clock
 
 _NODES_S = 10.0
@@ -54,6 +55,7 @@ class SlurmEngine:
         self._slurm = Controller(commands or LocalCommands(settings))
         self._work = WorkDir(settings.work_dir)
         self._seen = Observer(self._work, self._slurm, settings, clock)
+        self._meter = Meter()
         self._runner = ""
         self._limits_by = ""
         self._nodes: dict[str, SlurmNode] = {}
@@ -159,10 +161,14 @@ class SlurmEngine:
         return seen
 
     async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
-        """Return the attempts that run; nothing is measured of them yet."""
+        """Return what the runners wrote down of running attempts; devices are not measured."""
         seen = await self.observe(keys)
-        now = self._clock.now()
-        return {key: Usage(key, now) for key, found in seen.items() if found.phase is Phase.RUNNING}
+        now, found = self._clock.now(), dict[AttemptKey, Usage]()
+        for key, one in seen.items():
+            if one.phase is Phase.RUNNING:
+                found[key] = Usage(key, now, cpu=self._meter.cpu(key, self._work.attempt(key)))
+        self._meter.keep(found)
+        return found
 
     async def logs(
         self, key: AttemptKey, *, rank: int = 0, offset: int = 0, follow: bool = False

@@ -108,7 +108,7 @@ class WorkDir:
     def begin(self, key: AttemptKey) -> Folder:
         """Make the folder of an attempt and list it."""
         folder = self.attempt(key)
-        os.makedirs(folder.path, mode=0o700, exist_ok=True)
+        os.makedirs(f"{folder.path}/use", mode=0o700, exist_ok=True)
         Path(self.root, "known", str(key)).touch()
         return folder
 

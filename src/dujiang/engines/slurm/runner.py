@@ -10,6 +10,7 @@ The attempt's folder lies on the shared file system and is all that the platform
                                 requeues, or a second job after a lost answer, finds it and runs nothing
     requests                    lines `stop GRACE_S` and `signal NUMBER`, appended by the platform
     started.json  end.json      made once each
+    use/NODE.json               what its processes have used so far, written anew from time to time
     go.json  failed.json  part-NODE.json     between the nodes of an attempt of several
 
 Standard library only, and only modules of the same kind: `archive` puts them into one file for the nodes.
@@ -32,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dujiang.engines.local import records
+from dujiang.engines.local import procfs, records
 from dujiang.engines.local.home import Home, read_whole, write_whole
 from dujiang.engines.local.limits import Group, LimitPlan, Share, read
 from dujiang.engines.local.linux import adopt_orphans
@@ -114,6 +115,7 @@ class Node:
         self._secrets, self._read_to = secrets, 0
         self._supervisor, self._state = 0, -1
         self._stopped_for_others = False
+        self._use_due_s = 0.0
 
     def run(self) -> dict[str, Any]:
         """Run it and return its end."""
@@ -151,7 +153,9 @@ class Node:
                     self._tell_start(started)
             self._forward_requests()
             self._follow_failure()
-            wait_s = min(wait_s * 1.5, _POLL_S if self._alone else _POLL_TOGETHER_S) if told else 0.01
+            self._tell_use()
+            longest_s = min(_POLL_S if self._alone else _POLL_TOGETHER_S, float(self._launch["use_every_s"]))
+            wait_s = min(wait_s * 1.5, longest_s) if told else 0.01
             heard = signal.sigtimedwait(_HEARD, wait_s)
             if heard is None or heard.si_signo == WAKE:
                 continue
@@ -165,6 +169,16 @@ class Node:
     def _tell_start(self, started: Mapping[str, Any]) -> None:
         told = {"at": started["at"], "ports": started["ports"], "node": self._node, "host": _host(self._node)}
         write_once(self._at("started.json"), {**told, "job": os.environ.get("SLURM_JOB_ID", "")})
+
+    def _tell_use(self) -> None:
+        now_s = records.monotonic_s()
+        if now_s < self._use_due_s:
+            return
+        self._use_due_s = now_s + float(self._launch["use_every_s"])
+        cores = sum(int(rank["cpu_milli"]) for rank in self._launch["ranks"]) / 1000
+        used_s = procfs.cpu_s(procfs.descendants(self._supervisor))
+        with contextlib.suppress(OSError):  # a full disk must not end what runs
+            write_whole(self._at(f"use/{self._node}.json"), {"at_s": now_s, "cpu_s": used_s, "cores": cores})
 
     def _forward_requests(self) -> None:
         asked, self._read_to = read_requests(self._at("requests"), self._read_to)

@@ -55,3 +55,5 @@ class SlurmSettings:
     folder for a lost attempt."""
     watch_s: float = 0.3
     """How often files of running attempts are looked at for news."""
+    use_every_s: float = 30.0
+    """How often a running attempt writes down what it uses. Too little loads the shared folder."""
