@@ -8,18 +8,20 @@ again: where it goes then is that plan's choice, not the proposal's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from dujiang.engines.contract import RankPlacement
-from dujiang.scheduling.domain.decide import Round
+from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.defragment import Move, propose_moves
 from dujiang.scheduling.domain.plan import plan
 from dujiang.scheduling.domain.preempt import lost_device_s
 from dujiang.scheduling.domain.reasons import Reason
+from dujiang.scheduling.domain.request import WHOLE
 from dujiang.scheduling.domain.reserve import turns
+from dujiang.scheduling.domain.room import Room
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
 from dujiang.scheduling.domain.stops import Stop, StopWhy
 
@@ -71,13 +73,12 @@ def advise(snapshot: Snapshot, now: datetime, policy: MovePolicy) -> Advice:
     held = {holding.job_id: number for number, holding in enumerate(snapshot.holdings)}
     advised: list[Advised] = []
     stops: dict[int, Stop] = {}
-    targets: dict[int, str] = {}
     for move in moves:
         number = held[move.job_id]
         why_not = _why_not(move, snapshot.holdings[number], waiting, policy, done, list(stops.values()))
-        why_not = why_not or _stays(done, {**targets, number: move.target.node})
+        why_not = why_not or _stays(done, [*stops, number])
         if not why_not and number not in stops:
-            stops[number], targets[number] = _stop(move), move.target.node
+            stops[number] = _stop(move)
         advised.append(Advised(move, why_not))
     return Advice(waiting, len(movable), tuple(advised), tuple(stops.values()))
 
@@ -112,15 +113,12 @@ def _why_not(
     return ""
 
 
-def _stays(done: Round, targets: Mapping[int, str]) -> str:
-    """Say what keeps jobs from starting where it helps once all of them wait again; empty when nothing does.
+def _stays(done: Round, ended: Sequence[int]) -> str:
+    """Say what keeps jobs from starting where it helps once all of these wait again; empty when nothing does.
 
-    Args:
-        done: the round.
-        targets: by number of the holding, the node where it was proposed to go. Another is as good if somebody who
-            waits starts.
+    It helps when somebody starts who would not, or when for each of them one more device is wholly free.
     """
-    snapshot, ended = done.snapshot, list(targets)
+    snapshot = done.snapshot
     room = done.releases.after(done.before, turns(ended, of=done.releases.count()), len(ended))
     moved = [snapshot.holdings[number] for number in ended]
     gone = set(ended)
@@ -131,9 +129,7 @@ def _stays(done: Round, targets: Mapping[int, str]) -> str:
         rules=replace(snapshot.rules, preempts=False, grows=False, burst=None),
     )  # fmt: skip
     starts = {start.job_id: start for start in plan(then, done.now, telling=False).starts}
-    helped = starts.keys() - {held.job_id for held in moved} - {start.job_id for start in done.starts}
-    for number in ended:
-        held = snapshot.holdings[number]
+    for held in moved:
         start = starts.get(held.job_id)
         if start is None:
             return "It would not start again at once: who waits before it would take its place and the other."
@@ -141,9 +137,21 @@ def _stays(done: Round, targets: Mapping[int, str]) -> str:
             return "The next plan would start it in the same place again."
         if _gpu_milli(start.ranks) != _gpu_milli(held.ranks):
             return "The next plan would start it with another of its alternatives."
-        if not helped and start.ranks[0].node != targets[number]:
-            return f"The next plan would start it on {start.ranks[0].node}, where it helps nobody."
+    helped = starts.keys() - {held.job_id for held in moved} - {start.job_id for start in done.starts}
+    if not helped and _whole(done, room, starts.values()) < _whole(done, done.room, ()) + len(moved):
+        return "The next plan would start it where no device becomes wholly free by it."
     return ""
+
+
+def _whole(done: Round, room: Room, starts: Iterable[Start]) -> int:
+    """Return how many open devices nobody has a part of, once these have started."""
+    fleet = done.snapshot.fleet
+    is_whole = fleet.device_open & (room.milli >= WHOLE) & (room.memory >= fleet.device_memory)
+    for start in starts:
+        for rank in start.ranks:
+            node = fleet.node_at[start.cluster, rank.node]
+            is_whole[[fleet.device_at[node, share.name] for share in rank.devices]] = False
+    return int(is_whole.sum())
 
 
 def _gpu_milli(ranks: Sequence[RankPlacement]) -> int:
