@@ -10,7 +10,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -v -o faulthandler_timeout=300
 SIM_SEEDS ?= 1000
 
-.PHONY: help setup demo up test check sim test-chaos test-gpu bench openapi migration lock clean
+.PHONY: help setup demo up test check sim test-chaos test-slurm test-gpu bench openapi migration lock clean
 
 help: ## List what make can do
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
@@ -27,7 +27,7 @@ up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--p
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dujiang up $(ARGS)
 
 test: setup ## Run all tests but those of minutes (chaos, slow) and of a GPU (ARGS="tests/pool -x")
-	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu" $(ARGS)
+	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts, published API, tidiness
 	$(BIN)/ruff format --check .
@@ -42,6 +42,9 @@ sim: setup ## Simulate the control plane under faults: SIM_SEEDS=1000 seeds, or 
 
 test-chaos: setup ## Kill the platform with SIGKILL while real jobs run, and the other tests of minutes
 	@$(PYTEST) -p no:xdist -m "(chaos or slow) and not gpu" $(ARGS)
+
+test-slurm: setup ## Run the Slurm engine against a real Slurm, which root installs from Debian where it is missing
+	@$(PYTEST) -p no:xdist -m slurm tests/slurm $(ARGS)
 
 test-gpu: setup ## Run the tests that need an NVIDIA GPU
 	@$(PYTEST) -p no:xdist -m gpu $(ARGS)

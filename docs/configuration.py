@@ -56,6 +56,17 @@ def _tables(name: str, branch: Any) -> str:
     told = _told(branch)
     rows = [f"| `{name}.NAME.{field}` | `{_plain(info.default)}` | {told.get(field, '')} |"
             for field, info in branch.model_fields.items()]  # fmt: skip
+    below = [_nested(f"{name}.NAME.{field}", branch)
+             for field, info in branch.model_fields.items()
+             for branch in get_args(info.annotation)
+             if dataclasses.is_dataclass(branch)]  # fmt: skip
+    return "\n".join([head + "\n".join(rows) + "\n", *below])
+
+
+def _nested(name: str, branch: Any) -> str:
+    """Return the part of a table within a table with a free name."""
+    rows = [f"| `{name}.{each}` | `{_default(field)}` | {meaning} |" for each, field, meaning in _fields(branch)]
+    head = f"### {name}\n\n{_sentence(branch)}\n\n| setting | default | meaning |\n| --- | --- | --- |\n"
     return head + "\n".join(rows) + "\n"
 
 
@@ -88,6 +99,8 @@ def _told(branch: Any) -> dict[str, str]:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return "must be set"
     return _plain(field.default if field.default is not dataclasses.MISSING else field.default_factory())  # type: ignore[misc]
 
 

@@ -159,7 +159,9 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Take a node away as a power cut does: its slurmd, what watches over its jobs, and their processes."""
         self.stop(node, signal.SIGKILL)
-        for pid in _processes_naming(f"SLURMD_NODENAME={node}\0", str(self.conf)):
+        work = _processes_naming(f"SLURMD_NODENAME={node}\0", str(self.conf))
+        steps = [parent for parent in dict.fromkeys(map(_parent, work)) if parent and _command(parent) == "slurmstepd"]
+        for pid in [*steps, *work]:  # the steps first, so that they tell of nothing
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -229,6 +231,18 @@ def _processes_naming(*marks: str) -> list[int]:
                 if all(mark.encode() in environ for mark in marks):
                     found.append(int(entry))
     return found
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def _free_ports(count: int) -> list[int]:

@@ -17,9 +17,10 @@ from dujiang.api.server import Server, listen
 from dujiang.bootstrap.home import PlatformHome
 from dujiang.bootstrap.platform import Platform, World, new_ids
 from dujiang.bootstrap.settings import Settings
-from dujiang.engines.contract import Engine, EngineUnavailable
+from dujiang.engines.contract import Engine, EngineRefused, EngineUnavailable
 from dujiang.engines.local.engine import LocalEngine
 from dujiang.engines.simulated import SimulatedEngine, open_world, parse_fleet
+from dujiang.engines.slurm.engine import SlurmEngine
 from dujiang.kit import log, migrate, tracing
 from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import Clock, SystemClock
@@ -136,10 +137,22 @@ def _world(home: PlatformHome, settings: Settings, db: Database, clock: Clock, k
         clusters[SIMULATED] = SimulatedEngine(world, sleep=clock.sleep)
     else:
         clusters[LOCAL] = LocalEngine(home.state / "engine", clock=clock, settings=settings.local)
+        clusters |= _slurm_clusters(settings, clock)
     return World(
         db=db, clock=clock, ids=new_ids(clock), objects=store, clusters=clusters, door_secret=key + b"door",
         cache=home.state / "cache", lost_after_s={LOCAL: _LOCAL_LOST_AFTER_S},
     )  # fmt: skip
+
+
+def _slurm_clusters(settings: Settings, clock: Clock) -> dict[str, Engine]:
+    found: dict[str, Engine] = {}
+    for name, each in sorted(settings.clusters.items()):
+        if each.slurm is None:
+            continue
+        if name in (LOCAL, SIMULATED):
+            raise EngineRefused(f"[clusters.{name}.slurm]: {name!r} is taken, give the Slurm cluster another name")
+        found[name] = SlurmEngine(each.slurm, clock=clock)
+    return found
 
 
 def with_home(settings: Settings, home: PlatformHome) -> Settings:

@@ -69,8 +69,9 @@ class Observer:
             job = await self._slurm.job(job.number)  # the queue may be older than the claim
         if claim is not None and job.state in words.WAITS:
             await self._slurm.cancel(job.number)  # requeued by hand: it must not run again, and would not
-            lost = ("Lost", "Slurm requeued the job, and an attempt runs once")
-            return self._verdict(key, folder, end or _ended_as(*lost, self._now_us()))
+            why = "Slurm requeued the job, and an attempt runs once"
+            end = {**end, "evidence": [*end["evidence"], ["engine", why, self._now_us()]]} if end else None
+            return self._verdict(key, folder, end or _ended_as(str(End.LOST), why, self._now_us()))
         if not words.is_over(job.state):
             await self._see_to_stop(key, job)
             self._gone_at_s.pop(key, None)

@@ -9,7 +9,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class SlurmSettings:
-    """A Slurm cluster, `[clusters.NAME.slurm]`: how it is reached and where attempts keep their files."""
+    """A Slurm cluster, `[clusters.NAME.slurm]`: how it is reached and where attempts keep their files.
+
+    Times are plain numbers of seconds here, sizes of bytes.
+    """
 
     work_dir: str
     """Absolute folder that this machine and every node see under the same path. Output, exit codes and requests are
