@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dujiang.bootstrap.settings import ClusterSettings, Settings
+from dujiang.cli.trying import _write
 from dujiang.engines.simulated import SimulatedEngine, parse_fleet
 from dujiang.engines.simulated import World as Cluster
 from dujiang.jobs.domain import JobState
@@ -135,16 +136,24 @@ async def test_what_only_the_cloud_could_hold_goes_there_at_once(made: Made) -> 
             await scene.submit(LONG, nodes=2, **GPU)
 
 
-async def test_a_dry_run_shows_the_cost_first_and_explain_too(made: Made) -> None:
+async def test_a_dry_run_shows_the_cost_first_and_explain_too(
+    made: Made, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with made() as scene:
         await scene.submit("#sim duration=99999", resources={"gpu": 2})
-        waiting = await long(scene)
         await scene.turns(2)
         spec = {"name": "x", "run": "x", "time_limit": "1h", "project": "own", **GPU}
         async with scene.client(Role.MEMBER) as client:
             told = (await client.post("/v1/jobs/dry-run", json={"spec": spec})).json()
+            waiting = await long(scene)
+            await scene.turns(2)
             why = (await client.get(f"/v1/jobs/{waiting}/explain")).json()
-        assert told["rent"] is None or told["rent"]["per_hour"] == "3.00"
+        assert told["rent"] == {"per_hour": "3.00", "total": "3.01", "currency": "CNY", "budget_left": "1.99"}
+        assert (told["place"]["cluster"], told["place_is"]) == ("rented", "expected")
+        _write(told)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "bursts to rented, which is rented, at " in text
+        assert "at about 3.00 CNY an hour; 3.01 CNY at most" in text
         assert "which is rented at about 3.00 CNY an hour, 3.01 CNY at most" in why["wait"]["outlook"]
         assert why["wait"]["expected_cluster"] == "rented"
 
