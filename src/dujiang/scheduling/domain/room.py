@@ -23,7 +23,7 @@ _VERY_MANY: Final = float(1 << 40)
 """More thousandths of processors than a node has, and more than any best fit's key."""
 _STEP_MILLI: Final = 40
 """What a place adds to fragments is told apart in such steps of thousandths of a device, for it is a guess; within a
-step best fit decides. On one list of openb steps of 1, 25, 40 and 100 gave 94.7, 95.1, 95.4 and 94.9 % (decision 0010)."""
+step best fit decides. Steps of 1, 25, 40 and 100 gave 94.7, 95.1, 95.4 and 94.9 % on one list (decision 0010)."""
 _MOST_SCORED: Final = 500_000
 """Nodes that are scored for asks not looked at before in a room; further asks find places by best fit alone."""
 _MOST_ROWS: Final = 2_000_000
