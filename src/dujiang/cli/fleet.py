@@ -81,6 +81,23 @@ def list_nodes(
         listing(nodes, _NODES, as_json=json, empty=empty)
 
 
+_CLUSTERS = (
+    col("NAME"),
+    col("KIND"),
+    Column("STATE", lambda cluster: "reachable" if cluster.get("reachable") else "away"),
+    Column("LIMITS", lambda cluster: f"{cluster.get('limits')} ({cluster.get('limits_by')})"),
+    Column("SHARES OF DEVICES", lambda cluster: cluster.get("isolation")),
+    Column("SEEN", lambda cluster: moment(cluster.get("seen_at"))),
+    Column("WHY", lambda cluster: cluster.get("reason") or None),
+)
+
+
+def clusters(json: Json = False) -> None:
+    """List clusters: what runs work, whether it answers, and why not."""
+    with connect() as client:
+        listing(client.items("/v1/clusters"), _CLUSTERS, as_json=json, empty="There are no clusters.")
+
+
 @nodes_app.command("show")
 def show_node(node: Node, cluster: Cluster = None, json: Json = False) -> None:
     """Show a node with its devices."""

@@ -46,8 +46,8 @@ class Said:
 class Commands(Protocol):
     """A way to run Slurm's commands as the cluster's user."""
 
-    async def run(self, *words: str, text: str = "") -> Said:
-        """Run a command with a text as its standard input.
+    async def run(self, *words: str) -> Said:
+        """Run a command.
 
         Raises:
             EngineUnavailable: it does not answer, or says that the controller does not.
@@ -63,12 +63,12 @@ class LocalCommands:
         env = {"PATH": _DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
         self._env = {**env, **({"SLURM_CONF": settings.conf} if settings.conf else {})}
 
-    async def run(self, *words: str, text: str = "") -> Said:
+    async def run(self, *words: str) -> Said:
         """Run a command; it is killed when it takes too long."""
         line = command_line(words, self._settings)
         try:
             process = await asyncio.create_subprocess_exec(
-                *line, env=self._env, cwd="/", start_new_session=True, stdin=asyncio.subprocess.PIPE,
+                *line, env=self._env, cwd="/", start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
         except OSError as error:
@@ -76,7 +76,7 @@ class LocalCommands:
                 f"{line[0]} cannot be run here ({error.strerror}): install Slurm's client commands, or set `commands`"
             ) from error
         try:
-            out, err = await asyncio.wait_for(process.communicate(text.encode()), self._settings.command_timeout_s)
+            out, err = await asyncio.wait_for(process.communicate(), self._settings.command_timeout_s)
         except TimeoutError as error:
             limit = f"{self._settings.command_timeout_s:g} s"
             raise EngineUnavailable(f"`{words[0]}` did not answer within {limit}") from error

@@ -93,13 +93,13 @@ class Controller:
         return Job(number, words.base_state(state), more)
 
     async def submit(self, options: list[str], script: str) -> str:
-        """Submit a batch job; return its number.
+        """Submit the batch script at a path; return the job's number.
 
         Raises:
             EngineRefused: Slurm will not take it.
             EngineUnavailable: no answer; it may have taken effect.
         """
-        said = await self._commands.run("sbatch", *options, text=script)
+        said = await self._commands.run("sbatch", *options, script)
         if said.status:
             raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
         number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""

@@ -126,12 +126,13 @@ class SlurmEngine:
             folder = self._work.begin(launch.key)
             if launch.secrets:
                 folder.write("secrets", dict(launch.secrets))
+            folder.script(asking.script(self._runner, folder.path, self._settings))
             folder.write("launch", record)
         except OSError as error:
             raise unwritable(self._work.root, error) from error
         options = asking.options(launch, taken, self._work.mark, folder.path, self._settings)
         try:
-            number = await self._slurm.submit(options, asking.script(self._runner, folder.path, self._settings))
+            number = await self._slurm.submit(options, f"{folder.path}/job.sh")
         except EngineRefused:
             self._work.drop(launch.key)
             folder.remove("secrets.json", "launch.json")

@@ -1,8 +1,8 @@
 """Where the Slurm engine keeps what it knows: the folder layout under the work folder that platform and nodes share.
 
 known/JOB.NUMBER               one empty file an attempt, until it is forgotten
-attempts/JOB/NUMBER/           what `runner` names, and job.json (the batch job), verdict.json (the end for good),
-                               forgotten, slurm.out, output-RANK.log, output/
+attempts/JOB/NUMBER/           what `runner` names, and job.sh, job.json (the batch job), verdict.json (the end for
+                               good), forgotten, slurm.out, output-RANK.log, output/
 work/JOB/                      the job's own folder, shared by its attempts
 closed/NODE                    why a node takes nothing new of ours
 runner-HASH.pyz                what runs on the nodes
@@ -41,6 +41,10 @@ class Folder:
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a file whole."""
         write_whole(f"{self.path}/{name}.json", payload)
+
+    def script(self, text: str) -> None:
+        """Write the batch script."""
+        Path(self.path, "job.sh").write_text(text)
 
     def has(self, name: str) -> bool:
         """Say whether a file is there."""

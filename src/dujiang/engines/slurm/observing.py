@@ -191,7 +191,7 @@ class Observer:
         """Wait until an attempt that was looked at and is not over has other files, or another state in Slurm."""
         deadline = self._clock.monotonic_s() + timeout_s
         while not self._news.is_set():
-            if any(self._stamp(key) != stamp for key, stamp in self._stamps.items()):
+            if self._has_moved():
                 break
             left = deadline - self._clock.monotonic_s()
             if left <= 0:
@@ -201,7 +201,15 @@ class Observer:
             except TimeoutError:
                 await self._poll()
         self._news.clear()
+        await asyncio.sleep(0)  # who waits for news in a circle must not keep the others from acting on it
         return True
+
+    def _has_moved(self) -> bool:
+        """Say whether anything is another than at the last look or at the last time that this was asked."""
+        now = {key: self._stamp(key) for key in self._stamps}
+        moved = now != self._stamps
+        self._stamps = now
+        return moved
 
     async def _poll(self) -> None:
         """Ask Slurm again where something waits for it, when the last answer is old."""
