@@ -90,6 +90,16 @@ class NodeSupervisor(Supervisor):
 
     go: str = ""
     """Where to say that the setup is done; empty without other nodes."""
+    begun: str = ""
+    """Where to say that it began; empty on all nodes but the first rank's."""
+    node: str = ""
+
+    def _notify(self) -> None:
+        """Say that it began before anything runs: who reads of a first line of output finds the start, too."""
+        if self.begun:
+            began = {"at": self._started["at"], "ports": self._started["ports"], "node": self.node}
+            write_once(self.begun, {**began, "host": _host(self.node), "job": os.environ.get("SLURM_JOB_ID", "")})
+            self.begun = ""
 
     def _make_groups(self) -> None:
         if not str(self._launch["limits"]["by"]).startswith("slurm"):
@@ -137,7 +147,11 @@ class Node:
         records.take_lock(self._state)
         self._supervisor = os.fork()
         if self._supervisor == 0:
-            _be_supervisor(home, self._key, self._state, "" if self._alone or not self._first else self._at("go.json"))
+            go = "" if self._alone or not self._first else self._at("go.json")
+            _be_supervisor(
+                home, self._key, self._state, go=go, begun=self._at("started.json") if self._first else "",
+                node=self._node,
+            )  # fmt: skip
         self._watch()
         end = records.read_end(self._state) or _lost("what watched over the program ended without a word")
         end["facts"] = {**end["facts"], **(read_whole(home.facts(self._key)) or {})}
@@ -147,10 +161,7 @@ class Node:
     def _watch(self) -> None:
         told, wait_s = False, 0.005
         while True:
-            if not told and (started := records.read_started(self._state)) is not None:
-                told = True
-                if self._first:
-                    self._tell_start(started)
+            told = told or records.read_started(self._state) is not None
             self._forward_requests()
             self._follow_failure()
             self._tell_use()
@@ -162,13 +173,7 @@ class Node:
             if heard.si_signo in (WARNED, signal.SIGTERM):
                 _kill(self._supervisor, signal.SIGTERM)
             elif os.waitpid(self._supervisor, os.WNOHANG)[0]:
-                if not told and self._first and (started := records.read_started(self._state)) is not None:
-                    self._tell_start(started)
                 return
-
-    def _tell_start(self, started: Mapping[str, Any]) -> None:
-        told = {"at": started["at"], "ports": started["ports"], "node": self._node, "host": _host(self._node)}
-        write_once(self._at("started.json"), {**told, "job": os.environ.get("SLURM_JOB_ID", "")})
 
     def _tell_use(self) -> None:
         now_s = records.monotonic_s()
@@ -381,7 +386,7 @@ def oom_kills_in(folder: str) -> int:
     return 0
 
 
-def _be_supervisor(home: NodeHome, key: str, state: int, go: str) -> None:
+def _be_supervisor(home: NodeHome, key: str, state: int, *, go: str, begun: str, node: str) -> None:
     """Be the supervisor of this node's ranks; never returns."""
     code = 1
     try:
@@ -391,7 +396,7 @@ def _be_supervisor(home: NodeHome, key: str, state: int, go: str) -> None:
         adopt_orphans()
         scratch = os.open(home.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         supervisor = NodeSupervisor(home, key, state, scratch)
-        supervisor.go = go
+        supervisor.go, supervisor.begun, supervisor.node = go, begun, node
         supervisor.run()
         code = 0
     except BaseException:  # the process ends here whatever it was; the batch script writes that it is lost
