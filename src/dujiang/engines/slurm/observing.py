@@ -188,7 +188,7 @@ class Observer:
         return seen is None or seen.phase is Phase.ENDED
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait until an attempt that was looked at and is not over has other files, or another state in Slurm."""
+        """Wait until an attempt that was looked at and is not over has other files, or is over for Slurm."""
         deadline = self._clock.monotonic_s() + timeout_s
         while not self._news.is_set():
             if self._has_moved():
@@ -224,7 +224,7 @@ class Observer:
 
     def _stamp(self, key: AttemptKey) -> Any:
         job = self._jobs.get(str(key))
-        return (self._work.attempt(key).stamp(), job.state if job else None)
+        return (self._work.attempt(key).stamp(), job is not None and words.is_over(job.state))
 
     def drop(self, key: AttemptKey) -> None:
         """Know an attempt no longer."""
