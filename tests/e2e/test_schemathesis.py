@@ -97,9 +97,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             ended = client.post("/v1/jobs", {"spec": {"name": "x", "run": "#sim exit=1", "project": "default"}})["id"]
             client.post("/v1/jobs", {"spec": {"name": "y", "run": "#sim duration=forever", "project": "default"}})
             until(lambda: client.get(f"/v1/jobs/{ended}")["finished_at"], 30, "a job has ended")
+            tasks = {"name": "many", "run": "#sim duration=1", "project": "default", "array": {"size": 3}}
+            client.post("/v1/jobs", {"spec": tasks})
+            array = client.get("/v1/jobs?arrays=true")["items"]
+            later = {"name": "nightly", "cron": "0 3 1 1 *", "spec": {"name": "z", "run": "#sim", "project": "default"}}
+            client.post("/v1/schedules", later)
+            upkeep = {"name": "upkeep", "nodes": ["sim-0003"], "ends_at": "2030-01-01T00:00:00Z"}
+            client.post("/v1/reservations", upkeep)
             names = {
                 "project": "lab", "user": "ann", "token": token, "job_id": ended, "name": "digits", "version": "latest",
-                "alias": "best",
+                "alias": "best", "array_id": next(one["array_id"] for one in array if one.get("array_id")),
+                "schedule": "nightly", "reservation": "upkeep",
             }  # fmt: skip
             yield Running(
                 f"http://127.0.0.1:{platform.port}", session, names, (platform.home / "admin.token").read_text().strip()
