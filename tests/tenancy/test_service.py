@@ -172,7 +172,7 @@ async def test_a_right_guess_among_many_in_parallel_does_not_get_in_after_the_cl
             await tenancy.sign_in("lee", "wrong")
     wrong = [tenancy.sign_in("lee", "wrong") for _ in range(6)]
     answers = await asyncio.gather(*wrong, tenancy.sign_in("lee", PASSWORD), return_exceptions=True)
-    # One more guess is looked at, whichever comes first; where transactions have an order of their own, perhaps the right.
+    # One more guess is looked at, whichever comes first: perhaps the right one, where transactions run side by side.
     assert sum(not isinstance(answer, TooManyAttempts) for answer in answers) == 1
 
 
