@@ -81,7 +81,7 @@ class Round:
     _started_beside: bool = False
     """Something was started in this pass after something else was kept for a job before it."""
     curbed: set[str] = field(default_factory=set)
-    """Projects of which an elastic job got fewer ranks because of their quota: it would take more of a larger one."""
+    """Projects of which a job got fewer ranks, or an alternative, for want of quota: of a larger one it would take more."""
     _is_stopping: bool = field(init=False)
     """Something is being stopped for jobs that wait: their starts are prepared too, so that nobody takes the room."""
     gap_ends: datetime | None = None
@@ -182,6 +182,8 @@ class Round:
         for shape in self.shapes(request):
             left = self._try(request, shape)
             if left is None:
+                if main is not None and main.reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED):
+                    self.curbed.add(request.project_id)
                 return None
             if main is None or _hope(left) > _hope(main):
                 main = left
