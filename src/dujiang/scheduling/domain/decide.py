@@ -81,7 +81,7 @@ class Round:
     _started_beside: bool = False
     """Something was started in this pass after something else was kept for a job before it."""
     curbed: set[str] = field(default_factory=set)
-    """Projects of which a job got fewer ranks, or an alternative, for want of quota: of a larger one it would take more."""
+    """Projects of which a job got less for want of quota, fewer ranks or an alternative: of more it would take more."""
     _is_stopping: bool = field(init=False)
     """Something is being stopped for jobs that wait: their starts are prepared too, so that nobody takes the room."""
     gap_ends: datetime | None = None
