@@ -43,6 +43,7 @@ from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.local.supervisor import KICK
 from dujiang.engines.local.using import Meter, Running
 from dujiang.kit.clock import Clock
+from dujiang.kit.files import read_at, size_of
 
 _CHUNK_BYTES = 64 * 1024
 _FOLLOW_S = 0.1
@@ -328,11 +329,11 @@ class LocalEngine:
     ) -> AsyncIterator[LogChunk]:
         """Yield a rank's output in chunks of at most 64 KiB."""
         path = self._home.output(str(key), rank)
-        there = _size(path)
+        there = size_of(path)
         at, until = max(0, there + offset if offset < 0 else offset), None if follow else there
         while True:
             over = not self._is_watched(str(key))  # asked first: what is written before the end is still read below
-            while data := _read_at(path, at, _CHUNK_BYTES if until is None else min(_CHUNK_BYTES, until - at)):
+            while data := read_at(path, at, _CHUNK_BYTES if until is None else min(_CHUNK_BYTES, until - at)):
                 yield LogChunk(rank, at, data)
                 at += len(data)
                 await asyncio.sleep(0)
@@ -467,20 +468,3 @@ class LocalEngine:
         if error.errno in _NO_ROOM:
             return EngineUnavailable(f"no space is left for {self._home.root}: free some, and it goes on by itself")
         return EngineUnavailable(f"{self._home.root} cannot be written: {error}")
-
-
-def _size(path: str) -> int:
-    with contextlib.suppress(OSError):
-        return os.stat(path).st_size
-    return 0
-
-
-def _read_at(path: str, offset: int, count: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.pread(fd, max(0, count), offset)
-    finally:
-        os.close(fd)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from dujiang.engines.contract import LogChunk
 from dujiang.kit.clock import Clock
+from dujiang.kit.files import read_at, size_of
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -21,7 +20,7 @@ async def read_chunks(
 
     The file is opened anew each time: a network file system shows what others wrote since at opening.
     """
-    there = size(path)
+    there = size_of(path)
     at, until = max(0, there + offset if offset < 0 else offset), None if follow else there
     while True:
         over = not follow or await is_over()  # asked first: what is written before the end is still read below
@@ -32,22 +31,3 @@ async def read_chunks(
         if over:
             return
         await clock.sleep(every_s)
-
-
-def size(path: str) -> int:
-    """Return the size of a file, 0 where there is none."""
-    with contextlib.suppress(OSError):
-        return os.stat(path).st_size
-    return 0
-
-
-def read_at(path: str, offset: int, count: int) -> bytes:
-    """Return a piece of a file, nothing where there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.pread(fd, max(0, count), offset)
-    finally:
-        os.close(fd)
