@@ -1,9 +1,13 @@
-"""What to start now, and why everything else waits. Pure: the same snapshot and time give the same plan.
+"""What to start now, what to stop for it, and why everything else waits.
+
+Pure: the same snapshot and time give the same plan.
 
 Jobs are looked at in the order of the queue. Each is started if its project's quota allows it, and if there is room
 that is not kept for a job before it. The first job that waits for room, and could run once others end, gets a
 reservation (`reserve`); the first job of each project that waits for quota gets what is left of the quota kept
-likewise. So smaller jobs pass larger ones wherever that costs those nothing, and never starve them.
+likewise. So smaller jobs pass larger ones wherever that costs those nothing, and never starve them. For those that
+still wait, work of less right is stopped (`preempt`) or devices are rented (`bursting`); when nobody waits, elastic
+work grows (`growing`).
 """
 
 from __future__ import annotations
