@@ -263,6 +263,11 @@ def test_hardware_news_of_a_lost_node_are_told(diagnoser: Diagnoser) -> None:
     assert "node went away" in verdict.sentence
 
 
+def test_work_that_its_engine_put_off_is_the_platforms_to_run_again(diagnoser: Diagnoser) -> None:
+    verdict = diagnoser(facts("Traceback (most recent call last):", "KeyError: 'x'", end=End.PREEMPTED))
+    assert (verdict.cause, verdict.blame, verdict.retryable) == ("Preempted", Blame.PLATFORM, True)
+
+
 def test_the_verdict_survives_its_json(diagnoser: Diagnoser) -> None:
     verdict = diagnoser(facts("OSError: [Errno 28] No space left on device", *TRACE, "KeyError: 'x'"))
     stored = json.loads(json.dumps(verdict.to_json()))

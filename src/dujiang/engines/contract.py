@@ -75,6 +75,8 @@ class End(StrEnum):
     """It ran, and what watched over it is gone without a trace of its end (machine restarted, supervisor killed)."""
     NODE_LOST = "NodeLost"
     """Its node went away."""
+    PREEMPTED = "Preempted"
+    """The engine took its place for other work or put it off its node, without the platform having asked."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -150,6 +152,9 @@ class Capabilities:
     """The best isolation of a fraction of a device; COUNTED_ONLY where there are no devices."""
     stacks_ranks: bool
     """Whether several ranks of one job may share a node."""
+    images: str = ""
+    """What runs a job's container image: `kubernetes`, `pyxis`, `apptainer`, `containerd`, `podman`, `docker`; empty
+    where nothing does, and a launch with an image is refused."""
     simulated: bool = False
     """Nothing real runs there."""
     missing: tuple[str, ...] = ()
@@ -214,6 +219,8 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Like env, but written nowhere that another user or a listing can see."""
+    image: str | None = None
+    """Container image that `setup` and `run` run in; None takes the node's own environment, or the engine's default."""
     workdir: str | None = None
     """Absolute; None gives a folder of the job's own that all its attempts share."""
     checkpoint: Checkpointing | None = None

@@ -67,6 +67,8 @@ def diagnose(facts: AttemptFacts, library: Library | Scanner) -> Diagnosis:
         return _weighed(_time_limit(facts), findings, "the engine stopped it at its time limit")
     if end is End.STOPPED:
         return _weighed(_stopped(facts), findings, "the platform had asked for the stop")
+    if end is End.PREEMPTED:
+        return _weighed(_put_off(facts), findings, "the engine took its place for other work")
     if end in (End.LOST, End.NODE_LOST):
         return _lost(facts, findings)
     if end in (End.SETUP_FAILED, End.LAUNCH_FAILED):
@@ -130,6 +132,11 @@ def _stopped(facts: AttemptFacts) -> Diagnosis:
     if cause is Cause.STOPPED_BY_PLATFORM and facts.stop_reason:
         return replace(verdict, sentence=f"The platform stopped it: {facts.stop_reason}.")
     return verdict
+
+
+def _put_off(facts: AttemptFacts) -> Diagnosis:
+    verdict = _of_cause(Cause.PREEMPTED, facts, "engine-preempted", 0.95)
+    return replace(verdict, sentence="Its engine took its place for other work or put it off its node, unasked by us.")
 
 
 def _lost(facts: AttemptFacts, findings: Sequence[Finding]) -> Diagnosis:

@@ -27,6 +27,7 @@ _STATES: Final = {
     End.LAUNCH_FAILED: JobState.FAILED,
     End.LOST: JobState.NODE_FAIL,
     End.NODE_LOST: JobState.NODE_FAIL,
+    End.PREEMPTED: JobState.PREEMPTED,
 }
 _SAID_BY_PLAN: Final = frozenset(map(str, StopWhy))
 """Reasons of stops that say more than the cause of the end."""
