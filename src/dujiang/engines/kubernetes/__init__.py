@@ -1,0 +1,1 @@
+"""The Kubernetes engine: each attempt a group of Pods, pinned to the nodes that the platform chose."""
