@@ -40,7 +40,7 @@ class KubernetesSettings:
     scheduler: str = ""
     """`schedulerName` of Pods; empty takes the cluster's default."""
     resources: Mapping[str, str] = field(default_factory=dict)
-    """Extended resource by vendor, where it is not the usual one: `{nvidia = "nvidia.com/gpu", acme = "acme.ai/npu"}`."""
+    """Extended resource by vendor, where it is not the usual one, such as `{acme = "acme.ai/npu"}`."""
     device_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """Memory by device model, where no label of the nodes says it, such as `{"H100" = 85899345920}`."""
     fractions: Literal["auto", "hami", "kai", "whole", "refuse"] = "auto"
