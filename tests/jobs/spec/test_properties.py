@@ -110,6 +110,19 @@ def agree(document: dict[str, Any]) -> None:
         document.pop("deadline", None)
     if "deadline" in document:
         document["time_limit"] = 1
+    _agree_on_launch(document)
+
+
+def _agree_on_launch(document: dict[str, Any]) -> None:
+    distributed, run = document.get("distributed"), document.get("run")
+    first = run[0] if isinstance(run, list) else str(run)
+    if document.get("kind") == "service" or document.get("resources") or first.startswith("#!"):
+        document.pop("distributed", None)
+    elif isinstance(distributed, dict):
+        if distributed["launcher"] in ("none", "tensorflow", "jax"):
+            distributed.pop("processes", None)
+        if distributed["launcher"] in ("none", "tensorflow", "jax", "lightning"):
+            distributed.pop("args", None)
 
 
 @given(DOCUMENTS)

@@ -3,6 +3,7 @@
 `parse` reads YAML or JSON text, `read` a decoded value, `json_schema` publishes the form. Pure: reads no file.
 """
 
+from dujiang.jobs.spec.distributed import Distributed, Launcher
 from dujiang.jobs.spec.model import (
     WEIGHT_BANDS,
     Cause,
@@ -35,6 +36,7 @@ __all__ = [
     "Cause",
     "Checkpoint",
     "Deadline",
+    "Distributed",
     "Gpu",
     "InputData",
     "JobArray",
@@ -42,6 +44,7 @@ __all__ = [
     "JobSpec",
     "Kept",
     "Kind",
+    "Launcher",
     "ModelOutput",
     "Outputs",
     "Place",

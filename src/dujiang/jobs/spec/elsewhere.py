@@ -56,6 +56,14 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("model", "models", "artifacts"), "Write outputs: {model: {name: ..., path: ...}}."),
     **dict.fromkeys(("grace_period", "termination_grace_period", "stop_timeout"), "Write grace."),
     **dict.fromkeys(("port",), "Write ports, how many the job needs; their numbers are in PORT, PORT1 ..."),
+    **dict.fromkeys(
+        ("launcher", "framework", "strategy", "torchrun", "deepspeed", "mpi", "horovod", "accelerate"),
+        "Write distributed: torchrun, or another launcher.",
+    ),
+    **dict.fromkeys(
+        ("nproc_per_node", "processes", "num_processes", "processes_per_node", "ntasks_per_node", "slots_per_worker"),
+        "Write distributed: {launcher: ..., processes: ...}.",
+    ),
     **dict.fromkeys(("id", "state", "status"), "The platform gives this; leave it out."),
     **dict.fromkeys(("tags", "annotations", "metadata"), "Write labels."),
 }

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dujiang.jobs.spec.distributed_fields import DISTRIBUTED
 from dujiang.jobs.spec.model import (
     DEFAULT_GRACE_S,
     DEFAULT_RETRIES,
@@ -386,6 +387,14 @@ def job_fields() -> list[Field]:
             "When it must be over: a time with its zone, or how long after submission. It needs a time_limit.",
             default_note="Default: none.",
             examples=["2026-12-01T08:00:00+08:00", "2d"],
+        ),
+        Field(
+            "distributed",
+            DISTRIBUTED,
+            "What starts the processes of the job: run is what each of them runs. With none, tensorflow and jax that "
+            "is one on each node; else one for each whole device, or as many as processes says.",
+            default="none",
+            examples=["torchrun", {"launcher": "mpi", "processes": 8}],
         ),
         Field("labels", Table(LABEL, AsText(255), "labels", 64), "Words of your own to find the job by."),
     ]

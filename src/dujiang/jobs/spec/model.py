@@ -13,6 +13,7 @@ from enum import StrEnum
 from signal import Signals
 from typing import Any, Final, TypeAlias
 
+from dujiang.jobs.spec.distributed import ALONE, Distributed
 from dujiang.jobs.spec.order import After, JobArray
 from dujiang.jobs.spec.place import ANYWHERE, Deadline, Placement
 from dujiang.kit.spec.problems import Problem, SpecInvalid
@@ -222,6 +223,8 @@ class JobSpec:
     """None is the project's own."""
     deadline: Deadline | None = None
     """When it must be over."""
+    distributed: Distributed = ALONE
+    """What starts its processes."""
 
     def document(self, *, reveal_secrets: bool = False) -> dict[str, Any]:
         """Return the specification as JSON values that read back to it.
@@ -330,6 +333,7 @@ def _fields(spec: JobSpec, reveal: bool) -> list[tuple[str, Any]]:
         ("placement", spec.placement.document() or None),
         ("queue", spec.queue),
         ("deadline", _deadline(spec.deadline) if spec.deadline else None),
+        ("distributed", spec.distributed.document() if spec.distributed != ALONE else None),
     ]
 
 

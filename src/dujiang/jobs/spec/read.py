@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from dujiang.jobs.spec.distributed import ALONE
+from dujiang.jobs.spec.distributed_fields import check_distributed
 from dujiang.jobs.spec.elsewhere import ELSEWHERE
 from dujiang.jobs.spec.fields import job_fields
 from dujiang.jobs.spec.model import (
@@ -116,6 +118,7 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
         _check_names(given, value, path, problems)
         check_placement(given, value, path, problems)
         check_deadline(given, value, path, problems)
+        check_distributed(given, value, path, problems)
         nodes = given.get("nodes", NodeRange(1))
         return JobSpec(
             name=given.get("name", default_name),
@@ -145,6 +148,7 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
             placement=given.get("placement", ANYWHERE),
             queue=given.get("queue"),
             deadline=given.get("deadline"),
+            distributed=given.get("distributed", ALONE),
         )
 
     return Record("a job", job_fields(), build, ELSEWHERE, {"allOf": _band_schemas()})

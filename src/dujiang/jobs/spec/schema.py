@@ -2,8 +2,8 @@
 
 Derived from the reader's own table of fields. It lists the usual spellings: the reader takes a few more (`16 GiB`,
 `01:30:00`), and checks some things a schema cannot say: names that are one variable to a program (`lr` and `LR`), an
-input or a secret named twice, the size of an environment as a whole, and what placement, nodes, resources, deadline and
-time limit say of one another.
+input or a secret named twice, the size of an environment as a whole, and what placement, nodes, resources, deadline,
+time limit and distributed say of one another.
 """
 
 from __future__ import annotations
