@@ -118,6 +118,7 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         setup=spec.setup,
         env={**spec.param_env, **spec.env, **array_env(job)},
         secrets=secrets,
+        image=spec.image,
         workdir=spec.workdir,
         checkpoint=checkpoint,
         time_limit_s=spec.time_limit_s,

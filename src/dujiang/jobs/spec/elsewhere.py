@@ -44,7 +44,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("type",), "Write kind: task or service."),
     **dict.fromkeys(("on", "limit"), "Write it under retry: retry: {limit: ..., on: [...]}."),
     **dict.fromkeys(
-        ("image", "container", "docker"), "This release runs commands in the environment of the node; make it in setup."
+        ("container", "docker", "container_image", "docker_image", "image_id"), "Write image: registry/name:tag."
     ),
     **dict.fromkeys(
         ("depends_on", "dependencies", "dependency", "needs", "afterok", "afterany", "afternotok"),

@@ -31,6 +31,7 @@ from dujiang.jobs.spec.place_fields import DEADLINE, NODES, PLACEMENT, QUEUE
 from dujiang.jobs.spec.resources import RESOURCES
 from dujiang.jobs.spec.words import (
     CHECKPOINT_PATH,
+    IMAGE,
     INNER_PATH,
     LABEL,
     NAME,
@@ -321,6 +322,14 @@ def job_fields() -> list[Field]:
             "Hyper-parameters: the program "
             "finds NAME as DUJIANG_PARAM_NAME in upper case, and they are kept with what the job makes.",
             examples=[{"learning_rate": 0.001}],
+        ),
+        Field(
+            "image",
+            IMAGE,
+            "Container image that setup and run run in, as registry/name:tag or with @sha256:...; it needs /bin/sh. "
+            "Working folder, checkpoints, output and inputs have the same paths in it.",
+            default_note="Default: the node's own environment, or the cluster's default image.",
+            examples=["pytorch/pytorch:2.8.0-cuda12.9-cudnn9-runtime"],
         ),
         Field(
             "workdir",

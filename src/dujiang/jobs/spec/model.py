@@ -201,6 +201,8 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
+    image: str | None = None
+    """Container image that `setup` and `run` run in; None is the node's own environment, or the cluster's default."""
     workdir: str | None = None
     """None gives the job a folder of its own."""
     checkpoint: Checkpoint | None = None
@@ -319,6 +321,7 @@ def _fields(spec: JobSpec, reveal: bool) -> list[tuple[str, Any]]:
         ("env", dict(spec.env) or None),
         ("secrets", {name: _secret(name, secret, reveal) for name, secret in spec.secrets.items()} or None),
         ("params", dict(spec.params) or None),
+        ("image", spec.image),
         ("workdir", spec.workdir),
         ("checkpoint", _checkpoint(point) if point else None),
         ("retry", {"limit": retry.limit, "on": [cause.value for cause in retry.on]}),

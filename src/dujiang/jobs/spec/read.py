@@ -134,6 +134,7 @@ def job_reader(default_name: str = "job") -> Record[JobSpec]:
             env=given.get("env", {}),
             secrets=given.get("secrets", {}),
             params=given.get("params", {}),
+            image=given.get("image"),
             workdir=given.get("workdir"),
             checkpoint=given.get("checkpoint"),
             retry=given.get("retry", Retry()),

@@ -60,6 +60,26 @@ INNER_PATH = Text(
     r"[A-Za-z0-9_][-A-Za-z0-9_.]*(/[A-Za-z0-9_][-A-Za-z0-9_.]*)*",
     "Write a path relative to DUJIANG_OUTPUT_DIR, without `..`, such as model.onnx.",
 )
+_LABEL_OF_HOST = "[A-Za-z0-9][-A-Za-z0-9]{0,62}"
+_PORT = "(:[1-9][0-9]{0,4})"
+_REGISTRY = rf"((localhost|{_LABEL_OF_HOST}([.]{_LABEL_OF_HOST}){{1,8}}){_PORT}?|{_LABEL_OF_HOST}{_PORT})"
+_PART = "[a-z0-9]+(([.]|_{1,2}|-{1,8})[a-z0-9]+)*"
+_IMAGE = rf"({_REGISTRY}/)?{_PART}(/{_PART})*(:[A-Za-z0-9_][-A-Za-z0-9_.]{{0,127}})?(@sha256:[0-9a-f]{{64}})?"
+"""As the distribution project writes references, less what no registry is called in practice."""
+
+
+def _mended_image(text: str) -> str:
+    mended = re.sub(r"^[a-z]+://", "", text.strip()).rstrip("/")
+    return mended if re.fullmatch(_IMAGE, mended) else ""
+
+
+IMAGE = Text(
+    "an image's reference",
+    400,
+    _IMAGE,
+    "Write registry/name:tag, or registry/name@sha256:... for one that never changes.",
+    _mended_image,
+)
 VENDOR = Text("a vendor", 32, r"[a-z][-a-z0-9]{0,31}", "Vendors are in lower case: nvidia, amd, huawei.", str.lower)
 MODEL = Text("a device model", 64, r"[A-Za-z0-9]([- _./A-Za-z0-9]{0,62}[A-Za-z0-9])?", "For example H100.")
 
