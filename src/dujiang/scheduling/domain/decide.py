@@ -268,6 +268,7 @@ class Round:
         ends = None if request.runs_at_most_s is None else self.now + timedelta(seconds=request.runs_at_most_s)
         holding = Holding(
             request.job_id, request.project_id, cluster, ranks, self.now, ends, apart=request.where.apart,
+            expected_end=None if request.expected_s is None else self.now + timedelta(seconds=request.expected_s),
             queue=request.queue, task_class=request.task_class,
         )  # fmt: skip
         self.holdings.append(holding)
@@ -315,7 +316,7 @@ class Round:
         is_first = self.late is None
         self.reservations[request.job_id] = reservation
         self.late = late
-        ends = [one.at for one in self.reservations.values()]
+        ends = [one.gap_ends for one in self.reservations.values()]
         self.gap_ends = None if None in ends else min(at for at in ends if at)
         if is_first:
             self.caps.keep(request)  # its project must not use up the quota that it will need
@@ -337,7 +338,8 @@ class Round:
 
 
 _HOPELESS: Final = (
-    Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.TAINTED, Reason.NODE_UNAVAILABLE, Reason.WINDOW,
+    Reason.NO_MATCHING_DEVICE, Reason.NO_IMAGES, Reason.TOO_LARGE, Reason.TAINTED, Reason.NODE_UNAVAILABLE,
+    Reason.WINDOW,
 )  # fmt: skip
 """Reasons that waiting for others does not mend, the most hopeless first."""
 

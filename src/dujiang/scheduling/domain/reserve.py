@@ -2,12 +2,15 @@
 
 The rule (EASY, Lifka 1995, with unknown ends): running jobs are let end in the order of their known ends, then those of
 unknown end by when they started. The job gets the best place at the first moment it fits: its target. What starts
-meanwhile must either leave the target free, or be over by that moment; where the moment is unknown, only the former.
+meanwhile must either leave the target free, or be over by that moment. Where the moment is unknown, what is known of
+others like those waited for tells when to expect it (Tsafrir, Etsion and Feitelson 2007); where that says nothing
+either, everything has to leave the target free. What fills the gap is judged by its own limit, never by a guess.
 
 Why nobody starves: what starts later either does not touch the target or is gone before it is needed, and stands last
-in the order of unknown ends. So the set of jobs waited for never grows, each of them ends some day, and nobody
-overtakes the head on its target. The next in line then becomes the head. With more than one reservation the targets do
-not touch one another (the conservative kind, Mu'alem and Feitelson 2001, to the depth that is set).
+in the order of unknown ends. So the set of jobs waited for never grows but by what is sure to end, each of them ends
+some day, and then the moment is known and moves no more: a guess that was wrong costs at most one filler's limit. The
+next in line then becomes the head. With more than one reservation the targets do not touch one another (the
+conservative kind, Mu'alem and Feitelson 2001, to the depth that is set).
 """
 
 from __future__ import annotations
@@ -34,10 +37,17 @@ class Reservation:
     job_id: str
     at: datetime | None
     """When it fits at the latest; None when it waits for jobs of unknown end."""
+    expected: datetime | None
+    """When it is expected to fit, where that is unknown; None when nothing is known of what it waits for."""
     awaited: str
     """The last job that must end before."""
     target: Fit
     """Where it will be."""
+
+    @property
+    def gap_ends(self) -> datetime | None:
+        """By when what uses the target meanwhile has to be over; None: nothing may use it."""
+        return self.at or self.expected
 
 
 def release_order(holding: Holding) -> tuple[datetime, datetime, str]:
@@ -181,7 +191,19 @@ def reserve(
         room.fleet, np.minimum(room.node, after.node), np.minimum(room.milli, after.milli),
         np.minimum(room.memory, after.memory), room.typical,
     )  # fmt: skip
-    return Reservation(job_id, max(now, last.ends_at) if last.ends_at else None, last.job_id, fit), late
+    at = max(now, last.ends_at) if last.ends_at else None
+    expected = None if at else _expected([releases.holdings[number] for number in ordered[:high]], now)
+    return Reservation(job_id, at, expected, last.job_id, fit), late
+
+
+def _expected(awaited: Sequence[Holding], now: datetime) -> datetime | None:
+    """Return when all of them will have ended by what is known of others like them; None where one tells nothing.
+
+    A guess that has passed is none: whoever made it corrects it.
+    """
+    ends = [holding.ends_at or holding.expected_end for holding in awaited]
+    last = max((end for end in ends if end is not None), default=None)
+    return None if None in ends or last is None or last <= now else last
 
 
 def turns(order: Sequence[int], *, of: int | None = None) -> IntArray:
