@@ -138,10 +138,11 @@ def test_a_queue_below_its_guarantee_has_claims_on_those_above_theirs_only() -> 
     usage = Usage(tree)
     for name, held in (("b", 4), ("c", 4), ("d", 4)):
         usage.take(name, "h", four(held))
-    assert usage.reclaimable_for("a", "h", four(4)) == ["d", "b"]
+    assert usage.has_claim("a", "h", four(4))
+    assert [name for name in "bcd" if usage.is_beyond(name, "a", "h")] == ["b", "d"]
     assert usage.over_guarantee("b", "h") == four(3)
-    assert usage.reclaimable_for("a", "h", four(5)) == []
-    assert usage.reclaimable_for("d", "h", four(1)) == []
+    assert not usage.has_claim("a", "h", four(5))
+    assert not usage.has_claim("d", "h", four(1))
 
 
 def test_a_queue_above_within_its_guarantee_is_left_alone_from_outside() -> None:
@@ -151,10 +152,10 @@ def test_a_queue_above_within_its_guarantee_is_left_alone_from_outside() -> None
     )  # fmt: skip
     usage = Usage(tree)
     usage.take("r1", "h", four(4))
-    assert usage.reclaimable_for("l1", "h", four(4)) == []
-    assert usage.reclaimable_for("r2", "h", four(4)) == ["r1"]
+    assert not usage.is_beyond("r1", "l1", "h")
+    assert usage.is_beyond("r1", "r2", "h")
     usage.take("r1", "h", four(1))
-    assert usage.reclaimable_for("l1", "h", four(4)) == ["r1"]
+    assert usage.is_beyond("r1", "l1", "h")
 
 
 # As what devices are counted
@@ -420,12 +421,11 @@ def test_a_guarantee_is_reached_once_those_above_theirs_have_gone(case: tuple[Us
         missing = tree.guarantee[at] - usage.held(name, "h")[0]
         if missing <= 0:
             continue
-        rid = usage.copy()
-        for other in usage.reclaimable_for(name, "h", four(missing)):
-            assert other != name
-            excess = rid.over_guarantee(other, "h")
-            assert excess[0] > 0
-            rid.release(other, "h", excess)
+        assert usage.has_claim(name, "h", four(missing))
+        rid, others = usage.copy(), [other for other in leaves(tree) if other != name]
+        while beyond := next((other for other in others if rid.is_beyond(other, name, "h")), None):
+            assert rid.over_guarantee(beyond, "h")[0] > 0
+            rid.release(beyond, "h", four(1))
         assert rid.fits(name, "h", four(missing)) is None
 
 

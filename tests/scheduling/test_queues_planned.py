@@ -122,6 +122,26 @@ class TestWhoGivesBack:
         done = plan(world(shared(), holdings=held, requests=[a_job("x", gpu=2, project="a", task_class=CORE)]), NOW)
         assert done.stops == ()
 
+    def test_a_department_within_its_guarantee_gives_nothing_to_others(self) -> None:
+        """What r1 holds is lent by r2 of the same department: r2 may have it back, a queue of another may not."""
+        tree = QueueTree(
+            [
+                Queue("all"),
+                Queue("right", "all"),
+                a_queue("left", 2),
+                a_queue("r1", 0, "right"),
+                a_queue("r2", 2, "right"),
+            ],
+            [QuotaFlavor("h")],
+        )
+        held = [runs("one", "r1", 0, 1), runs("two", "nobody", 2, 3, task_class=CORE)]
+        asked = {project: a_job("x", gpu=2, project=project) for project in ("left", "r2")}
+        stops = {
+            project: [stop.job_id for stop in plan(world(tree, holdings=held, requests=[job]), NOW).stops]
+            for project, job in asked.items()
+        }
+        assert stops == {"left": [], "r2": ["one"]}
+
     def test_within_one_queue_the_class_decides(self) -> None:
         held = [runs("one", "a", 0, 1, task_class=LOW), runs("two", "b", 2, 3, task_class=LOW)]
         done = plan(world(shared(), holdings=held, requests=[a_job("x", gpu=2, project="a", task_class=CORE)]), NOW)

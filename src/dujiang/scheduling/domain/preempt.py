@@ -187,7 +187,8 @@ class Preemption:
     def _of_less_right(self, waiting: Waiting, costs: Sequence[int]) -> list[int]:
         """Return those that a job may have stopped when queues have guarantees, in the same order.
 
-        A queue gives back no more than it holds beyond its guarantee, unless for a higher class of equal standing.
+        A queue gives back no more than it, and those above it that do not hold the job too, hold beyond their
+        guarantees, unless for a higher class of equal standing.
         """
         request, shape, held = waiting.request, waiting.shape, self.done.snapshot.holdings
         queues = self._queues.after(())
@@ -200,7 +201,7 @@ class Preemption:
             if queues.tree.queue_of(holding.project_id, holding.queue) == mine:
                 may = is_lower
             else:
-                match queues.standing(holding):
+                match queues.standing(holding, mine):
                     case Standing.BEYOND:
                         may = claims or is_lower
                     case Standing.WITHIN:

@@ -150,13 +150,13 @@ class QueueRound:
             other.release(holding.project_id, holding.queue, holding.cluster, holding.ranks)
         return other
 
-    def standing(self, holding: Holding) -> Standing:
-        """Return how what runs stands with its queue."""
+    def standing(self, holding: Holding, asking: str) -> Standing:
+        """Return how what runs stands with its queue, for another queue that asks for its place."""
         queue = self.tree.queue_of(holding.project_id, holding.queue)
         flavor = self.flavor(holding.cluster, holding.ranks)
         if not self.usage.counts(queue, flavor):
             return Standing.NOT_COUNTED
-        return Standing.BEYOND if any(self.usage.over_guarantee(queue, flavor)) else Standing.WITHIN
+        return Standing.BEYOND if self.usage.is_beyond(queue, asking, flavor) else Standing.WITHIN
 
     def has_claim(self, project_id: str, queue: str, ask: Ask, ranks: int) -> bool:
         """Say whether a queue would still be within its guarantee with so much more, of some flavor that will do."""

@@ -171,32 +171,19 @@ class Usage:
         asked = [at * 4 + r for r in range(4) if amounts[r] and self.tree.is_limited[at * 4 + r]]
         return bool(asked) and self._is_within(node, asked, amounts)
 
-    def reclaimable_for(self, queue: str, flavor: str, amounts: Amounts4) -> list[str]:
-        """Return the queues that must make room for so much more of another, the farthest above its guarantee first.
+    def is_beyond(self, other: str, queue: str, flavor: str) -> bool:
+        """Say whether a queue holds so much of a flavor that another, which has a claim, may take some of it back.
 
-        Empty when the queue itself would then be above its guarantee: it has no claim. A queue higher up is within its
-        guarantee for those outside it: its queues settle among themselves, and ask outside for the rest, so those come
-        last. How far above is measured by the resource of which the most is held above the guarantee, as part of what
-        all queues have, over the queue's share of the tree (dominant resource, as in Kueue's fair sharing).
+        It does when it, and every queue above it up to where the two meet, holds more than it is guaranteed: a queue
+        higher up that is within its guarantee is left alone by those outside it, whatever its queues hold.
         """
-        tree, node, at = self.tree, self.tree.queue_at.get(queue), self.tree.flavor_at.get(flavor)
-        if node is None or at is None:
-            return []
-        asked = [at * 4 + r for r in range(4) if amounts[r] and tree.is_limited[at * 4 + r]]
-        if not asked or not self._is_within(node, asked, amounts):
-            return []
-        found: list[str] = []
-        group: dict[str, float] = {}
-        path = tree.paths[node]
-        for below, above in zip(path, (*path[1:], None), strict=True):
-            siblings = tree.tops if above is None else tree.children[above]
-            for other in siblings:
-                if other != below:
-                    self._gather(other, asked, group)
-            if above is not None and not self._is_within(above, asked, amounts):
-                found += sorted(group, key=lambda name: (-group[name], name))
-                group = {}
-        return found + sorted(group, key=lambda name: (-group[name], name))
+        tree, at = self.tree, self.tree.flavor_at.get(flavor)
+        here, there = tree.queue_at.get(other), tree.queue_at.get(queue)
+        if at is None or here is None:
+            return False
+        shared = set(() if there is None else tree.paths[there])
+        cells = [tree.cell(node, at) for node in tree.paths[here] if node not in shared]
+        return all(any(self._excess(cell + resource) for resource in range(4)) for cell in cells)
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
@@ -257,24 +244,6 @@ class Usage:
 
     def _counts(self, here: int) -> bool:
         return self.tree.is_limited[here % len(self.tree.is_limited)]
-
-    def _gather(self, node: int, asked: Sequence[int], found: dict[str, float]) -> None:
-        """Note the queues at and below a node that hold above their guarantee, as every queue between them does too."""
-        tree = self.tree
-        cell = tree.cell(node, 0)
-        if not any(self._excess(cell + offset) for offset in asked):
-            return
-        for below in tree.children[node]:
-            self._gather(below, asked, found)
-        if not tree.children[node]:
-            name = tree.queues[node].name
-            far = max(self._excess(cell + offset) / max(1, self._all(offset)) for offset in asked)
-            found[name] = far / tree.share_of[name]
-
-    def _all(self, offset: int) -> int:
-        """Return what all queues have together."""
-        tree = self.tree
-        return sum(tree.subtree[tree.cell(top, 0) + offset] for top in tree.tops)
 
     # -- loans, of one resource of one flavor ----------------------------------------------------------------------
 
