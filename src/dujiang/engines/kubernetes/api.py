@@ -6,7 +6,7 @@ memory, and a field that this client does not know yet would be lost.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -37,6 +37,7 @@ class Api:
     """A cluster's API server. It connects at the first call."""
 
     def __init__(self, settings: KubernetesSettings, *, clock: Clock) -> None:
+        self.clock = clock
         self._connection = Connection(settings, clock)
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
@@ -139,11 +140,19 @@ class Api:
                 raise
 
     async def watch(
-        self, path: str, *, version: str, labels: str = "", fields: str = "", timeout_s: int = 300
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        self,
+        path: str,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        timeout_s: int = 300,
+        opened: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Yield what changes after a version: ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
 
-        Ends quietly when the server has had enough, after `timeout_s` at the latest.
+        Calls `opened` once the server has taken the watch, which may be long before the first event. Ends quietly when
+        the server has had enough, after `timeout_s` at the latest.
 
         Raises:
             Gone: that version is no longer kept; list anew.
@@ -158,6 +167,8 @@ class Api:
             timeoutSeconds=str(timeout_s),
         )
         async with self._connection.stream(path, asked, quiet_s=_QUIET_S) as answer:
+            if opened:
+                opened()
             rest = b""
             async for piece in answer.content.iter_any():
                 *lines, rest = (rest + piece).split(b"\n")
@@ -193,7 +204,7 @@ class Api:
         follow: bool = False,
         tail_lines: int | None = None,
         since_s: int | None = None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a container's output in pieces as they come; with `follow` until the container ends.
 
         Raises:
