@@ -10,10 +10,10 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -v -o faulthandler_timeout=300
 SIM_SEEDS ?= 1000
 
-.PHONY: help setup demo up test check sim test-chaos test-slurm test-gpu bench openapi migration lock clean
+.PHONY: help setup demo up test check sim test-chaos test-slurm test-k8s test-gpu bench openapi migration lock clean
 
 help: ## List what make can do
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
 		printf '  make %-12s %s\n' "$$name" "$$words"; done
 
 setup: ## Make .venv from the hashed lock (PYTHON=... names the interpreter); quick when nothing has changed
@@ -27,7 +27,7 @@ up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--p
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dujiang up $(ARGS)
 
 test: setup ## Run all tests but those of minutes (chaos, slow) and of a GPU (ARGS="tests/pool -x")
-	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm" $(ARGS)
+	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm and not kubernetes" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts, published API, tidiness
 	$(BIN)/ruff format --check .
@@ -45,6 +45,9 @@ test-chaos: setup ## Kill the platform with SIGKILL while real jobs run, and the
 
 test-slurm: setup ## Run the Slurm engine against a real Slurm, which root installs from Debian where it is missing
 	@$(PYTEST) -p no:xdist -m slurm tests/slurm $(ARGS)
+
+test-k8s: setup ## Run against a real Kubernetes, compiled by Go the first time; root installs containerd where missing
+	@$(PYTEST) -p no:xdist -m kubernetes tests/kubernetes $(ARGS)
 
 test-gpu: setup ## Run the tests that need an NVIDIA GPU
 	@$(PYTEST) -p no:xdist -m gpu $(ARGS)
