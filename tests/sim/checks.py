@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from dujiang.engines.contract import AttemptKey, End
-from dujiang.engines.simulated import Run
+from dujiang.engines.simulated import FleetSpec, Run, Truth
 from dujiang.jobs.domain import Attempt, Job, JobState
 from dujiang.jobs.history import check_allocations, check_histories
 from dujiang.jobs.loop.sweeping import orphans
@@ -18,7 +19,7 @@ from dujiang.kit import journal
 from dujiang.pool.domain import Allocation, LedgerFilter
 from dujiang.scheduling.domain import StopWhy
 from tests.sim.script import LOST_AFTER_S
-from tests.sim.simulation import Broken, Simulation
+from tests.sim.simulation import RENT_PER_DEVICE_HOUR, RENTED, Broken, Simulation
 
 STATES: Final = {
     End.SIGNALED: JobState.FAILED, End.OUT_OF_MEMORY: JobState.OUT_OF_MEMORY, End.TIME_LIMIT: JobState.TIMEOUT,
@@ -56,11 +57,11 @@ async def check_any_time(simulation: Simulation) -> None:
 async def check_all(simulation: Simulation) -> None:
     """Check all that holds once everything is quiet."""
     await check_any_time(simulation)
-    _check_cluster(simulation)
+    _check_clusters(simulation)
     platform = simulation.replicas[-1]
     _none("it runs and is nobody's", await orphans(simulation.db, platform.world.clusters))
-    engine = next(iter(platform.world.clusters.values()))
-    _none("the engine was not told to forget it", await engine.attempts())
+    for engine in platform.world.clusters.values():
+        _none("the engine was not told to forget it", await engine.attempts())
     async with simulation.db.reading() as tx:
         jobs = {job.id: job for job in await platform.jobs.jobs(tx, JobFilter())}
         attempts = await platform.jobs.attempts(tx, sorted(jobs))
@@ -71,6 +72,7 @@ async def check_all(simulation: Simulation) -> None:
             for record in await journal.read(tx.connection, types=["AttemptStopAsked"], limit=10_000)
         )
         ends = Counter(record.subject for record in await journal.read(tx.connection, types=["JobEnded"], limit=10_000))
+        bursts = await journal.read(tx.connection, types=["JobBurst"], limit=10_000)
         secrets = (await tx.connection.exec_driver_sql("SELECT job_id FROM job_secrets")).all()
     _none("a secret outlives its job", secrets)
     if waiting:
@@ -79,18 +81,31 @@ async def check_all(simulation: Simulation) -> None:
     _check_stops(jobs, attempts, asked)
     _check_ledger(simulation, ledger, attempts)
     _check_quota(simulation, jobs, attempts)
+    _check_bursts(simulation, bursts, attempts)
 
 
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 
-def _check_cluster(simulation: Simulation) -> None:
-    truth = simulation.cluster.truth
+def _check_clusters(simulation: Simulation) -> None:
+    _none("it ran on two clusters", _twice(key for one in simulation.clusters.values() for key in one.truth.runs))
+    everywhere = Truth()
+    for run in simulation.runs().values():
+        everywhere.add(run)
+    _none("two attempts of one job ran at once", everywhere.ran_together())
+    for name, cluster in simulation.clusters.items():
+        _check_cluster(cluster.truth, simulation.fleets[name])
+
+
+def _twice(keys: Iterable[AttemptKey]) -> list[AttemptKey]:
+    return [key for key, count in Counter(keys).items() if count > 1]
+
+
+def _check_cluster(truth: Truth, fleet: FleetSpec) -> None:
     _none("it still runs", truth.running())
     _none("its program began twice", truth.started_twice())
-    _none("two attempts of one job ran at once", truth.ran_together())
     _none("a device was given twice", truth.over_allocated())
-    limits = {node.name: (node.cpu_milli, node.memory_bytes) for node in simulation.script.fleet.build()}
+    limits = {node.name: (node.cpu_milli, node.memory_bytes) for node in fleet.build()}
     for column, what in enumerate(("cpu_milli", "memory_bytes")):
         held: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         for run in _ran(truth.runs.values()):
@@ -109,13 +124,37 @@ def _check_quota(simulation: Simulation, jobs: dict[str, Job], attempts: dict[st
     project_id = simulation.projects["narrow"]
     for what, limit in (("gpu", quota.gpu_milli), ("cpu", quota.cpu_milli)):
         moves: list[tuple[int, int]] = []
-        for run in _ran(simulation.cluster.truth.runs.values()):
+        for run in _ran(simulation.runs().values()):
             if jobs[run.key.job_id].project_id == project_id:
                 ranks = run.ranks
                 devices = sum(share.gpu_milli for rank in ranks for share in rank.devices)
                 moves += _interval(run, devices if what == "gpu" else sum(rank.cpu_milli for rank in ranks))
         if limit is not None and (worst := _peak(moves)) > limit:
             raise Broken(f"the project really had {worst} thousandths of {what}, its quota is {limit}")
+
+
+def _check_bursts(simulation: Simulation, bursts: Sequence[journal.Record], attempts: dict[str, list[Attempt]]) -> None:
+    """What went to a rented cluster was told, and each time the day's budget had room for it to its time limit.
+
+    What ended sooner counts as it was, so the estimates of a day may add up to more than its budget; what really ran
+    does not, but for what was lost and not yet known to be.
+    """
+    told = {AttemptKey(record.subject, record.payload["attempt"]) for record in bursts}
+    went = {one.key: one for each in attempts.values() for one in each if one.cluster == RENTED}
+    _none("work was rented for and it was not told, or not rented for and told", told ^ went.keys())
+    _none("a budget was overdrawn", [one for one in bursts if Decimal(one.payload["budget_left"]) < 0])
+    if not bursts:
+        return
+    ran_s = sum(
+        (run.finished_at - run.started_at).total_seconds() * sum(len(rank.devices) for rank in run.ranks)
+        for key, run in simulation.runs().items()
+        if key in went and run.started_at is not None and run.finished_at is not None
+    )
+    most = (
+        Decimal(bursts[0].payload["budget_per_day"]) + RENT_PER_DEVICE_HOUR * Decimal(len(went) * LOST_AFTER_S) / 1800
+    )
+    if RENT_PER_DEVICE_HOUR * Decimal(ran_s) / 3600 > most:
+        raise Broken(f"{ran_s:.0f} device-seconds were rented, for more than the budget")
 
 
 def _ran(runs: Iterable[Run]) -> list[Run]:
@@ -148,11 +187,12 @@ def _check_jobs(
     _none("a job was taken twice", [name for name, count in names.items() if count > 1])
     _none("a job that nobody wanted", jobs.keys() - wanted.keys())
     known = {attempt.key for of_job in attempts.values() for attempt in of_job}
-    _none("the engine ran what was never written down", simulation.cluster.truth.runs.keys() - known)
+    _none("the engine ran what was never written down", simulation.runs().keys() - known)
+    runs = simulation.runs()
     for job in jobs.values():
         if ends[job.id] != 1:
             raise Broken(f"{_told(job)} has {ends[job.id]} ends")
-        _check_job(simulation, job, attempts[job.id], cancelled=wanted[job.id].cancelled)
+        _check_job(runs, job, attempts[job.id], cancelled=wanted[job.id].cancelled)
 
 
 def _check_stops(jobs: dict[str, Job], attempts: dict[str, list[Attempt]], asked: Counter[tuple[str, int]]) -> None:
@@ -170,7 +210,7 @@ def _check_stops(jobs: dict[str, Job], attempts: dict[str, list[Attempt]], asked
                 raise Broken(f"{_told(job)}: attempt {one.number} was stopped as {why}, and is not run again")
 
 
-def _check_job(simulation: Simulation, job: Job, attempts: Sequence[Attempt], *, cancelled: bool) -> None:
+def _check_job(runs: Mapping[AttemptKey, Run], job: Job, attempts: Sequence[Attempt], *, cancelled: bool) -> None:
     if [one.number for one in attempts] != list(range(1, job.attempt + 1)):
         raise Broken(f"{_told(job)} has the attempts {[one.number for one in attempts]}")
     if job.cancel_at is not None and not cancelled:
@@ -178,7 +218,7 @@ def _check_job(simulation: Simulation, job: Job, attempts: Sequence[Attempt], *,
     counted = 0
     for attempt in attempts:
         is_last = attempt.number == job.attempt
-        run = simulation.cluster.truth.of(attempt.key)
+        run = runs.get(attempt.key)
         _check_attempt(job, attempt, run, is_last=is_last)
         cause = _cause(attempt, run)
         # Cancelled in a pause between two attempts: the next one was already promised.
@@ -257,7 +297,7 @@ def _told(job: Job) -> str:
 
 def _check_ledger(simulation: Simulation, ledger: Sequence[Allocation], attempts: dict[str, list[Attempt]]) -> None:
     """Each attempt held what it was given, all the time that it really ran, and not much longer."""
-    rows: defaultdict[AttemptKey, list[Allocation]] = defaultdict(list)
+    rows, runs = defaultdict[AttemptKey, list[Allocation]](list), simulation.runs()
     for row in ledger:
         rows[row.share.key].append(row)
     known = {attempt.key: attempt for of_job in attempts.values() for attempt in of_job}
@@ -268,7 +308,7 @@ def _check_ledger(simulation: Simulation, ledger: Sequence[Allocation], attempts
         expected = sum(1 + len(rank.devices) for rank in known[key].ranks)
         if len(held) != expected or any(row.ended_at is None for row in held):
             raise Broken(f"{key} has {len(held)} rows in the ledger, {expected} are right, all of them closed")
-        run = simulation.cluster.truth.of(key)
+        run = runs.get(key)
         if run is None or run.started_at is None or run.finished_at is None:
             continue
         for row in held:

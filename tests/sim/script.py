@@ -55,6 +55,8 @@ class Script:
     storm: Storm
     active_s: float
     replicas: int
+    rented: FleetSpec | None = None
+    """A second cluster, rented by use."""
 
 
 def write(dice: Dice) -> Script:
@@ -231,6 +233,21 @@ def with_room(script: Script, dice: Dice) -> Script:
     return replace(
         script, fleet=fleet, quotas={}, storm=storm, arrivals=tuple(sorted(arrivals, key=lambda one: one.at_s))
     )
+
+
+def with_rent(script: Script, dice: Dice) -> Script:
+    """Return a story of a pool too small for what comes, beside a rented cluster that holds more of it."""
+    rng = dice.stream("rent")
+    fleet = FleetSpec((NodeGroup(1, 2, cpu_milli=16_000, memory_bytes=64 * GIB, disk_bytes=200 * GIB),))
+    rented = FleetSpec((NodeGroup(rng.randint(1, 3), 2, cpu_milli=8_000, memory_bytes=32 * GIB),))
+    arrivals = [
+        _lasting(rng, f"much{n}", Gpu(rng.choice((500, 1000, 2000))), rng.uniform(10, 80), rng.uniform(0, 60))
+        for n in range(rng.randint(10, 20))
+    ]
+    limited = [replace(one, spec=replace(one.spec, time_limit_s=200.0)) for one in arrivals]  # rent is told beforehand
+    kept = [one for one in script.arrivals if one.spec.resources.gpu is None]
+    everything = sorted([*limited, *kept], key=lambda one: (one.at_s, one.spec.name))
+    return replace(script, fleet=fleet, rented=rented, quotas={}, arrivals=tuple(everything))
 
 
 def _lasting(

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,8 @@ import httpx
 
 from dujiang.bootstrap.platform import Platform, World, new_ids
 from dujiang.bootstrap.settings import Settings
-from dujiang.engines.simulated import Faults, SimulatedEngine
+from dujiang.engines.contract import AttemptKey
+from dujiang.engines.simulated import Faults, FleetSpec, Run, SimulatedEngine
 from dujiang.engines.simulated import World as Cluster
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import load_shipped
@@ -41,6 +43,8 @@ from tests.sim.script import LOST_AFTER_S, Arrival, Script, write
 from tests.sim.stage import Dice, HeldClock, InPlace, Mishaps, on_stage
 
 CLUSTER: Final = "simulated"
+RENTED: Final = "rented"
+RENT_PER_DEVICE_HOUR: Final = Decimal(1)
 KEY: Final = b"a key for the simulation"
 SETTINGS: Final = Settings(
     jobs=JobSettings(
@@ -58,6 +62,8 @@ _USING: Final = {"use": 0.3, "rescore": 0.1}
 """Loops with dice of their own."""
 _MOVING: Final = {"defragment": 0.4}
 """Likewise; only where moves are made."""
+_MINDING: Final = {"answers": 0.3, "reservations": 0.1, "strangers": 0.02}
+"""Likewise."""
 _GOES_ON: Final = ("Stopped to go on with ", "Stopped to go on elsewhere")
 
 
@@ -133,11 +139,14 @@ class Simulation:
         shutil.copyfile(template, path)
         with on_stage(self.mishaps):
             self.db = Database(f"sqlite+aiosqlite:///{path}", clock=self.clock, journal_key=KEY, durable=False)
-        self.cluster = Cluster(self.script.fleet, seed=seed, clock=self.wall)
+        self.clusters = {CLUSTER: Cluster(self.script.fleet, seed=seed, clock=self.wall)}
+        if self.script.rented is not None:
+            self.clusters[RENTED] = Cluster(self.script.rented, seed=seed + 1, clock=self.wall)
         self._folder, self._lives, self._skew_s = folder, 0, 0.0
         self.whims = Whims(self.dice.stream("whims"), self.script.storm.stops)
         self.using = self.dice.stream("using")
         self.moving = self.dice.stream("moving")
+        self.minding = self.dice.stream("minding")
         self.replicas = [self._born() for _ in range(self.script.replicas)]
 
     # -- the play --------------------------------------------------------------------------------------------------
@@ -177,7 +186,8 @@ class Simulation:
 
     def _brew(self) -> None:
         storm = self.script.storm
-        self.cluster.set_faults(storm.world)
+        for cluster in self.clusters.values():
+            cluster.set_faults(storm.world)
         self.mishaps.busy, self.mishaps.refused = storm.busy, storm.refused
         self.mishaps.unheard, self.mishaps.full = storm.unheard, storm.full
 
@@ -185,9 +195,11 @@ class Simulation:
         self.is_quiet = True
         self.whims.chance = 0.0
         self.mishaps.calm()
-        self.cluster.set_faults(Faults(notice_s=self.script.storm.world.notice_s))
-        for node in self.script.fleet.build():
-            self.cluster.restore_node(node.name)
+        for cluster in self.clusters.values():
+            cluster.set_faults(Faults(notice_s=self.script.storm.world.notice_s))
+        for name, fleet in self.fleets.items():
+            for node in fleet.build():
+                self.clusters[name].restore_node(node.name)
 
     async def _step(self) -> None:
         storm, rng = self.script.storm, self.rng
@@ -217,7 +229,7 @@ class Simulation:
 
     def _to_next_s(self) -> float:
         """Return how long nothing will happen; not longer than loops may be apart."""
-        return min(max(self.cluster.next_s(), 2.0), 10.0)
+        return min(max(min(cluster.next_s() for cluster in self.clusters.values()), 2.0), 10.0)
 
     def _pass(self, seconds: float) -> None:
         self.wall.advance(round(seconds, 3))
@@ -232,7 +244,7 @@ class Simulation:
 
     def _choose(self, platform: Platform) -> list[Callable[[], Awaitable[TickReport]]]:
         rng = self.rng
-        loops = [loop for loop in platform.loops if loop.name not in _MOVING]
+        loops = [loop for loop in platform.loops if loop.name not in _MOVING | _MINDING]
         usual = [loop for loop in loops if loop.name not in _USING]
         chosen = [loop.tick for loop in usual if rng.random() < _OFTEN.get(loop.name, _SELDOM)]
         if not self.is_quiet:  # idle work is stopped and run again for ever; what is to end must not be measured
@@ -243,6 +255,7 @@ class Simulation:
                 chosen += [
                     loop.tick for loop in platform.loops if self.moving.random() < _MOVING.get(loop.name, 0.0)
                 ]  # fmt: skip
+        chosen += [loop.tick for loop in platform.loops if self.minding.random() < _MINDING.get(loop.name, 0.0)]
         rng.shuffle(chosen)
         return chosen
 
@@ -291,7 +304,8 @@ class Simulation:
         self._lives += 1
         world = World(
             db=self.db, clock=self.clock, ids=new_ids(self.clock, self.dice.seed * 1000 + self._lives),
-            objects=_objects(self._folder, self.clock), clusters={CLUSTER: SimulatedEngine(self.cluster)},
+            objects=_objects(self._folder, self.clock),
+            clusters={name: SimulatedEngine(cluster) for name, cluster in self.clusters.items()},
             door_secret=b"door", cache=self._folder / "cache", lost_after_s={}, diagnose=_diagnoser(), http=_http(),
             passwords=_passwords(), planner=self.whims,
         )  # fmt: skip
@@ -341,7 +355,7 @@ class Simulation:
             return
         name = rng.choice(self.script.fleet.build()).name
         what = rng.choice((PoolService.cordon, PoolService.drain, PoolService.uncordon, PoolService.uncordon))
-        await self._told(lambda tx, platform: what(platform.pool, tx, name, "maintenance"))
+        await self._told(lambda tx, platform: what(platform.pool, tx, f"{CLUSTER}/{name}", "maintenance"))
         self.story.counted[what.__name__] += 1
 
     async def _told(self, do: Callable[[Tx, Any], Awaitable[Any]]) -> bool:
@@ -361,10 +375,25 @@ class Simulation:
                 raise
         return True
 
+    # -- what is true ----------------------------------------------------------------------------------------------
+
+    @property
+    def fleets(self) -> dict[str, FleetSpec]:
+        """Return what there is, by cluster."""
+        return {CLUSTER: self.script.fleet} | ({} if self.script.rented is None else {RENTED: self.script.rented})
+
+    def runs(self) -> dict[AttemptKey, Run]:
+        """Return what really ran, on any cluster."""
+        return {key: run for cluster in self.clusters.values() for key, run in cluster.truth.runs.items()}
+
+    def running(self) -> list[AttemptKey]:
+        """Return what really runs now."""
+        return [key for cluster in self.clusters.values() for key in cluster.truth.running()]
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     async def _is_over(self) -> bool:
-        if any(one.job_id is None and not one.refused for one in self.wanted) or self.cluster.truth.running():
+        if any(one.job_id is None and not one.refused for one in self.wanted) or self.running():
             return False
         async with self.db.reading() as tx:
             return not await self.replicas[0].jobs.count_by_state(tx)
@@ -373,7 +402,7 @@ class Simulation:
         async with self.db.reading() as tx:
             jobs = await self.replicas[0].jobs.jobs(tx, JobFilter(live=True))
         told = [f"{job.name} {job.state} {job.reason} waits={job.waits} {job.waiting}" for job in jobs]
-        return "; ".join(told[:5]) or f"it runs: {self.cluster.truth.running()}"
+        return "; ".join(told[:5]) or f"it runs: {self.running()}"
 
     async def _settle(self) -> None:
         """Let every loop do what is left; then none finds anything to do."""
@@ -395,6 +424,7 @@ class Simulation:
             self.story.counted["retried"] += job.retries > 0
         for attempts in (await platform.jobs.attempts(tx, [job.id for job in jobs])).values():
             self.story.counted.update(f"ended {attempt.state}" for attempt in attempts)
+            self.story.counted.update(f"on {attempt.cluster}" for attempt in attempts)
             self.story.counted.update(f"stopped {attempt.stop_reason}" for attempt in attempts if attempt.stop_reason)
             self.story.counted.update(
                 f"planned {attempt.stop_reason}" for attempt in attempts if attempt.stop_sentence.startswith(_GOES_ON)

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import pytest
 import structlog
 
 from dujiang.billing import store as billing_store
+from dujiang.bootstrap.settings import ClusterSettings
 from dujiang.jobs.domain import JobState, ending
 from dujiang.jobs.loop import running
 from dujiang.pool import service as pool_service
 from dujiang.pool.domain.inventory import Used
 from dujiang.scheduling.domain import growing
-from dujiang.scheduling.settings import SchedulingSettings
+from dujiang.scheduling.settings import BurstSettings, SchedulingSettings
 from tests.sim import simulation
-from tests.sim.script import with_room, write
-from tests.sim.simulation import Story, make_template, run
+from tests.sim.script import with_rent, with_room, write
+from tests.sim.simulation import RENT_PER_DEVICE_HOUR, RENTED, Story, make_template, run
 
 pytestmark = pytest.mark.sim
 
@@ -35,6 +37,8 @@ SEEDS = [int(ONE)] if ONE else list(range(int(os.environ.get("SIM_SEEDS") or 25)
 CHUNKS = [SEEDS[at : at + CHUNK] for at in range(0, len(SEEDS), CHUNK)]
 GROWN = range(3000, 3016)
 """Stories of growth and moves."""
+RENTING = range(4000, 4016)
+"""Stories of a rented cluster."""
 FOUND = {
     15: "a node opened right after it was closed stayed closed at its engine",
     74: "a cancelled commit of a closed connection raised something else",
@@ -128,6 +132,19 @@ def test_stories_with_growth_and_moves_hold(monkeypatch: pytest.MonkeyPatch, tmp
     counted = sum((story.counted for story in stories), start=Counter[str]())
     assert counted["planned Resized"]
     assert counted["planned Moved"]
+    assert counted["killed"]
+
+
+def test_stories_with_rented_nodes_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path) -> None:
+    """A pool too small beside a rented one whose nodes come and go: the budget holds, nothing runs on both."""
+    spends = SchedulingSettings(burst=BurstSettings(on=True, after_s=5.0, budget_per_day=Decimal("0.5")))
+    terms = {RENTED: ClusterSettings(cloud=True, price_per_device_hour=RENT_PER_DEVICE_HOUR, interruptions_per_day=2.0)}
+    changed = {"scheduling": spends, "clusters": terms}
+    monkeypatch.setattr(simulation, "SETTINGS", simulation.SETTINGS.model_copy(update=changed))
+    monkeypatch.setattr(simulation, "write", lambda dice: with_rent(write(dice), dice))
+    stories = [run(seed, tmp_path, template) for seed in RENTING]
+    counted = sum((story.counted for story in stories), start=Counter[str]())
+    assert counted[f"on {RENTED}"] > len(stories)
     assert counted["killed"]
 
 
