@@ -154,7 +154,7 @@ async def test_what_slurm_preempts_is_lost_and_says_so(harness: SlurmHarness) ->
     ).strip()  # fmt: skip
     seen = await ended(harness, key)
     harness.cluster.client("scancel", other)
-    assert seen.end is End.LOST
+    assert seen.end is End.PREEMPTED
     assert "PREEMPTED" in told(seen)
 
 

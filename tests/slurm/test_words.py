@@ -61,7 +61,7 @@ def _end(end: str, signal: int | None = None, code: int | None = None) -> dict[s
     [
         (_end("Lost"), "CANCELLED", "Stopped"),
         (_end("Lost"), "TIMEOUT", "TimeLimit"),
-        (_end("Lost"), "PREEMPTED", "Lost"),
+        (_end("Lost"), "PREEMPTED", "Preempted"),
         (_end("Lost"), "", "Lost"),
         (_end("Lost"), "FAILED", "Lost"),
         (_end("Signaled", 15), "CANCELLED", "Stopped"),

@@ -26,7 +26,7 @@ ENDS: Final[Mapping[str, tuple[End, End]]] = {
     "LAUNCH_FAILED": (End.LAUNCH_FAILED, End.NODE_LOST),
     "NODE_FAIL": (End.NODE_LOST, End.NODE_LOST),
     "OUT_OF_MEMORY": (End.OUT_OF_MEMORY, End.OUT_OF_MEMORY),
-    "PREEMPTED": (End.LOST, End.LOST),
+    "PREEMPTED": (End.PREEMPTED, End.PREEMPTED),
     "RECONFIG_FAIL": (End.NODE_LOST, End.NODE_LOST),
     "REVOKED": (End.LOST, End.LOST),
     "SPECIAL_EXIT": (End.LOST, End.LOST),
