@@ -81,7 +81,7 @@ def reduce_slice(piece: Mapping[str, Any]) -> KubeSlice | None:
     if not driver or not pool.get("name"):
         return None
     name = sys.intern(pool["name"])
-    found = (_device(one, sys.intern(driver), name, spec.get("nodeName", "")) for one in spec.get("devices") or ())
+    found = (_device(one, sys.intern(driver), name, spec.get("nodeName") or "") for one in spec.get("devices") or ())
     return KubeSlice(
         driver=sys.intern(driver),
         pool=name,
@@ -183,11 +183,13 @@ def _whole(devices: Iterable[KubeDevice]) -> Iterator[KubeDevice]:
 
 def _device(one: Mapping[str, Any], driver: str, pool: str, node: str) -> KubeDevice:
     basic = one.get("basic") or one  # v1beta1
-    attributes = {str(name): _value(value) for name, value in (basic.get("attributes") or {}).items()}
+    attributes = {
+        str(name): value.get("string", value.get("int"))  # versions and truths tell no device from another
+        for name, value in (basic.get("attributes") or {}).items()
+    }
     capacity = basic.get("capacity") or {}
     taints = [taint for taint in basic.get("taints") or () if taint.get("effect") != "None"]
-    pins = [(name, value) for name, value in attributes.items() if isinstance(value, str | int) and value != ""]
-    pins = [pin for pin in pins if not isinstance(pin[1], bool)]
+    pins = [(name, value) for name, value in attributes.items() if value is not None and value != ""]
     pins.sort(key=lambda pin: (_rank(pin[0]), pin[0]))
     return KubeDevice(
         id=(driver, pool, sys.intern(one["name"])),
@@ -204,10 +206,6 @@ def _device(one: Mapping[str, Any], driver: str, pool: str, node: str) -> KubeDe
 def _rank(name: str) -> int:
     word = name if name.startswith("resource.kubernetes.io/") else name.rpartition("/")[2]
     return _BEST_PINS.index(word) if word in _BEST_PINS else len(_BEST_PINS)
-
-
-def _value(value: Mapping[str, Any]) -> Any:
-    return next((value[kind] for kind in ("string", "int", "version", "bool") if kind in value), None)
 
 
 def _plain(attributes: Mapping[str, Any], word: str) -> Any:

@@ -50,6 +50,7 @@ def slots_of(node: KubeNode, settings: KubernetesSettings, claimable: Sequence[K
         claimable: its devices of dynamic resource allocation.
     """
     found: list[Slot] = []
+    # On a node of HAMi the resource counts tickets, ten of each card, whether or not shares are wanted.
     for slot in (*_claimed(claimable, settings), *_registered(node, settings), *_counted(node, settings)):
         # A vendor's devices come from one source: elsewhere they are the same ones again.
         if not any(known.facts.vendor == slot.facts.vendor and _source(known) != _source(slot) for known in found):
@@ -59,12 +60,12 @@ def slots_of(node: KubeNode, settings: KubernetesSettings, claimable: Sequence[K
 
 def shares_by(slot: Slot, settings: KubernetesSettings) -> str:
     """Return what gives shares of a device: `hami`, `kai`, `whole`, or `refuse` where nothing does."""
-    if settings.fractions != "auto":
-        has_it = settings.fractions != "hami" or slot.hami is not None
-        return settings.fractions if has_it and not (slot.device and settings.fractions == "kai") else "refuse"
+    if settings.fractions in ("whole", "refuse"):
+        return settings.fractions
     if slot.hami is not None:
-        return "hami"
-    return "kai" if settings.scheduler == KAI and slot.resource == "nvidia.com/gpu" else "refuse"
+        return "hami" if settings.fractions in ("auto", "hami") else "refuse"
+    by_kai = settings.fractions == "kai" or (settings.fractions == "auto" and settings.scheduler == KAI)
+    return "kai" if by_kai and slot.resource == "nvidia.com/gpu" else "refuse"
 
 
 def isolation_of(slot: Slot, settings: KubernetesSettings) -> Isolation:
@@ -90,8 +91,6 @@ def _claimed(devices: Sequence[KubeDevice], settings: KubernetesSettings) -> Ite
 
 
 def _registered(node: KubeNode, settings: KubernetesSettings) -> Iterator[Slot]:
-    if settings.fractions not in ("auto", "hami"):
-        return
     for device in node.hami:
         model = device.type.removeprefix("NVIDIA-").removeprefix("MLU-") or device.vendor
         memory = settings.device_memory_bytes.get(model, device.memory_mib << 20)

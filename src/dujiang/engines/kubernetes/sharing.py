@@ -77,7 +77,7 @@ def request_for(
     given = [isolation_of(slot, settings) for share, slot in shares if share.gpu_milli < _WHOLE]
     parts = [
         _by_resource([pair for pair in shares if _way(pair, settings) == "resource"]),
-        _by_hami([pair for pair in shares if _way(pair, settings) == "hami"], rank),
+        _by_hami([pair for pair in shares if _way(pair, settings) == "hami"], rank, settings),
         _by_kai([pair for pair in shares if _way(pair, settings) == "kai"], shares, rank),
     ]
     claimed = [slot.device for pair in shares for slot in (pair[1],) if slot.device and _way(pair, settings) == "claim"]
@@ -119,7 +119,7 @@ def _by_resource(shares: Shares) -> DeviceRequest:
     return DeviceRequest(limits={name: str(count) for name, count in limits.items()})
 
 
-def _by_hami(shares: Shares, rank: RankPlacement) -> DeviceRequest:
+def _by_hami(shares: Shares, rank: RankPlacement, settings: KubernetesSettings) -> DeviceRequest:
     """Ask HAMi: so many devices, and of each the same memory and percent of cores."""
     limits: dict[str, str] = {}
     notes: dict[str, str] = {}
@@ -130,21 +130,22 @@ def _by_hami(shares: Shares, rank: RankPlacement) -> DeviceRequest:
     for words, own in by_words.items():
         _refuse_unlike("HAMi", own, rank)
         share, slot = own[0]
+        milli = _WHOLE if shares_by(slot, settings) == "whole" else share.gpu_milli
         limits[words.count] = str(len(own))
-        if share.gpu_milli < _WHOLE or words.cores:
-            limits[words.memory] = str(_memory(words, share, slot))
+        if milli < _WHOLE or words.cores:
+            limits[words.memory] = str(max(1, _memory(words, milli, share.memory_bytes, slot.facts.memory_bytes)))
         if words.cores:
-            limits[words.cores] = str(max(1, min(100, share.gpu_milli // 10)))
+            limits[words.cores] = str(max(1, min(100, milli // 10)))
         if words.uuids:
             notes[words.uuids] = ",".join(slot.uuid for _, slot in own)
     return DeviceRequest(limits=limits, annotations=notes)
 
 
-def _memory(words: hami.HamiWords, share: DeviceShare, slot: Slot) -> int:
+def _memory(words: hami.HamiWords, milli: int, wanted: int, whole: int) -> int:
     """Return the memory that is asked of HAMi for each device, in MiB or percent: rounded down, so that all fits."""
-    whole = slot.facts.memory_bytes
-    wanted = whole if share.gpu_milli >= _WHOLE else share.memory_bytes or whole * share.gpu_milli // _WHOLE
-    return max(1, wanted * 100 // max(1, whole) if words.memory_is_percent else wanted // _MIB)
+    if milli >= _WHOLE or not wanted:
+        return milli // 10 if words.memory_is_percent else whole * milli // _WHOLE // _MIB
+    return wanted * 100 // max(1, whole) if words.memory_is_percent else wanted // _MIB
 
 
 def _by_kai(shares: Shares, all_shares: Shares, rank: RankPlacement) -> DeviceRequest:
