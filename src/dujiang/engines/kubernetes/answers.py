@@ -23,12 +23,12 @@ class Unknown(Exception):
         self.sentence = sentence
 
 
-class Busy(Unknown):
+class Busy(Exception):
     """The cluster has too much to do and says when to ask again."""
 
     def __init__(self, sentence: str, after_s: float) -> None:
         super().__init__(sentence)
-        self.after_s = after_s
+        self.sentence, self.after_s = sentence, after_s
 
 
 async def check(server: str, answer: aiohttp.ClientResponse) -> None:
@@ -82,8 +82,6 @@ def telling(access: Access, timeout_s: float) -> Iterator[None]:
     server = access.server
     try:
         yield
-    except aiohttp.InvalidURL as error:
-        raise EngineUnavailable(f"{server!r} of the {access.origin} is no address; correct `server`.") from error
     except aiohttp.ClientConnectorCertificateError as error:
         why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
         raise EngineUnavailable(

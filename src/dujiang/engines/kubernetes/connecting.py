@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from kubernetes.aio.client import Configuration
@@ -79,6 +80,8 @@ async def connect(settings: KubernetesSettings, clock: Clock) -> Access:
         loader = _Loader(_merged(paths), paths, settings, clock)
         configuration = Configuration()
         await loader.load_and_set(configuration)
+        if not hasattr(loader, "host"):
+            raise ConfigException(f"cluster {loader.current_context['context']['cluster']} names no server")
         return _access(configuration, f"kubeconfig {paths}", loader.renewed)
     except EngineUnavailable:
         raise
@@ -105,6 +108,13 @@ def _own_account() -> Access:
 
 
 def _access(configuration: Any, origin: str, renew: Callable[[], Awaitable[str | None]]) -> Access:
+    try:
+        address = urlsplit(configuration.host)
+        fine = address.scheme in {"http", "https"} and bool(address.hostname) and address.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise EngineUnavailable(f"{configuration.host!r} of the {origin} is no address; correct `server`.")
     # Python from 3.13 on asks more of certificates than Go does: many clusters' own authorities would be refused.
     configuration.disable_strict_ssl_verification = True
     secure = configuration.host.startswith("https")
@@ -215,7 +225,7 @@ async def _ask(config: Any, timeout_s: float) -> dict[str, Any]:
     except OSError as error:
         hint = config.safe_get("installHint") or "install it where the platform runs"
         raise EngineUnavailable(
-            f"{_plugin(config)} cannot be run ({error.strerror}): {' '.join(hint.split())}."
+            f"{_plugin(config)} cannot be run ({error.strerror}): {' '.join(hint.split()).rstrip('.')}."
         ) from error
     try:
         out, err = await asyncio.wait_for(process.communicate(), timeout_s)
@@ -224,6 +234,7 @@ async def _ask(config: Any, timeout_s: float) -> dict[str, Any]:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     if process.returncode:
         told = " ".join(err.decode(errors="replace").split())[:SHOWN] or "nothing"
         raise EngineUnavailable(f"{_plugin(config)} failed with {process.returncode} and said: {told}; run it by hand.")
