@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dujiang.engines.contract import DeviceShare, EngineRefused, RankPlacement
+from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.claims import (
+    GROUP,
+    VERSIONS,
     KubeDevice,
     KubeSlice,
     claim_spec,
@@ -19,8 +27,11 @@ from dujiang.engines.kubernetes.claims import (
 )
 from dujiang.engines.kubernetes.devices import slots_of
 from dujiang.engines.kubernetes.inventory import facts_of
+from dujiang.engines.kubernetes.nodes import reduce_node
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.kubernetes.sharing import request_for
+from dujiang.kit.clock import SystemClock
+from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.test_devices import GIB, H100, a_node
 
 DRIVER = "gpu.nvidia.com"
@@ -201,3 +212,94 @@ def test_parts_of_nvidias_cards_are_of_a_class_of_their_own() -> None:
     spec = claim_spec(devices, devices, "v1")
     assert spec is not None
     assert spec["devices"]["requests"][0]["exactly"]["deviceClassName"] == "mig.nvidia.com"
+
+
+# -- with a real API server and scheduler -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def allocating() -> Iterator[Cluster]:
+    """A cluster that serves every version of the API, with a class for the devices of a driver that is not there."""
+    folder = Path(tempfile.mkdtemp(prefix="kubernetes-"))
+    served = ",".join(f"{GROUP}/{version}=true" for version in VERSIONS)
+    try:
+        with Cluster(folder / "c", nodes=0, with_fakes=True, flags={"api": [f"--runtime-config={served}"]}) as cluster:
+            of_driver = {"cel": {"expression": f'device.driver == "{DRIVER}"'}}
+            cluster.request(
+                "POST", f"/apis/{GROUP}/v1/deviceclasses",
+                {"metadata": {"name": DRIVER}, "spec": {"selectors": [of_driver]}},
+            )  # fmt: skip
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def api(allocating: Cluster) -> AsyncIterator[Api]:
+    """A connection to it."""
+    api = Api(KubernetesSettings(kubeconfig=str(allocating.kubeconfig())), clock=SystemClock())
+    yield api
+    await api.close()
+
+
+def publish(cluster: Cluster, name: str) -> None:
+    """Add a node, and say as a driver would which devices it has: one of them has no uuid."""
+    (node,) = cluster.add_fake_nodes(1, gpus=0, prefix=name)
+    bare = a_device(3)
+    del bare["attributes"]["uuid"]
+    piece = a_slice(*(a_device(number) for number in range(3)), bare, nodeName=node, pool={"name": node})
+    cluster.request("POST", f"/apis/{GROUP}/v1/resourceslices", piece | {"metadata": {"name": f"{node}-slice"}})
+
+
+def start(cluster: Cluster, name: str, node: str, version: str, spec: Any) -> None:
+    """Start a Pod with a claim."""
+    claim = {"apiVersion": f"{GROUP}/{version}", "kind": "ResourceClaim", "metadata": {"name": name}, "spec": spec}
+    cluster.request("POST", f"/apis/{GROUP}/{version}/namespaces/default/resourceclaims", claim)
+    pod = {
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "resourceClaims": [{"name": "devices", "resourceClaimName": name}],
+        "containers": [{"name": "main", "image": "none", "resources": {"claims": [{"name": "devices"}]}}],
+    }
+    cluster.request("POST", "/api/v1/namespaces/default/pods", {"metadata": {"name": name}, "spec": pod})
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_scheduler_gives_exactly_the_devices_that_were_chosen(
+    allocating: Cluster, api: Api, version: str
+) -> None:
+    publish(allocating, version)
+    node = f"{version}-0000"
+    assert await api.serves(f"{GROUP}/{version}")
+    path = f"/apis/{GROUP}/{version}"
+    slices, _ = await api.list(f"{path}/resourceslices", reduce_slice)
+    own = devices_by_node(slices)[node]
+    slots = slots_of(a_node({}), SETTINGS, own)
+    assert [(slot.facts.name, slot.facts.memory_bytes, slot.facts.healthy) for slot in slots] == [
+        ("gpu-0", 80 * GIB, True), ("gpu-1", 80 * GIB, True), ("gpu-2", 80 * GIB, True), ("gpu-3", 80 * GIB, False),
+    ]  # fmt: skip
+
+    rank = RankPlacement(
+        0, node, 1000, GIB, devices=(DeviceShare("gpu-2", 2, 1000, 0), DeviceShare("gpu-0", 0, 1000, 0))
+    )
+    asked = request_for(rank, slots, SETTINGS, claimable=own, version=version)
+    start(allocating, f"first-{version}", node, version, asked.claim)
+    allocating.wait_for_phase(f"first-{version}", "Running")
+
+    claims, _ = await api.list(f"{path}/resourceclaims", partial(reduce_claim, mark=("dujiang.io/attempt", "")))
+    (held,) = (claim for claim in claims if claim.name == f"first-{version}")
+    assert held.devices == ((DRIVER, node, "gpu-2"), (DRIVER, node, "gpu-0"))
+    kept = reduce_node(allocating.request("GET", f"/api/v1/nodes/{node}"))
+    assert kept is not None
+    (told,) = facts_of([kept], [], settings=SETTINGS, slices=slices, claims=claims)
+    assert [device.name for device in told.devices] == ["gpu-1", "gpu-3"]
+
+    # What is held is given to nobody else, although another device is free.
+    again = request_for(replace(rank, devices=rank.devices[:1]), slots, SETTINGS, claimable=own, version=version)
+    start(allocating, f"second-{version}", node, version, again.claim)
+
+    def refused() -> bool:
+        conditions = allocating.pod(f"second-{version}")["status"].get("conditions", [])
+        return any("cannot allocate all claims" in one.get("message", "") for one in conditions)
+
+    allocating.wait("the scheduler to refuse", refused)
