@@ -33,12 +33,13 @@ from dujiang.engines.contract import (
     Phase,
     Usage,
 )
-from dujiang.engines.local import discovery, launching, records, strays
+from dujiang.engines.local import discovery, launching, records, rooms, strays
 from dujiang.engines.local.environment import base_environment
 from dujiang.engines.local.helper import Helper
 from dujiang.engines.local.home import Home, read_whole, remove, write_whole
 from dujiang.engines.local.inventory import Inventory
 from dujiang.engines.local.reading import observation
+from dujiang.engines.local.runtimes import FoundRuntime, find_runtime
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.local.supervisor import KICK
 from dujiang.engines.local.using import Meter, Running
@@ -47,6 +48,8 @@ from dujiang.kit.files import read_at, size_of
 
 _CHUNK_BYTES = 64 * 1024
 _FOLLOW_S = 0.1
+_RUNTIME_S = 60.0
+"""How old the answer of a container runtime may be."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,6 +75,7 @@ class LocalEngine:
         self._inventory = Inventory(home, self._settings)
         self._meter = Meter(self._inventory.nvml)
         self._found: discovery.Found | None = None
+        self._runtime: tuple[float, FoundRuntime] | None = None
         self._lock_fd = -1
         self._opening = asyncio.Lock()
         self._helper: Helper | None = None
@@ -84,9 +88,9 @@ class LocalEngine:
 
     async def capabilities(self) -> Capabilities:
         """Say which limits and which isolation of devices there are here."""
-        found, devices = self._limits(), self._inventory.devices()
+        found, devices, images = self._limits(), self._inventory.devices(), await self._images()
         shares = Isolation.ENFORCED if devices and self._inventory.mps_pipe_dir() else Isolation.COUNTED_ONLY
-        missing = list(found.missing)
+        missing = [*found.missing, *images.missing]
         if self._inventory.nvml.missing:
             missing.append(self._inventory.nvml.missing)
         elif shares is Isolation.COUNTED_ONLY:
@@ -97,6 +101,7 @@ class LocalEngine:
             limits_by=found.plan.by,
             device_isolation=shares,
             stacks_ranks=True,
+            images=images.runtime.name if images.runtime else "",
             missing=tuple(missing),
         )
 
@@ -127,12 +132,15 @@ class LocalEngine:
         devices = {device.name for device in self._inventory.devices()} if needs_devices else set[str]()
         if needs_devices and self._inventory.nvml.is_away:  # as while a driver is exchanged: not for good
             raise EngineUnavailable(f"the devices do not answer now ({self._inventory.nvml.missing}); ask again")
-        launching.refuse_impossible(launch, node=self._inventory.name, devices=devices)
+        images = await self._images() if launch.image is not None else FoundRuntime(None)
+        launching.refuse_impossible(
+            launch, node=self._inventory.name, devices=devices, no_images="; ".join(images.missing)
+        )
         if not helper.is_asked(key):
             reason = self._cordoned()
             if reason is not None:
                 raise EngineRefused(f"node {self._inventory.name!r} is closed to new work: {reason}")
-            self._write_down(launch)
+            self._write_down(launch, images)
         await helper.start(key)
         self._attempt(launch.key)
         self._news.set()
@@ -146,12 +154,14 @@ class LocalEngine:
         finally:
             os.close(state)
 
-    def _write_down(self, launch: Launch) -> None:
+    def _write_down(self, launch: Launch, images: FoundRuntime) -> None:
         key = str(launch.key)
         shares = any(device.gpu_milli < 1000 for rank in launch.ranks for device in rank.devices)
         mps = self._inventory.mps_pipe_dir() if shares else None
         plan = self._limits().plan
-        record = launching.describe(launch, home=self._home, plan=plan, mps=mps, settings=self._settings)
+        record = launching.describe(
+            launch, home=self._home, plan=plan, mps=mps, runtime=images.runtime, settings=self._settings
+        )
         try:
             os.makedirs(self._home.folder(key), mode=0o700, exist_ok=True)
             if launch.secrets:
@@ -207,6 +217,7 @@ class LocalEngine:
         killed, all_gone = await asyncio.to_thread(strays.sweep, self._home.mark, parents, self._is_watched)
         if not all_gone:
             return None
+        left = await asyncio.to_thread(rooms.sweep, self._home, self._is_watched)
         now_us = max(records.wall_us(), int((attempt.started or {}).get("at", 0)))
         restarted = (attempt.started or {}).get("boot") != records.boot_id()
         why = "the machine was restarted" if restarted else "its supervisor was killed"
@@ -214,6 +225,7 @@ class LocalEngine:
         mine = [f"{stray.name} ({stray.pid})" for stray in killed if stray.key == str(key)]
         if mine:
             evidence.append(("engine", f"still ran without a supervisor, and killed: {', '.join(mine[:10])}", now_us))
+        evidence += [("engine", told, now_us) for told in left if f"-{key}." in told]
         lost: dict[str, Any] = {
             "end": "Lost",
             "exit_code": None,
@@ -394,6 +406,7 @@ class LocalEngine:
                     raise self._unwritable(error) from error
                 environment = base_environment(os.environ, self._settings.pass_env)
                 await asyncio.to_thread(strays.sweep, self._home.mark, self._limits().plan.folders, self._is_watched)
+                await asyncio.to_thread(rooms.sweep, self._home, self._is_watched)
                 self._helper = Helper(self._home, self._lock_fd, environment, self._settings.start_timeout_s)
         return self._helper
 
@@ -428,6 +441,12 @@ class LocalEngine:
             while self._events is not None:
                 self._events.recv(4096)
         self._news.set()
+
+    async def _images(self) -> FoundRuntime:
+        now_s = self._clock.monotonic_s()
+        if self._runtime is None or now_s - self._runtime[0] > _RUNTIME_S:
+            self._runtime = now_s, await asyncio.to_thread(find_runtime, self._settings)
+        return self._runtime[1]
 
     def _limits(self) -> discovery.Found:
         if self._found is None:

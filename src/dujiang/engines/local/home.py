@@ -5,6 +5,7 @@
     state/JOB.NUMBER              one state file an attempt (`records`), until it is forgotten
     attempts/JOB/NUMBER/          launch.json, secrets.json (until read), facts.json, output-RANK.log, output/
     work/JOB/                     the job's own folder, shared by its attempts
+    rooms/NAME                    containers that are there, or may be (`rooms`)
     cordon.json  ports.lock  zygote.log
 
 Standard library only: the supervisor's process imports this.
@@ -39,6 +40,11 @@ class Home:
     def state_dir(self) -> str:
         """Return the folder of the state files: its listing is the list of known attempts."""
         return f"{self.root}/state"
+
+    @property
+    def rooms(self) -> str:
+        """Return the folder of what containers there are."""
+        return f"{self.root}/rooms"
 
     @property
     def cordon(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, Launch
+from dujiang.engines.local.containers import Runtime
 from dujiang.engines.local.home import Home
 from dujiang.engines.local.limits import LimitPlan
 from dujiang.engines.local.settings import LocalSettings
@@ -29,8 +30,8 @@ def refuse_bad_name(key: AttemptKey) -> None:
         raise EngineRefused(f"{str(key)!r} cannot name an attempt: letters, digits, - and _, and a number from 1")
 
 
-def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str]) -> None:
-    """Raise where no machine of this kind could ever run the launch.
+def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str], no_images: str = "") -> None:
+    """Raise where no machine of this kind could ever run the launch; `no_images` says why it runs none, if so.
 
     Raises:
         EngineRefused: with what to change.
@@ -45,6 +46,8 @@ def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str]) ->
         for device in rank.devices:
             if device.name not in devices:
                 raise EngineRefused(f"node {node!r} has no device {device.name!r}")
+    if launch.image is not None and no_images:
+        raise EngineRefused(no_images)
     for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):
         if "\0" in text:
             raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
@@ -54,8 +57,9 @@ def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str]) ->
 
 
 def describe(
-    launch: Launch, *, home: Home, plan: LimitPlan, mps: str | None, settings: LocalSettings
-) -> dict[str, Any]:
+    launch: Launch, *, home: Home, plan: LimitPlan, mps: str | None, settings: LocalSettings,
+    runtime: Runtime | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the launch record: everything but the secrets."""
     key = str(launch.key)
     return {
@@ -67,6 +71,7 @@ def describe(
         "setup": launch.setup,
         "ranks": [asdict(rank) for rank in launch.ranks],
         "env": dict(launch.env),
+        "image": _image(launch.image, runtime, settings) if launch.image and runtime else None,
         "workdir": launch.workdir or home.work(key),
         "own_workdir": launch.workdir is None,
         "checkpoint": asdict(launch.checkpoint) if launch.checkpoint else None,
@@ -82,6 +87,10 @@ def describe(
         "shell": settings.shell,
         "hash_limit_bytes": settings.hash_limit_bytes,
     }
+
+
+def _image(reference: str, runtime: Runtime, settings: LocalSettings) -> dict[str, Any]:
+    return {"reference": reference, "runtime": asdict(runtime), "mounts": list(settings.container_mounts)}
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:

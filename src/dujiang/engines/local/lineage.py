@@ -41,6 +41,16 @@ def record(launch: Mapping[str, Any], environment: Mapping[str, str], workdir: s
     write_whole(path, facts)
 
 
+def load() -> None:
+    """Import now what is imported late otherwise, as before a container is entered that has none of it."""
+    import hashlib
+    import shutil
+    import subprocess
+
+    for module in (hashlib, shutil, subprocess):
+        assert module
+
+
 def hash_input(path: str, limit_bytes: int) -> dict[str, Any]:
     """Return digest, size and method of a file or folder. In a folder a link to a file counts as that file, any other
     link as the text of where it leads.

@@ -13,9 +13,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies, so that none gets away."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(do: bool = True) -> None:
+    """Become the parent of every descendant whose own parent dies, so that none gets away; or no longer."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(do))
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -36,6 +36,17 @@ def set_oom_score(adjustment: int) -> None:
             os.write(fd, str(adjustment).encode())
         finally:
             os.close(fd)
+
+
+def set_namespace(fd: int, kind: int) -> None:
+    """Join a namespace: `fd` of /proc/PID/ns/NAME, `kind` its CLONE_ flag. Only a process of one thread may.
+
+    Raises:
+        OSError: not allowed.
+    """
+    if _libc.setns(fd, kind) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _prctl(option: int, value: int) -> None:

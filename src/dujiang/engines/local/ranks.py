@@ -38,9 +38,10 @@ def command(text: str, *, shell: str, name: str, folder: str) -> list[str]:
 
 
 def start(
-    arguments: list[str], environment: Mapping[str, str], *, workdir: str, output: str, group: Group
-) -> tuple[int, int]:
-    """Start a program; returns its process number and a descriptor for `started`.
+    arguments: list[str], environment: Mapping[str, str], *, workdir: str, output: str, group: Group,
+    enter: Callable[[], None] | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Start a program, inside what `enter` enters; returns its process number and a descriptor for `started`.
 
     Raises:
         LaunchFailure: no process or no output file can be had.
@@ -48,6 +49,8 @@ def start(
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
     def become() -> None:
+        if enter is not None:
+            enter()
         os.chdir(workdir)
         os.execve(arguments[0], arguments, dict(environment))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +35,11 @@ class LocalSettings:
     """Further variables of the platform's environment that jobs inherit. Never list one that holds a secret."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the node, such as `{"dujiang.io/rack" = "r7"}`; `dujiang nodes label` lays others over them."""
+    container_runtime: Literal["auto", "podman", "docker", "containerd", "none"] = "auto"
+    """What runs jobs with an image; `auto` takes the first of these that answers, `none` refuses such jobs."""
+    container_options: tuple[str, ...] = ()
+    """Global options of its command, such as `--runtime=runc` of podman or `--namespace=k8s.io` of containerd's ctr."""
+    container_mounts: tuple[str, ...] = ()
+    """Further folders of this machine that images show under the same paths, such as where data sets lie."""
     mps_pipe_dir: Path | None = None
     """Where an NVIDIA MPS daemon listens; None takes CUDA_MPS_PIPE_DIRECTORY, else /tmp/nvidia-mps."""

@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dujiang.engines.local import lineage, ports, procfs, records
@@ -23,8 +23,10 @@ from dujiang.engines.local.environment import rank_environment
 from dujiang.engines.local.home import Home, read_whole, remove
 from dujiang.engines.local.kernel_log import about, read_kernel_log
 from dujiang.engines.local.limits import Group, LimitPlan, Share
+from dujiang.engines.local.linux import adopt_orphans
 from dujiang.engines.local.outcome import Death, Outcome, decide
 from dujiang.engines.local.ranks import LaunchFailure, command, fork, start, started
+from dujiang.engines.local.rooms import Rooms
 from dujiang.engines.local.stopping import Cause, Move, Stop, begin
 
 KICK = signal.SIGUSR1
@@ -43,7 +45,10 @@ class Supervisor:
         self._launch: dict[str, Any] = {}
         self._groups: dict[int, Group] = {}
         self._environments: dict[int, dict[str, str]] = {}
+        self._secrets: dict[str, str] = {}
+        self._rooms: Rooms | None = None
         self._leaders: dict[int, int] = {}  # live first processes: number to rank
+        self._called: set[int] = set()  # live commands of a container runtime
         self._deaths: dict[int, Death] = {}  # of every child reaped that we wait for: number to how
         self._ranks: dict[int, Death] = {}
         self._first_failed: int | None = None
@@ -75,7 +80,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         launch = read_whole(self._home.launch(self._key))
-        secrets = read_whole(self._home.secrets(self._key)) or {}
+        self._secrets = read_whole(self._home.secrets(self._key)) or {}
         self._launch = launch or {}
         self._started = {"pid": os.getpid(), "boot": records.boot_id(), "at": records.wall_us(), "ports": []}
         failure: str | None = None
@@ -94,17 +99,6 @@ class Supervisor:
             raise LaunchFailure(failure)
         self._make_folders()
         self._make_groups()
-        for rank in launch["ranks"] if launch else ():
-            self._environments[rank["rank"]] = rank_environment(
-                os.environ,
-                self._launch,
-                secrets,
-                rank,
-                workdir=self._launch["workdir"],
-                output_dir=self._home.output_dir(self._key),
-                ports=self._ports,
-                master_port=self._master_port,
-            )
 
     def _make_folders(self) -> None:
         made = [self._home.output_dir(self._key)]
@@ -133,10 +127,11 @@ class Supervisor:
     # -- what runs ----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> bool:
-        """Run the setup and find out the lineage; False when the program is not to be started."""
+        """Make the rooms, run the setup, find out the lineage; False when the program is not to be started."""
         self._look_at_requests()
-        if self._stop is not None:
+        if self._stop is not None or not self._make_rooms():
             return False
+        self._compose()
         if self._launch["setup"].strip():
             pid = self._start(0, self._launch["setup"], "setup")
             self._wait_until(lambda: pid in self._deaths and (self._stop is None or self._alone))
@@ -152,9 +147,48 @@ class Supervisor:
         self._look_at_requests()
         return self._stop is None
 
+    def _make_rooms(self) -> bool:
+        """Have the containers made that an image needs; False when the attempt is being stopped."""
+        if not (self._launch.get("image") or {}).get("runtime"):
+            return True
+        self._rooms = Rooms(self._home, self._key, self._launch)
+        adopt_orphans(False)  # what the runtime leaves running is its own, not among the attempt's processes
+        try:
+            return self._rooms.make(self._call)
+        finally:
+            adopt_orphans()
+
+    def _call(self, words: list[str], output: str, env: Mapping[str, str]) -> int | None:
+        """Run a command of a container runtime, outside the limits; return its status, None when stopped meanwhile."""
+        free = Group(LimitPlan("rlimits"), self._key, Share(0, 0, 0))
+        pid, errors = start(words, {**os.environ, **env}, workdir="/", output=output, group=free)
+        self._called.add(pid)
+        started(errors)
+        self._wait_until(lambda: pid in self._deaths and (self._stop is None or self._alone))
+        death = self._deaths[pid]
+        return None if self._stop else death.exit_code if death.signal is None else 128 + death.signal
+
+    def _compose(self) -> None:
+        for rank in self._launch["ranks"]:
+            self._environments[rank["rank"]] = rank_environment(
+                self._rooms.environment(rank["rank"]) if self._rooms else os.environ,
+                self._launch,
+                self._secrets,
+                rank,
+                workdir=self._launch["workdir"],
+                output_dir=self._home.output_dir(self._key),
+                ports=self._ports,
+                master_port=self._master_port,
+            )
+        self._secrets = {}
+
     def _record_lineage(self) -> None:
-        environment = self._environments[0]
-        lineage.record(self._launch, environment, self._launch["workdir"], self._home.facts(self._key))
+        place, name = os.path.split(self._home.facts(self._key))
+        if self._rooms:  # by way of a descriptor: the folder cannot be seen inside
+            place = f"/proc/self/fd/{os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}"
+            lineage.load()
+            self._rooms.enter(0)
+        lineage.record(self._launch, self._environments[0], self._launch["workdir"], f"{place}/{name}")
 
     def _run_ranks(self) -> None:
         for rank in self._launch["ranks"]:
@@ -162,17 +196,24 @@ class Supervisor:
         self._wait_until(lambda: not self._leaders and (self._stop is None or self._alone))
 
     def _start(self, rank: int, text: str, name: str) -> int:
-        arguments = command(text, shell=self._launch["shell"], name=name, folder=self._home.folder(self._key))
+        rooms = self._rooms
+        folder = rooms.folder if rooms else self._home.folder(self._key)
+        arguments = self._wrapped(rank, command(text, shell=self._launch["shell"], name=name, folder=folder))
         pid, errors = start(
             arguments,
             self._environments[rank],
             workdir=self._launch["workdir"],
             output=self._home.output(self._key, rank),
             group=self._groups[rank],
+            enter=(lambda: rooms.enter(rank)) if rooms else None,
         )
         self._leaders[pid] = rank if name == "run" else -1
         started(errors)
         return pid
+
+    def _wrapped(self, rank: int, arguments: list[str]) -> list[str]:
+        """Return how to run a program of a rank where something else than this supervisor runs images."""
+        return arguments
 
     # -- the watch ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +244,9 @@ class Supervisor:
     def _note_death(self, pid: int, death: Death) -> None:
         if len(self._pids) < _MOST_PIDS:
             self._pids.add(pid)
+        if pid in self._called:
+            self._called.discard(pid)
+            self._deaths[pid] = death
         if pid not in self._leaders:
             return
         self._deaths[pid] = death
@@ -292,6 +336,8 @@ class Supervisor:
         end = self._end(outcome)
         records.write_end(self._state, {**end, "final": False})
         end["evidence"] += self._clear()
+        for told in self._rooms.close() if self._rooms else ():
+            end["evidence"].append(("supervisor", told, records.wall_us()))
         end["facts"] |= self._usage()
         for group in self._groups.values():
             group.remove()

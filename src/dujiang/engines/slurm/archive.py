@@ -11,8 +11,8 @@ _NAMES = (
 )  # fmt: skip
 _MODULES = (
     *(f"dujiang.engines.local.{name}" for name in (
-        "environment", "home", "kernel_log", "limits", "lineage", "linux", "outcome", "ports", "procfs", "ranks",
-        "records", "stopping", "supervisor",
+        "containers", "environment", "home", "kernel_log", "limits", "lineage", "linux", "outcome", "ports", "procfs",
+        "ranks", "records", "rooms", "stopping", "supervisor",
     )),
     "dujiang.engines.slurm.runner",
 )  # fmt: skip
