@@ -6,8 +6,9 @@ those that HAMi registered, else as many as the node's extended resource counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dujiang.engines.contract import DeviceFacts, Isolation
 from dujiang.engines.kubernetes import hami, kinds
@@ -15,7 +16,7 @@ from dujiang.engines.kubernetes.claims import KubeDevice, selector_of
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 
-KAI: str = "kai-scheduler"
+KAI: Final = "kai-scheduler"
 """The `schedulerName` of KAI: with it, shares are given by KAI's fractions unless set otherwise."""
 
 
@@ -49,23 +50,17 @@ def slots_of(node: KubeNode, settings: KubernetesSettings, claimable: Sequence[K
         settings: of the cluster.
         claimable: its devices of dynamic resource allocation.
     """
-    found: list[Slot] = []
-    # On a node of HAMi the resource counts tickets, ten of each card, whether or not shares are wanted.
-    for slot in (*_claimed(claimable, settings), *_registered(node, settings), *_counted(node, settings)):
-        # A vendor's devices come from one source: elsewhere they are the same ones again.
-        if not any(known.facts.vendor == slot.facts.vendor and _source(known) != _source(slot) for known in found):
-            found.append(slot)
-    return [replace(slot, facts=replace(slot.facts, index=index)) for index, slot in enumerate(found)]
+    found = _claimed(claimable, settings)
+    # A vendor's devices come from one source: in the others they are the same again. On a node of HAMi the resource
+    # counts tickets, ten of each card, whether or not shares are wanted.
+    for read in (_registered, _counted):
+        found += read(node, settings, {slot.facts.vendor for slot in found}, len(found))
+    return found
 
 
 def shares_by(slot: Slot, settings: KubernetesSettings) -> str:
     """Return what gives shares of a device: `hami`, `kai`, `whole`, or `refuse` where nothing does."""
-    if settings.fractions in ("whole", "refuse"):
-        return settings.fractions
-    if slot.hami is not None:
-        return "hami" if settings.fractions in ("auto", "hami") else "refuse"
-    by_kai = settings.fractions == "kai" or (settings.fractions == "auto" and settings.scheduler == KAI)
-    return "kai" if by_kai and slot.resource == "nvidia.com/gpu" else "refuse"
+    return _shares_by(slot.resource, settings, is_hami=slot.hami is not None)
 
 
 def isolation_of(slot: Slot, settings: KubernetesSettings) -> Isolation:
@@ -75,55 +70,69 @@ def isolation_of(slot: Slot, settings: KubernetesSettings) -> Isolation:
     the device or its server does. KAI only counts: it "does not enforce memory allocation limit" (docs/gpu-sharing),
     and whether an isolator is installed beside it cannot be seen on the nodes. Of a whole device, the share is counted.
     """
-    return Isolation.ENFORCED if shares_by(slot, settings) == "hami" else Isolation.COUNTED_ONLY
+    return _isolation(slot.resource, settings, is_hami=slot.hami is not None)
 
 
-def _claimed(devices: Sequence[KubeDevice], settings: KubernetesSettings) -> Iterator[Slot]:
+def _shares_by(resource: str, settings: KubernetesSettings, *, is_hami: bool) -> str:
+    if settings.fractions in ("whole", "refuse"):
+        return settings.fractions
+    if is_hami:
+        return "hami" if settings.fractions in ("auto", "hami") else "refuse"
+    by_kai = settings.fractions == "kai" or (settings.fractions == "auto" and settings.scheduler == KAI)
+    return "kai" if by_kai and resource == "nvidia.com/gpu" else "refuse"
+
+
+def _isolation(resource: str, settings: KubernetesSettings, *, is_hami: bool) -> Isolation:
+    by = _shares_by(resource, settings, is_hami=is_hami)
+    return Isolation.ENFORCED if by == "hami" else Isolation.COUNTED_ONLY
+
+
+def _claimed(devices: Sequence[KubeDevice], settings: KubernetesSettings) -> list[Slot]:
+    found: list[Slot] = []
     for device in devices:
         vendor = kinds.driver_vendor(device.id[0], settings)
-        if vendor is None:
-            continue
-        memory = device.memory_bytes or settings.device_memory_bytes.get(device.model, 0)
-        # A device that no claim can name could not be asked for.
-        healthy = not device.is_tainted and selector_of(device, devices) is not None
-        slot = Slot(_facts(device.id[2], vendor, device.model, memory, healthy=healthy), device=device)
-        yield _with_isolation(slot, settings)
+        if vendor is not None:
+            memory = device.memory_bytes or settings.device_memory_bytes.get(device.model, 0)
+            # A device that no claim can name could not be asked for.
+            healthy = not device.is_tainted and selector_of(device, devices) is not None
+            facts = DeviceFacts(device.id[2], len(found), vendor, device.model, memory, healthy, labels=_NO_LABELS)
+            found.append(Slot(facts, device=device))
+    return found
 
 
-def _registered(node: KubeNode, settings: KubernetesSettings) -> Iterator[Slot]:
+def _registered(node: KubeNode, settings: KubernetesSettings, known: Collection[str], first: int) -> list[Slot]:
+    found: list[Slot] = []
     for device in node.hami:
+        if device.vendor in known:
+            continue
         model = device.type.removeprefix("NVIDIA-").removeprefix("MLU-") or device.vendor
         memory = settings.device_memory_bytes.get(model, device.memory_mib << 20)
-        facts = _facts(device.uuid, device.vendor, model, memory, healthy=device.healthy)
-        yield _with_isolation(Slot(facts, resource=hami.words_of(device).count, hami=device), settings)
+        resource = hami.words_of(device).count
+        kept = _isolation(resource, settings, is_hami=True)
+        index = first + len(found)
+        facts = DeviceFacts(device.uuid, index, device.vendor, model, memory, device.healthy, kept, _NO_LABELS)
+        found.append(Slot(facts, resource=resource, hami=device))
+    return found
 
 
-def _counted(node: KubeNode, settings: KubernetesSettings) -> Iterator[Slot]:
+def _counted(node: KubeNode, settings: KubernetesSettings, known: Collection[str], first: int) -> list[Slot]:
+    found: list[Slot] = []
     stems: dict[str, str] = {}
     for resource in sorted({*node.extended, *node.broken}):
         kind = kinds.kind_of(resource, settings)
-        if kind is None:
+        if kind is None or kind.vendor in known:
             continue
         named = kinds.named_of(kind, node.labels)
         memory = named.memory_bytes or settings.device_memory_bytes.get(named.model, 0) // named.shares
+        kept = _isolation(resource, settings, is_hami=False)
         stem = f"{kind.vendor}-{kind.part}" if kind.part else kind.vendor
         if stems.setdefault(stem, resource) != resource:  # a vendor with two resources for whole devices
             stem += "-" + resource.rpartition("/")[2]
         for number in range(node.extended.get(resource, 0) + node.broken.get(resource, 0)):
-            facts = _facts(f"{stem}-{number}", kind.vendor, named.model, memory, healthy=True)
-            yield _with_isolation(Slot(facts, resource=resource, is_counted=True), settings)
-
-
-def _with_isolation(slot: Slot, settings: KubernetesSettings) -> Slot:
-    return replace(slot, facts=replace(slot.facts, isolation=isolation_of(slot, settings)))
-
-
-def _facts(name: str, vendor: str, model: str, memory: int, *, healthy: bool) -> DeviceFacts:
-    return DeviceFacts(name, 0, vendor, model, memory, healthy, labels=_NO_LABELS)
-
-
-def _source(slot: Slot) -> str:
-    return "claim" if slot.device else "hami" if slot.hami else "count"
+            index = first + len(found)
+            facts = DeviceFacts(f"{stem}-{number}", index, kind.vendor, named.model, memory, True, kept, _NO_LABELS)
+            found.append(Slot(facts, resource=resource, is_counted=True))
+    return found
 
 
 _NO_LABELS: Mapping[str, str] = {}
