@@ -10,7 +10,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -v -o faulthandler_timeout=300
 SIM_SEEDS ?= 1000
 
-.PHONY: help setup demo up test check sim test-chaos test-slurm test-distributed test-k8s test-gpu bench openapi migration lock clean
+.PHONY: help setup demo up test check sim test-chaos test-slurm test-containers test-distributed test-k8s test-gpu bench openapi migration lock clean
 
 help: ## List what make can do
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
@@ -27,7 +27,7 @@ up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--p
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dujiang up $(ARGS)
 
 test: setup ## Run all tests but those of minutes (chaos, slow) and of a GPU (ARGS="tests/pool -x")
-	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm and not distributed and not kubernetes" $(ARGS)
+	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm and not containers and not distributed and not kubernetes" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts, published API, tidiness
 	$(BIN)/ruff format --check .
@@ -51,6 +51,9 @@ test-k8s: setup ## Run against a real Kubernetes, compiled by Go the first time;
 
 test-distributed: setup ## Run PyTorch, Open MPI and jax on several processes; root installs them from Debian where they are missing
 	@$(PYTEST) -p no:xdist -m distributed tests/distributed $(ARGS)
+
+test-containers: setup ## Run jobs in images of podman, containerd and Docker, which root installs from Debian where missing
+	@$(PYTEST) -p no:xdist -m containers tests/containers $(ARGS)
 
 test-gpu: setup ## Run the tests that need an NVIDIA GPU
 	@$(PYTEST) -p no:xdist -m gpu $(ARGS)
