@@ -28,7 +28,7 @@ from _bench import ROOT, machine, memory_mb, met, quantile, say, say_machine
 sys.path.insert(0, str(ROOT))
 
 LOOK_TARGET_S, MEMORY_TARGET_MB = 5.0, 300.0
-MARK = ("dujiang.io/attempt", "")
+MARK = ("dujiang.io/mark", "here")
 FEATURES = 60
 """Labels of feature discovery that a GPU node has beside its own: CPU flags, PCI classes, driver and card."""
 

@@ -105,10 +105,10 @@ def test_devices_that_claims_of_others_hold_are_not_told() -> None:
                     {"request": "r", "driver": DRIVER, "pool": "n1", "device": f"gpu-{number}", **more},
                 ]}}},
             },
-            mark=("dujiang.io/attempt", ""),
+            mark=("dujiang.io/mark", "here"),
         )
         for number, labels, more in (
-            (0, {}, {}), (1, {"dujiang.io/attempt": "j.1"}, {}), (2, {}, {"adminAccess": True}),
+            (0, {}, {}), (1, {"dujiang.io/mark": "here"}, {}), (2, {}, {"adminAccess": True}),
         )
     ]  # fmt: skip
     assert claims[2] is None
@@ -286,7 +286,7 @@ async def test_the_scheduler_gives_exactly_the_devices_that_were_chosen(
     start(allocating, f"first-{version}", node, version, asked.claim)
     allocating.wait_for_phase(f"first-{version}", "Running")
 
-    claims, _ = await api.list(f"{path}/resourceclaims", partial(reduce_claim, mark=("dujiang.io/attempt", "")))
+    claims, _ = await api.list(f"{path}/resourceclaims", partial(reduce_claim, mark=("dujiang.io/mark", "here")))
     (held,) = (claim for claim in claims if claim.name == f"first-{version}")
     assert held.devices == ((DRIVER, node, "gpu-2"), (DRIVER, node, "gpu-0"))
     kept = reduce_node(allocating.request("GET", f"/api/v1/nodes/{node}"))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import ROUND_UP, Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dujiang.engines.contract import NodeFacts
+from dujiang.engines.contract import DeviceShare, NodeFacts, RankPlacement
+from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.devices import slots_of
 from dujiang.engines.kubernetes.inventory import facts_of
 from dujiang.engines.kubernetes.nodes import KubeNode, reduce_node
 from dujiang.engines.kubernetes.others import KubePod, effective_requests, reduce_pod
 from dujiang.engines.kubernetes.quantities import milli_of, whole_of
 from dujiang.engines.kubernetes.settings import KubernetesSettings
+from dujiang.engines.kubernetes.sharing import request_for
+from dujiang.kit.clock import SystemClock
 from dujiang.kit.units import BadQuantity
+from tests.kubernetes import images
+from tests.kubernetes.cluster import Cluster
 
 GIB = 1 << 30
-MARK = ("dujiang.io/attempt", "")
+MARK = ("dujiang.io/mark", "here")
 SETTINGS = KubernetesSettings()
 AWS = "topology.k8s.aws/network-node-layer"
 
@@ -168,12 +176,12 @@ def test_pods_that_hold_nothing_of_a_node_are_left_out() -> None:
 
 
 def test_our_pods_are_known_by_their_label_and_tell_their_slots() -> None:
-    meta = {"labels": {"dujiang.io/attempt": "job1.1"}, "annotations": {"dujiang.io/devices": "nvidia-0,nvidia-3"}}
+    meta = {"labels": {"dujiang.io/mark": "here"}, "annotations": {"dujiang.io/devices": "nvidia-0,nvidia-3"}}
     ours = pod_of(metadata={"name": "r0", "namespace": "dujiang-team", **meta})
     assert ours.is_ours
     assert ours.slots == ("nvidia-0", "nvidia-3")
     assert pod_of(metadata={"name": "x", "annotations": {"dujiang.io/devices": "nvidia-0"}}).slots == ()
-    other_mark = reduce_pod(a_pod(metadata=meta), mark=("dujiang.io/attempt", "another"))
+    other_mark = reduce_pod(a_pod(metadata=meta), mark=("dujiang.io/mark", "elsewhere"))
     assert other_mark is not None
     assert not other_mark.is_ours
 
@@ -275,7 +283,7 @@ def test_what_others_hold_is_taken_off() -> None:
 
 
 def test_what_is_ours_stays_and_others_get_slots_that_are_not_ours() -> None:
-    meta = {"name": "r0", "labels": {"dujiang.io/attempt": "job1.1"}, "annotations": {"dujiang.io/devices": "nvidia-7"}}
+    meta = {"name": "r0", "labels": {"dujiang.io/mark": "here"}, "annotations": {"dujiang.io/devices": "nvidia-7"}}
     told = facts(node_of(), pod_of(gpus=1, metadata=meta), pod_of(gpus=6))
     assert told.cpu_milli == 95500 - 2000
     assert [device.name for device in told.devices] == ["nvidia-0", "nvidia-7"]
@@ -304,7 +312,7 @@ def test_a_node_that_is_full_of_pods_takes_none() -> None:
 
 
 def test_broken_devices_are_told_as_such_and_are_none_of_those_held() -> None:
-    meta = {"name": "r0", "labels": {"dujiang.io/attempt": "job1.1"}, "annotations": {"dujiang.io/devices": "nvidia-7"}}
+    meta = {"name": "r0", "labels": {"dujiang.io/mark": "here"}, "annotations": {"dujiang.io/devices": "nvidia-7"}}
     told = facts(node_of(allocatable={"nvidia.com/gpu": "6"}), pod_of(gpus=1, metadata=meta), pod_of(gpus=3))
     assert {device.name: device.healthy for device in told.devices} == {
         "nvidia-0": True, "nvidia-1": True, "nvidia-5": False, "nvidia-6": False, "nvidia-7": True,
@@ -316,7 +324,7 @@ def test_slots_of_ours_never_vanish_and_none_is_told_twice(theirs: list[int], ou
     names = [f"nvidia-{number}" for number in sorted(ours)]
     meta = {
         "name": "r",
-        "labels": {"dujiang.io/attempt": "j.1"},
+        "labels": {"dujiang.io/mark": "here"},
         "annotations": {"dujiang.io/devices": ",".join(names)},
     }
     pods = [pod_of(name=f"p{number}", gpus=count) for number, count in enumerate(theirs)]
@@ -331,3 +339,76 @@ def test_nodes_are_told_in_order_and_pods_of_other_nodes_do_not_count() -> None:
     nodes = [node_of(name=name) for name in ("b", "a")]
     told = facts_of(nodes, [pod_of(node="b"), pod_of(node="gone")], settings=SETTINGS)
     assert [(node.name, node.cpu_milli) for node in told] == [("a", 95500), ("b", 93500)]
+
+
+# -- with real kubelets and a real device plugin, whose GPUs are not there --------------------------------------------
+
+PODS = "/api/v1/namespaces/default/pods"
+
+
+@pytest.fixture
+async def api(cluster: Cluster) -> AsyncIterator[Api]:
+    """A connection to the cluster; its Pods are gone afterwards, and its GPUs sound."""
+    api = Api(KubernetesSettings(kubeconfig=str(cluster.kubeconfig())), clock=SystemClock())
+    yield api
+    await api.close()
+    cluster.nodes["n1"].break_gpus()
+    cluster.request("DELETE", f"{PODS}?gracePeriodSeconds=0")
+    cluster.wait("no Pods", lambda: not cluster.request("GET", PODS)["items"])
+    cluster.wait("sound GPUs", lambda: cluster.free_gpus("n1") == 4)
+
+
+async def look(api: Api, name: str) -> NodeFacts:
+    """Return what the platform is told of one node now."""
+    nodes, _ = await api.list("/api/v1/nodes", reduce_node)
+    pods, _ = await api.list("/api/v1/pods", partial(reduce_pod, mark=MARK))
+    return next(node for node in facts_of(nodes, pods, settings=SETTINGS) if node.name == name)
+
+
+def start(cluster: Cluster, name: str, gpus: int, script: str, **meta: Any) -> None:
+    """Start a Pod on n1 with so many GPUs."""
+    limits = {"cpu": "100m", "memory": "16Mi", "nvidia.com/gpu": str(gpus)}
+    container = {
+        "name": "main", "image": images.BUSYBOX, "command": ["sh", "-c", script], "resources": {"limits": limits},
+    }  # fmt: skip
+    spec = {"restartPolicy": "Never", "nodeSelector": {"kubernetes.io/hostname": "n1"}, "containers": [container]}
+    cluster.request("POST", PODS, {"metadata": {"name": name, **meta}, "spec": spec})
+    cluster.wait_for_phase(name, "Running", "Succeeded")
+
+
+@pytest.mark.kubernetes
+async def test_a_real_node_is_told_less_what_others_hold(cluster: Cluster, api: Api) -> None:
+    empty = await look(api, "n1")
+    assert (empty.ready, empty.cordoned, empty.reason, empty.taints) == (True, False, "", ())
+    assert [device.name for device in empty.devices] == [f"nvidia-{number}" for number in range(4)]
+
+    start(cluster, "theirs", 2, "sleep 600")
+    told = await look(api, "n1")
+    assert told.cpu_milli == empty.cpu_milli - 100
+    assert told.memory_bytes == empty.memory_bytes - 16 * (1 << 20)
+    assert [device.name for device in told.devices] == ["nvidia-0", "nvidia-1"]
+    assert len((await look(api, "n2")).devices) == 4
+
+
+@pytest.mark.kubernetes
+async def test_what_a_rank_asks_for_is_what_its_container_gets(cluster: Cluster, api: Api) -> None:
+    nodes, _ = await api.list("/api/v1/nodes", reduce_node)
+    slots = slots_of(next(node for node in nodes if node.name == "n1"), SETTINGS)
+    shares = tuple(DeviceShare(f"nvidia-{number}", number, 1000, 0) for number in (1, 3))
+    asked = request_for(RankPlacement(0, "n1", 100, 1 << 24, devices=shares), slots, SETTINGS)
+    assert asked.limits == {"nvidia.com/gpu": "2"}
+    marked = {"labels": {"dujiang.io/mark": "here"}, "annotations": dict(asked.annotations)}
+    script = "echo $NVIDIA_VISIBLE_DEVICES | tr , '\\n' | grep -c GPU-n1-; sleep 600"
+    start(cluster, "ours", int(asked.limits["nvidia.com/gpu"]), script, **marked)
+    cluster.wait("its word", lambda: cluster.request("GET", f"{PODS}/ours/log") == "2\n")
+
+    start(cluster, "theirs", 1, "sleep 600")
+    assert [device.name for device in (await look(api, "n1")).devices] == ["nvidia-0", "nvidia-1", "nvidia-3"]
+
+
+@pytest.mark.kubernetes
+async def test_a_gpu_that_its_plugin_calls_broken_is_told_as_broken(cluster: Cluster, api: Api) -> None:
+    cluster.nodes["n1"].break_gpus(2)
+    cluster.wait("a broken GPU", lambda: cluster.free_gpus("n1") == 3)
+    told = await look(api, "n1")
+    assert [device.healthy for device in told.devices] == [True, True, True, False]

@@ -117,7 +117,7 @@ def test_a_device_of_which_hami_gave_others_anything_is_not_told() -> None:
             "spec": {"nodeName": "n1", "containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]},
             "status": {"phase": "Running"},
         },
-        mark=("dujiang.io/attempt", ""),
+        mark=("dujiang.io/mark", "here"),
     )
     assert theirs is not None
     assert theirs.hami == ((V100S[1], 3000, 0), (V100S[1], 5000, 0))
@@ -156,7 +156,7 @@ def test_kai_is_set_or_seen_by_its_scheduler() -> None:
 
 
 def a_pod(name: str, namespace: str, group: str, *, ours: bool = False, gpus: int = 0) -> Any:
-    labels = {"runai-gpu-group": group} | ({"dujiang.io/attempt": "j.1"} if ours else {})
+    labels = {"runai-gpu-group": group} | ({"dujiang.io/mark": "here"} if ours else {})
     resources = {"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}} if gpus else {}
     notes = {"dujiang.io/devices": "nvidia-0"} if ours else {}
     return reduce_pod(
@@ -165,7 +165,7 @@ def a_pod(name: str, namespace: str, group: str, *, ours: bool = False, gpus: in
             "spec": {"nodeName": "n1", "containers": [resources]},
             "status": {"phase": "Running"},
         },
-        mark=("dujiang.io/attempt", ""),
+        mark=("dujiang.io/mark", "here"),
     )
 
 
