@@ -204,8 +204,12 @@ class Api:
         follow: bool = False,
         tail_lines: int | None = None,
         since_s: int | None = None,
+        since: str = "",
+        timestamps: bool = False,
     ) -> AsyncGenerator[bytes, None]:
         """Yield a container's output in pieces as they come; with `follow` until the container ends.
+
+        `since` is a time as `2026-01-31T12:00:00Z`, to the second; with `timestamps` each line begins with its own.
 
         Raises:
             Invalid: the container has not started.
@@ -216,6 +220,10 @@ class Api:
             asked.append(("tailLines", str(tail_lines)))
         if since_s is not None:
             asked.append(("sinceSeconds", str(since_s)))
+        if since:
+            asked.append(("sinceTime", since))
+        if timestamps:
+            asked.append(("timestamps", "true"))
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         async with self._connection.stream(path, asked) as answer:
             async for piece in answer.content.iter_any():

@@ -1,0 +1,268 @@
+"""The Kubernetes engine: each attempt a group of Pods, pinned to the nodes that the platform chose.
+
+What an attempt is stands in its record, a ConfigMap (`records`); what its Pods do is seen in mirrors (`observing`) and
+judged by tables (`words`). What follows from it, without anybody asking, is carried out by `keeping`. So an attempt
+runs at most once, also when an answer of the API server was lost, and ends the same for every platform that looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from dujiang.engines.contract import (
+    AttemptKey,
+    Capabilities,
+    EngineRefused,
+    EngineUnavailable,
+    Isolation,
+    Launch,
+    LogChunk,
+    NodeFacts,
+    Observation,
+    Phase,
+    Usage,
+)
+from dujiang.engines.kubernetes import planning, records, runner
+from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.closing import Closer
+from dujiang.engines.kubernetes.environment import LIMITS
+from dujiang.engines.kubernetes.errors import ApiError, Forbidden, said_no
+from dujiang.engines.kubernetes.keeping import Keeper
+from dujiang.engines.kubernetes.observing import Observer
+from dujiang.engines.kubernetes.output import Output
+from dujiang.engines.kubernetes.records import Record, Stop
+from dujiang.engines.kubernetes.seeing import Pod
+from dujiang.engines.kubernetes.settings import KubernetesSettings
+from dujiang.engines.kubernetes.stock import Stock
+from dujiang.engines.kubernetes.submitting import Submitter
+from dujiang.engines.kubernetes.sweeping import Sweeper
+from dujiang.kit.clock import Clock, to_micros
+
+_AT_ONCE: Final = 16
+_OUTPUT_WITHIN_US: Final = 300_000_000
+"""How long after its end the output of a rank is waited for before it is forgotten without."""
+
+
+class KubernetesEngine:
+    """Runs attempts on a Kubernetes cluster. Use from one event loop; `changed` from one waiter."""
+
+    kind: ClassVar[str] = "kubernetes"
+
+    def __init__(self, settings: KubernetesSettings, *, clock: Clock, archive: Path, mark: str) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            settings: of the cluster.
+            clock: of the platform.
+            archive: folder for output that was read; its own.
+            mark: tells what this platform made from what others did; a label's value.
+        """
+        self._settings, self._clock = settings, clock
+        self._api = api = Api(settings, clock=clock)
+        self._stock = Stock(api, settings, clock=clock, mark=mark)
+        self._closer = Closer(api, self._stock.nodes)
+        self._seen = Observer(api, self._stock.nodes, settings, clock=clock, mark=mark)
+        self._output = Output(api, archive, clock=clock, every_s=settings.watch_s)
+        self._keeper = Keeper(api, self._seen, self._output, settings, clock=clock)
+        self._submitter = Submitter(api, self._stock, self._seen, self._keeper, settings, mark=mark)
+        self._sweeper = Sweeper(api, mark, clock)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    async def capabilities(self) -> Capabilities:
+        """Say what Kubernetes holds Pods to, and what this account may not do."""
+        best = Isolation.COUNTED_ONLY
+        with contextlib.suppress(EngineUnavailable):
+            found = [device.isolation for node in await self.inventory() for device in node.devices]
+            best = min(found, key=list(Isolation).index, default=best)
+        return Capabilities(
+            kind=self.kind, limits=Isolation.ENFORCED, limits_by=LIMITS, device_isolation=best, stacks_ranks=True,
+            images="kubernetes", missing=(*self._closer.missing, *await self._missing()),
+        )  # fmt: skip
+
+    async def _missing(self) -> list[str]:
+        found: list[str] = []
+        try:
+            if not await self._api.may("create", "pods", subresource="exec"):
+                found.append("the account may not `exec` into Pods: stops are as coarse as the kubelet's, signals fail")
+            if not await self._api.may("patch", "nodes"):
+                found.append("the account may not change nodes: what is closed here stays open to others")
+        except (ApiError, EngineUnavailable):
+            pass
+        return found
+
+    async def inventory(self) -> Sequence[NodeFacts]:
+        """Return the nodes of the cluster, less what Pods of others hold."""
+        return await self._stock.facts(self._closer.closed)
+
+    async def attempts(self) -> Sequence[AttemptKey]:
+        """Return every attempt that has a record and is not forgotten."""
+        return sorted(await self._known())
+
+    # -- start and look -----------------------------------------------------------------------------------------------
+
+    async def submit(self, launch: Launch) -> None:
+        """Make the record of an attempt and its Pods; what is half made already is gone on with."""
+        self._keeper.start()
+        await self._submitter.submit(launch, self._closer.closed)
+
+    async def observe(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation]:
+        """Return what records and Pods say of these attempts; of one that has just ended, its end is written first."""
+        known = await self._known()
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(record: Record) -> Observation | None:
+            async with room:
+                return await self._look(record)
+
+        wanted = [known[key] for key in dict.fromkeys(keys) if key in known]
+        found = [planning.ended(record) for record in wanted if record.verdict is not None]
+        found += [one for one in await asyncio.gather(*map(look, [r for r in wanted if r.verdict is None])) if one]
+        return {one.key: one for one in found}
+
+    async def _look(self, record: Record) -> Observation | None:
+        sight = await self._seen.see(record)
+        if sight is None:
+            return None
+        if not sight.is_over:
+            return planning.observation(sight)
+        now = await self._keeper.conclude(sight)
+        if now is None:
+            return None
+        return planning.ended(now) if now.verdict is not None else planning.observation(sight)
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return which of these attempts run; nothing measures what they use."""
+        now = self._clock.now()
+        seen = await self.observe(keys)
+        return {key: Usage(key, now) for key, one in seen.items() if one.phase is Phase.RUNNING}
+
+    async def logs(
+        self, key: AttemptKey, *, rank: int = 0, offset: int = 0, follow: bool = False
+    ) -> AsyncIterator[LogChunk]:
+        """Yield a rank's output, from what was read before and what the node has since."""
+
+        async def bring() -> bool:
+            record = (await self._known()).get(key)
+            if record is None or rank >= record.ranks:
+                return True
+            pod = await self._pod(record, rank)
+            if pod is not None:
+                await self._output.pull(record, rank, pod)
+            return record.verdict is not None
+
+        async for chunk in self._output.chunks(key, rank, offset, follow=follow, bring=bring):
+            yield chunk
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until a record or a Pod of ours is another."""
+        self._keeper.start()
+        return await self._seen.changed(timeout_s)
+
+    # -- change -------------------------------------------------------------------------------------------------------
+
+    async def signal(self, key: AttemptKey, number: int) -> None:
+        """Have the runners send a signal to the programs."""
+        if not 1 <= number <= 64:
+            raise EngineRefused(f"There is no signal {number}.")
+        record = (await self._known()).get(key)
+        if record is None or record.verdict is not None:
+            return
+        pods = [await self._pod(record, rank) for rank in range(record.ranks)]
+        running = [pod for pod in pods if pod is not None and pod.box.state == "running"]
+        command = runner.ask("signal", str(number))
+        try:
+            await asyncio.gather(*(self._keeper.ask(pod, command) for pod in running))
+        except Forbidden as error:
+            raise said_no(error, "exec into Pods") from error
+
+    async def cancel(self, key: AttemptKey, *, grace_s: float | None = None) -> None:
+        """Write down that an attempt is to end; its runners are told, and what has not started is deleted."""
+        async with self._submitter.apart(key):
+            record = (await self._known()).get(key)
+            if record is None or record.verdict is not None:
+                return
+            grace = float(record.launch["grace_s"]) if grace_s is None else max(0.0, grace_s)
+            now_us = to_micros(self._clock.now())
+            await self._keeper.stop(record, Stop("asked", now_us, now_us + int(grace * 1e6)))
+        self._keeper.see_to(key)
+
+    async def cordon(self, node: str, reason: str) -> None:
+        """Close a node to everybody's new work, or to ours alone where this account may not."""
+        await self._closer.cordon(node, reason)
+
+    async def uncordon(self, node: str) -> None:
+        """Open a node again that we closed."""
+        await self._closer.uncordon(node)
+
+    async def drain(self, node: str, reason: str, *, grace_s: float | None = None) -> None:
+        """Close a node and begin to stop what is ours on it."""
+
+        async def stop(name: str) -> None:
+            known = await self._known()
+            pods = await self._seen.pods.fresh()
+            there = {pod.key for pod in pods.values() if pod.node == name}
+            for key, record in known.items():
+                if record.verdict is None and (str(key) in there or name in record.launch["nodes"]):
+                    await self.cancel(key, grace_s=grace_s)
+
+        await self._closer.drain(node, reason, stop)
+
+    async def forget(self, key: AttemptKey) -> None:
+        """Read the output that is still on the nodes, and take away all but an empty record of an ended attempt."""
+        record = (await self._known()).get(key)
+        if record is None or record.verdict is None:
+            return
+        pods = [pod for rank in range(record.ranks) if (pod := await self._pod(record, rank)) is not None]
+        await asyncio.gather(*(self._save_output(record, pod) for pod in pods))
+        try:
+            await self._take_away(record, pods)
+        except ApiError as error:
+            raise said_no(error, f"take away what was made for {key}") from error
+        await self._keeper.change(record, lambda now: records.forgotten(now, self._clock.now(), runner.FILES))
+        self._seen.records.drop(f"{record.namespace}/{record.name}")
+        await self._sweeper.sweep()
+
+    async def _save_output(self, record: Record, pod: Pod) -> None:
+        assert record.verdict is not None
+        try:
+            await self._output.pull(record, pod.rank, pod)
+        except ApiError:
+            return  # the cluster has it no more
+        except EngineUnavailable:
+            if to_micros(self._clock.now()) - int(record.verdict["at_us"]) < _OUTPUT_WITHIN_US:
+                raise
+
+    async def _take_away(self, record: Record, pods: Sequence[Pod]) -> None:
+        base = f"/api/v1/namespaces/{record.namespace}"
+        for pod in pods:
+            if pod.deleted_us is None:
+                await self._api.delete(pod.path, uid=pod.uid, grace_s=None if not pod.is_over else 0)
+            if pod.is_kept:
+                await self._keeper.let_go(pod)
+            self._seen.pods.drop(f"{pod.namespace}/{pod.name}")
+        if record.launch["has_secrets"]:
+            await self._api.delete(f"{base}/secrets/{record.name}")
+        if record.launch["has_service"]:
+            await self._api.delete(f"{base}/services/{record.name}")
+
+    async def close(self) -> None:
+        """Let go of connections; what runs goes on."""
+        await self._keeper.close()
+        await self._seen.close()
+        await self._stock.close()
+        await self._api.close()
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    async def _known(self) -> Mapping[AttemptKey, Record]:
+        self._keeper.start()
+        return await self._seen.known()
+
+    async def _pod(self, record: Record, rank: int) -> Pod | None:
+        shown = await self._seen.pods.fresh()
+        return shown.get(f"{record.namespace}/{record.pod(rank)}")

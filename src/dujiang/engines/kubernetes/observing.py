@@ -1,0 +1,144 @@
+"""Finds out what an attempt does: by mirrors of its record and of its Pods, without a request for each.
+
+Nothing is called lost because a view lags: a Pod that was made and is not shown is asked for by its name before
+anything is concluded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from dujiang.engines.contract import AttemptKey, EngineUnavailable
+from dujiang.engines.kubernetes import planning
+from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.errors import ApiError, NotFound, said_no
+from dujiang.engines.kubernetes.mirror import Mirror
+from dujiang.engines.kubernetes.nodes import KubeNode
+from dujiang.engines.kubernetes.planning import Sight
+from dujiang.engines.kubernetes.records import FORGOTTEN, KIND, MARK, Record, reduce_record
+from dujiang.engines.kubernetes.seeing import Pod, reduce_pod
+from dujiang.engines.kubernetes.settings import KubernetesSettings
+from dujiang.kit.clock import Clock, to_micros
+
+_SUBMITTED_US: Final = 60_000_000
+"""For how long an attempt whose Pods are not all there yet may still be in the middle of being submitted."""
+_ASK_AGAIN_S: Final = 2.0
+"""How long it holds that a Pod was not there when it was asked for."""
+
+
+class Observer:
+    """What is seen of all attempts of one platform in a cluster."""
+
+    def __init__(
+        self, api: Api, nodes: Mirror[KubeNode], settings: KubernetesSettings, *, clock: Clock, mark: str
+    ) -> None:
+        self._api, self._nodes, self._settings, self._clock = api, nodes, settings, clock
+        stale_s, ours = settings.stale_after_s, f"{MARK}={mark}"
+        self.records: Mirror[Record] = Mirror(
+            api, "/api/v1/configmaps", reduce_record, labels=f"{ours},{KIND}=attempt,!{FORGOTTEN}", clock=clock,
+            stale_after_s=stale_s,
+        )  # fmt: skip
+        self.pods: Mirror[Pod] = Mirror(
+            api, "/api/v1/pods", reduce_pod, labels=ours, clock=clock, stale_after_s=stale_s
+        )
+        self._by_key: tuple[int, dict[AttemptKey, Record]] = (-1, {})
+        self._not_there: dict[str, float] = {}
+        self._told = (-1, -1)
+
+    async def known(self) -> Mapping[AttemptKey, Record]:
+        """Return the records of all attempts that are not forgotten.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        shown = await self.records.fresh()
+        if self._by_key[0] != self.records.version:
+            self._by_key = (self.records.version, {record.key: record for record in shown.values()})
+        return self._by_key[1]
+
+    async def record(self, key: AttemptKey) -> Record | None:
+        """Return the record of an attempt, None where there is none.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        return (await self.known()).get(key)
+
+    async def see(self, record: Record) -> Sight | None:
+        """Return what is seen of an attempt without a verdict; None where it was never wholly submitted.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at, or does not answer where it must be asked.
+        """
+        shown, nodes = await self.pods.fresh(), await self._nodes.fresh()
+        now_us, pods, missing = self.now_us(), dict[int, Pod](), dict[int, str]()
+        for rank in range(record.ranks):
+            pod = shown.get(f"{record.namespace}/{record.pod(rank)}")
+            if pod is None and record.is_made:
+                pod = await self._ask(record, rank)
+                if pod is None:
+                    missing[rank] = f"rank {rank}: its Pod is gone from the cluster, and nobody has seen it end"
+            if pod is not None:
+                pods[rank] = pod
+        if not record.is_made and len(pods) < record.ranks:
+            if record.stop is not None:
+                missing = {rank: f"rank {rank} was never made" for rank in range(record.ranks) if rank not in pods}
+            elif now_us - int(record.launch["at_us"]) > _SUBMITTED_US:
+                return None
+
+        def is_ready(name: str) -> bool | None:
+            node = nodes.get(name)
+            return None if node is None else node.ready
+
+        return planning.see(record, pods, missing, is_ready, now_us)
+
+    async def _ask(self, record: Record, rank: int) -> Pod | None:
+        """Ask for a Pod that the watch does not show."""
+        name, now_s = f"{record.namespace}/{record.pod(rank)}", self._clock.monotonic_s()
+        if now_s - self._not_there.get(name, -1e9) < _ASK_AGAIN_S:
+            return None
+        try:
+            found = await self._api.get(record.pod_path(rank))
+        except NotFound:
+            self._not_there[name] = now_s
+            return None
+        except ApiError as error:
+            raise said_no(error, f"read Pod {name}") from error
+        self.pods.put(found)
+        return reduce_pod(found)
+
+    def now_us(self) -> int:
+        """Return now in microseconds since 1970."""
+        return to_micros(self._clock.now())
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until a record or a Pod is another than when this was asked last."""
+        with suppress(EngineUnavailable):
+            await asyncio.gather(self.records.fresh(), self.pods.fresh())
+        if self._told == self._versions():
+            waiting = [
+                asyncio.ensure_future(mirror.wait(version, timeout_s))
+                for mirror, version in zip(self._mirrors(), self._told, strict=True)
+            ]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+        before, self._told = self._told, self._versions()
+        await asyncio.sleep(0)  # who waits for news in a circle must not keep the others from acting on it
+        return before != self._told
+
+    def _mirrors(self) -> Sequence[Mirror[Record] | Mirror[Pod]]:
+        return self.records, self.pods
+
+    def _versions(self) -> tuple[int, int]:
+        return self.records.version, self.pods.version
+
+    async def close(self) -> None:
+        """Look no longer."""
+        await asyncio.gather(self.records.close(), self.pods.close())

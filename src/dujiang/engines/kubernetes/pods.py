@@ -1,0 +1,317 @@
+"""Turns a launch into the objects that Kubernetes runs it by, and says what is refused: pure.
+
+One Pod for each rank, which belongs to the attempt's record and goes to the node that the platform chose: by a required
+affinity, not by `nodeName`, so that the cluster's scheduler keeps its word on taints, quota and the Pods of others.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dujiang.engines.contract import EngineRefused, Launch, RankPlacement
+from dujiang.engines.kubernetes import environment, runner
+from dujiang.engines.kubernetes.namespaces import ACCOUNT
+from dujiang.engines.kubernetes.nodes import KubeNode
+from dujiang.engines.kubernetes.records import KEY, RANK, Record, labels_of, owner
+from dujiang.engines.kubernetes.seeing import CONTAINER, GATE, KEEP
+from dujiang.engines.kubernetes.settings import KubernetesSettings
+from dujiang.engines.kubernetes.sharing import DeviceRequest
+
+QUEUE: Final = "kueue.x-k8s.io/queue-name"
+_GROUP, _GROUP_SIZE = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
+_MOST_PORTS = 64
+_MARGIN_S = 10
+"""On top of the grace, before the kubelet kills what the runner did not."""
+_KUBERNETES_OWN = "node.kubernetes.io/"
+_TERM = re.compile(r"(!?)\s*([^\s=!,()]+)\s*(?:(==|=|!=|\bnotin\b|\bin\b)\s*(\([^)]*\)|[^\s,]*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all Pods of an attempt have in common."""
+
+    launch: Launch
+    mark: str
+    settings: KubernetesSettings
+    nodes: Mapping[str, KubeNode]
+    """The nodes of its ranks, by name."""
+
+    @property
+    def image(self) -> str:
+        """Return the image that it runs in."""
+        return self.launch.image or self.settings.image
+
+    @property
+    def is_gang(self) -> bool:
+        """Say whether it has several ranks."""
+        return len(self.launch.ranks) > 1
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the record holds of it, for observing."""
+        workdir, output_dir = environment.folders_of(self.launch, self.settings)
+        waits = bool(self.launch.setup.strip()) and self.is_gang
+        return {
+            "ports": environment.ports_of(self.launch)[1:], "workdir": workdir, "output_dir": output_dir,
+            "waits_for_go": waits and not environment.go_file(self.launch, self.settings),
+            "queued": bool(self.settings.queue), "has_secrets": bool(self.launch.secrets),
+            "has_service": self.has_service,
+        }  # fmt: skip
+
+    @property
+    def has_service(self) -> bool:
+        """Say whether its ranks find one another by the names of a Service."""
+        return self.is_gang and self.settings.network == "pod"
+
+    def files(self) -> dict[str, str]:
+        """Return what lies beside the runner."""
+        workdir, output_dir = environment.folders_of(self.launch, self.settings)
+        go = environment.go_file(self.launch, self.settings)
+        return runner.files_of(self.launch, workdir=workdir, output_dir=output_dir, go=go)
+
+
+def refuse_impossible(plan: Plan) -> None:
+    """Raise where this cluster could never run the launch.
+
+    Raises:
+        EngineRefused: with what to change.
+    """
+    launch, settings = plan.launch, plan.settings
+    if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
+        raise EngineRefused("The ranks must be numbered from 0 without a gap.")
+    for rank in launch.ranks:
+        if rank.node not in plan.nodes:
+            raise EngineRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
+    if not 0 <= launch.ports <= _MOST_PORTS:
+        raise EngineRefused(f"A job gets at most {_MOST_PORTS} ports.")
+    if not plan.image:
+        raise EngineRefused("No container image: name one in the job (`image`), or set `image` of this cluster.")
+    if launch.workdir is not None and not launch.workdir.startswith("/"):
+        raise EngineRefused(f"The working directory {launch.workdir!r} must be absolute.")
+    texts = {"run": launch.run, "setup": launch.setup, "workdir": launch.workdir or ""}
+    texts |= {f"variable {name}": value for name, value in {**launch.env, **launch.secrets}.items()}
+    for what, text in texts.items():
+        if "\0" in text or _is_broken(text):
+            raise EngineRefused(f"The {what} holds characters that Kubernetes cannot carry: NUL, or bytes not UTF-8.")
+    if settings.work_volume and not settings.work_dir:
+        raise EngineRefused("`work_volume` needs `work_dir`, where it is mounted.")
+
+
+def secret(plan: Plan, record: Record) -> dict[str, Any]:
+    """Return the Secret with the user's secrets, under keys of ours: theirs need not be names of Kubernetes."""
+    values = [base64.b64encode(value.encode()).decode() for value in plan.launch.secrets.values()]
+    return {
+        "apiVersion": "v1", "kind": "Secret", "metadata": _metadata(plan, record, record.name), "immutable": True,
+        "data": {f"s{nth}": value for nth, value in enumerate(values)},
+    }  # fmt: skip
+
+
+def service(plan: Plan, record: Record) -> dict[str, Any]:
+    """Return the headless Service by which the ranks of a gang find one another before they are ready."""
+    return {
+        "apiVersion": "v1", "kind": "Service", "metadata": _metadata(plan, record, record.name),
+        "spec": {
+            "clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"dujiang.io/record": record.name},
+        },
+    }  # fmt: skip
+
+
+def claim(plan: Plan, record: Record, rank: int, spec: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """Return the ResourceClaim for the devices of a rank."""
+    return {
+        "apiVersion": f"resource.k8s.io/{version}", "kind": "ResourceClaim",
+        "metadata": _metadata(plan, record, record.pod(rank)), "spec": spec,
+    }  # fmt: skip
+
+
+def pod(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest) -> dict[str, Any]:
+    """Return the Pod of a rank."""
+    launch, settings = plan.launch, plan.settings
+    meta = _metadata(plan, record, record.pod(rank.rank))
+    meta["labels"] |= {RANK: str(rank.rank), "dujiang.io/record": record.name}
+    meta["annotations"] |= devices.annotations
+    meta["finalizers"] = [KEEP]
+    if settings.queue:
+        meta["labels"][QUEUE] = settings.queue
+        if plan.is_gang:
+            meta["labels"][_GROUP] = record.name
+            meta["annotations"][_GROUP_SIZE] = str(len(launch.ranks))
+    volumes, mounts = _volumes(plan, record)
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + _MARGIN_S,
+        "automountServiceAccountToken": False,
+        "serviceAccountName": settings.service_account or ACCOUNT,
+        "enableServiceLinks": False,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "affinity": {"nodeAffinity": _affinity(rank.node, settings)},
+        "tolerations": _tolerations(plan.nodes[rank.node], settings),
+        "volumes": volumes,
+        "containers": [_container(plan, record, rank, devices, mounts)],
+    }
+    if launch.time_limit_s is not None:
+        # The runner keeps the limit; this is for one that is gone, and counts from before the image is there.
+        whole = launch.time_limit_s + launch.grace_s + settings.gang_start_s
+        spec["activeDeadlineSeconds"] = min(2**31 - 1, math.ceil(whole))
+    if plan.is_gang:
+        spec["schedulingGates"] = [{"name": GATE}]
+    if plan.has_service:
+        spec |= {"hostname": record.pod(rank.rank), "subdomain": record.name}
+    if settings.network == "host":
+        spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    if devices.claim is not None:
+        spec["resourceClaims"] = [{"name": "devices", "resourceClaimName": record.pod(rank.rank)}]
+    named = {
+        "schedulerName": devices.scheduler or settings.scheduler, "priorityClassName": settings.priority_class,
+        "runtimeClassName": settings.runtime_class,
+    }  # fmt: skip
+    spec |= {name: value for name, value in named.items() if value}
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def _container(
+    plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    given = {
+        **({"cpu": f"{rank.cpu_milli}m"} if rank.cpu_milli else {}),
+        **({"memory": str(rank.memory_bytes)} if rank.memory_bytes else {}),
+        **({"ephemeral-storage": str(rank.disk_bytes)} if rank.disk_bytes else {}),
+        **devices.limits,
+    }
+    resources: dict[str, Any] = {"requests": given, "limits": given}
+    if devices.claim is not None:
+        resources["claims"] = [{"name": "devices"}]
+    made: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": plan.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": runner.begin(rank.rank),
+        "env": _env(plan, record, rank, devices),
+        "resources": resources,
+        "securityContext": {"allowPrivilegeEscalation": False},
+        "volumeMounts": mounts,
+        "terminationMessagePath": runner.LAST_WORD,
+        "lifecycle": {"preStop": {"exec": {"command": runner.ask("term")}}},
+    }
+    if rank.rank == 0:
+        made["ports"] = [{"containerPort": port, "protocol": "TCP"} for port in environment.ports_of(plan.launch)]
+        if plan.facts()["waits_for_go"]:
+            probe = {"command": [runner.SHELL, "-c", f"[ -e {runner.STATE}/went ]"]}
+            made["startupProbe"] = {"exec": probe, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 10**8}
+    return made
+
+
+def _env(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest) -> list[dict[str, Any]]:
+    workdir, output_dir = environment.folders_of(plan.launch, plan.settings)
+    below, above = environment.rank_environment(
+        plan.launch, rank, hosts=_hosts(plan, record), ports=environment.ports_of(plan.launch), workdir=workdir,
+        output_dir=output_dir, mark=plan.mark, devices=devices.env,
+    )  # fmt: skip
+    found: dict[str, dict[str, Any]] = {name: _plain(value) for name, value in below.items()}
+    for nth, name in enumerate(plan.launch.secrets):
+        found[name] = {"valueFrom": {"secretKeyRef": {"name": record.name, "key": f"s{nth}"}}}
+    found |= {name: _plain(value) for name, value in above.items()}
+    return [{"name": name, **value} for name, value in found.items()]
+
+
+def _plain(value: str) -> dict[str, Any]:
+    return {"value": value.replace("$", "$$")}  # else Kubernetes puts other variables in for $(NAME)
+
+
+def _hosts(plan: Plan, record: Record) -> list[str]:
+    """Return where each rank is reached by the others."""
+    if not plan.is_gang:
+        return ["127.0.0.1"]
+    if plan.settings.network == "host":
+        nodes = [plan.nodes[rank.node] for rank in plan.launch.ranks]
+        return [node.address or node.name for node in nodes]
+    return [f"{record.pod(rank.rank)}.{record.name}" for rank in plan.launch.ranks]
+
+
+def _volumes(plan: Plan, record: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the volumes of a Pod, and where its container has them."""
+    settings = plan.settings
+    own = [{"key": name, "path": name} for name in runner.FILES]
+    sources = [
+        {"configMap": {"name": runner.name(), "items": [{"key": "runner", "path": "runner"}]}},
+        {"configMap": {"name": record.name, "items": own}},
+    ]
+    found: list[tuple[str, dict[str, Any], str, bool]] = [
+        ("dujiang-bin", {"projected": {"sources": sources, "defaultMode": 0o555}}, runner.BIN, True),
+        ("dujiang-state", {"emptyDir": {}}, runner.STATE, False),
+        ("dujiang-shm", {"emptyDir": {"medium": "Memory"}}, "/dev/shm", False),
+    ]
+    if settings.work_dir:
+        found.append(("dujiang-work", dict(settings.work_volume), settings.work_dir, False))
+    else:
+        found.append(("dujiang-work", {"emptyDir": {}}, environment.WORK, False))
+        found.append(("dujiang-output", {"emptyDir": {}}, environment.OUTPUT, False))
+    for nth, (path, what) in enumerate(settings.volumes.items()):
+        source = {name: value for name, value in what.items() if name != "readOnly"}
+        found.append((f"v{nth}", source, path, bool(what.get("readOnly"))))
+    volumes = [{"name": name, **what} for name, what, _, _ in found]
+    mounts = [{"name": name, "mountPath": path, **({"readOnly": True} if ro else {})} for name, _, path, ro in found]
+    return volumes, mounts
+
+
+def _affinity(node: str, settings: KubernetesSettings) -> dict[str, Any]:
+    there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    if settings.placement == "pinned":
+        return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [there]}}
+    wanted: dict[str, Any] = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": there}]}
+    if expressions := _expressions(settings.node_selector):
+        terms = {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
+        wanted["requiredDuringSchedulingIgnoredDuringExecution"] = terms
+    return wanted
+
+
+def _expressions(selector: str) -> list[dict[str, Any]]:
+    """Return a label selector as the expressions that an affinity has: `a=b,c!=d,e,!f,g in (h,i)`."""
+    found: list[dict[str, Any]] = []
+    for no, key, how, text in _TERM.findall(selector):
+        if not how:
+            found.append({"key": key, "operator": "DoesNotExist" if no else "Exists"})
+            continue
+        values = [value.strip() for value in text.strip("()").split(",")]
+        found.append({"key": key, "operator": "In" if how in ("=", "==", "in") else "NotIn", "values": values})
+    return found
+
+
+def _tolerations(node: KubeNode, settings: KubernetesSettings) -> list[dict[str, Any]]:
+    """Return what makes a Pod tolerate its node: the platform sends none to a node whose taints it may not tolerate."""
+    wanted: list[tuple[str, str, str]] = [
+        (key, value, effect) for key, value, effect in node.taints
+        if not key.startswith(_KUBERNETES_OWN) and effect != "PreferNoSchedule"
+    ]  # fmt: skip
+    for mark in settings.tolerations:
+        key, has_value, value = mark.partition("=")
+        wanted.append((key, value if has_value else "*", ""))
+    return [
+        {
+            "key": key,
+            **({"operator": "Exists"} if value == "*" else {"operator": "Equal", "value": value}),
+            **({"effect": effect} if effect else {}),
+        }
+        for key, value, effect in dict.fromkeys(wanted)
+    ]
+
+
+def _metadata(plan: Plan, record: Record, name: str) -> dict[str, Any]:
+    return {
+        "name": name, "namespace": record.namespace, "labels": labels_of(plan.mark, plan.launch.key),
+        "annotations": {KEY: str(plan.launch.key)}, "ownerReferences": owner(record),
+    }  # fmt: skip
+
+
+def _is_broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
