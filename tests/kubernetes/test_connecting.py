@@ -211,7 +211,7 @@ async def test_what_answers_is_no_api_server(tmp_path: Path, answer: dict[str, A
     async with answering(lambda _: asyncio.sleep(0, web.Response(**answer))) as server:
         sentence = await refusal(kubeconfig(tmp_path, server, token="t"))
 
-    assert sentence.startswith(f"What answers at {server} is not a Kubernetes API server (")
+    assert sentence.startswith(f"What answers at {server} is no API server of Kubernetes (")
 
 
 async def test_a_server_that_does_not_answer(tmp_path: Path) -> None:

@@ -31,13 +31,23 @@ class Busy(Exception):
         self.sentence, self.after_s = sentence, after_s
 
 
+class Foreign(EngineUnavailable):
+    """Something answered that is no API server, or (on the way into a container) a kubelet did in its own words."""
+
+    def __init__(self, server: str, what: str, content: bytes) -> None:
+        self.text = " ".join(content[:SHOWN].decode(errors="replace").split())
+        super().__init__(
+            f"What answers at {server} is no API server of Kubernetes ({what}: {self.text[:80]!r}); see its address."
+        )
+
+
 async def check(server: str, answer: aiohttp.ClientResponse) -> None:
     """Read an answer that is not one of success, and raise what it means.
 
     Raises:
         ApiError: the cluster says no.
         Unknown, Busy: the same request may be sent again.
-        EngineUnavailable: no answer of a cluster.
+        Foreign: no answer of a cluster.
     """
     if answer.status < 300:
         return
@@ -51,7 +61,7 @@ async def check(server: str, answer: aiohttp.ClientResponse) -> None:
             raise NotFound(404, "NotFound", f"the cluster serves no {answer.url.path}") from None
         if answer.status == 401:
             raise Unknown(_unknown(server, "Unauthorized")) from None
-        raise EngineUnavailable(_foreign(server, f"HTTP {answer.status}", content)) from None
+        raise Foreign(server, f"HTTP {answer.status}", content) from None
     error = error_of(answer.status, told, server)
     if answer.status == 401:
         raise Unknown(str(error))
@@ -65,14 +75,14 @@ def object_of(content: bytes, server: str) -> dict[str, Any]:
     """Return the JSON object of an answer of success.
 
     Raises:
-        EngineUnavailable: it is none, so something other than an API server answered.
+        Foreign: it is none.
     """
     try:
         told = orjson.loads(content)
     except ValueError as error:
-        raise EngineUnavailable(_foreign(server, "no JSON", content)) from error
+        raise Foreign(server, "no JSON", content) from error
     if not isinstance(told, dict):
-        raise EngineUnavailable(_foreign(server, "no object", content))
+        raise Foreign(server, "no object", content)
     return told
 
 
@@ -115,11 +125,6 @@ def telling(access: Access, timeout_s: float) -> Iterator[None]:
 
 def _unknown(server: str, message: str) -> str:
     return str(error_of(401, {"message": message}, server))
-
-
-def _foreign(server: str, what: str, content: bytes) -> str:
-    shown = " ".join(content[:SHOWN].decode(errors="replace").split())[:80]
-    return f"What answers at {server} is not a Kubernetes API server ({what}: {shown!r}); correct the address."
 
 
 def _why(error: BaseException) -> str:

@@ -259,7 +259,7 @@ def _where(access: Access, path: str, headers: Mapping[str, str]) -> dict[str, A
     signed = {"Authorization": access.authorization} if access.authorization else {}
     return {
         "url": access.server + path,
-        "headers": {"Accept": "application/json", "User-Agent": "dujiang", **headers, **signed},
+        "headers": {"Accept": "application/json, */*", "User-Agent": "dujiang", **headers, **signed},
         "proxy": access.proxy,
         "server_hostname": access.server_name,
     }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import aiohttp
 import orjson
 
 from dujiang.engines.contract import EngineUnavailable
+from dujiang.engines.kubernetes.answers import Foreign
 from dujiang.engines.kubernetes.connection import Connection
-from dujiang.engines.kubernetes.errors import Invalid, NotFound
+from dujiang.engines.kubernetes.errors import SHOWN, Invalid, NotFound
 
 _STDIN, _STDOUT, _STDERR, _STATUS, _CLOSE = 0, 1, 2, 3, 255
+_NO_PROGRAM = 127
+"""As a shell says it."""
 _PIECE = 32 * 1024
 _V5, _V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
 
@@ -37,6 +41,8 @@ async def execute(
             return await _run(socket, stdin)
     except Invalid as error:  # "container X is not valid for pod Y"
         raise NotFound(404, "NotFound", error.message, error.details) from error
+    except Foreign as error:  # a kubelet's own words: "container not found"
+        raise _refusal(error.text, {}) from error
     except TimeoutError as error:
         raise EngineUnavailable(
             f"{command[0]} in {container} of Pod {namespace}/{pod} took longer than {timeout_s:g} s; it may go on."
@@ -84,10 +90,13 @@ def _exit_code(status: bytes) -> int:
     for cause in details.get("causes") or ():
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    message = str(told.get("message") or "no reason given").strip()
+    if "executable file" in str(told) or "no such file or directory" in str(told):
+        return _NO_PROGRAM
+    raise _refusal(str(told.get("message") or "no reason given").strip(), details)
+
+
+def _refusal(message: str, details: Mapping[str, Any]) -> NotFound | EngineUnavailable:
     lowered = message.lower()
     if "not found" in lowered or "not running" in lowered or "does not exist" in lowered:
-        raise NotFound(404, "NotFound", message, details)
-    if "executable file" in lowered or "no such file" in lowered:
-        return 127
-    raise EngineUnavailable(f"A command could not be run in a container: {message[:300]}.")
+        return NotFound(404, "NotFound", message, details)
+    return EngineUnavailable(f"A command could not be run in a container: {message[:SHOWN].rstrip('.')}.")
