@@ -40,13 +40,16 @@ class Gauges:
         async with self._db.reading() as tx:
             counted = await self._jobs.count_by_state(tx)
             used = await self._pool.used(tx)
+            clusters = await self._pool.clusters(tx)
             inventory = await self._pool.inventory(tx)
         for state in (JobState.PENDING, JobState.RUNNING):
             self._metrics.jobs.labels(str(state)).set(counted.get(state, 0))
+        for cluster in clusters:
+            self._metrics.cluster_up.labels(cluster.name).set(int(cluster.reachable))
         held = {cluster.name: 0 for cluster in inventory.clusters.values()}
         for device_id, (milli, _) in used.devices.items():
             node = inventory.nodes[inventory.devices[device_id].node_id]
             held[inventory.clusters[node.cluster_id].name] += milli
-        for cluster, milli in held.items():
-            self._metrics.allocated_gpu_milli.labels(cluster).set(milli)
+        for name, milli in held.items():
+            self._metrics.allocated_gpu_milli.labels(name).set(milli)
         return TickReport()

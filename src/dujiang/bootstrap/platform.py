@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from dujiang.bootstrap.quoting import price_of
 from dujiang.bootstrap.settings import Settings
 from dujiang.bootstrap.views import explained, placed
 from dujiang.engines.contract import Engine
+from dujiang.engines.lines import Lines
 from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
@@ -52,7 +53,7 @@ from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database, Tx
 from dujiang.kit.ids import Ids
 from dujiang.kit.journal import Record
-from dujiang.kit.loop import Loop, TickReport
+from dujiang.kit.loop import Lanes, Loop, TickReport
 from dujiang.kit.metrics import Metrics
 from dujiang.kit.objects import ObjectStore
 from dujiang.kit.outbox import Outbox, Subscription
@@ -113,9 +114,13 @@ class Platform:
     """The platform."""
 
     def __init__(self, world: World, settings: Settings) -> None:
-        db, clock, ids, clusters = world.db, world.clock, world.ids, world.clusters
+        db, clock, ids = world.db, world.clock, world.ids
         rhythm = settings.loops
         self.world, self.settings, self.metrics = world, settings, Metrics()
+        self.lines = clusters = Lines(
+            world.clusters, clock=clock, within_s=settings.pool.answer_within_s, heard=self._heard,
+            news=self._wake_cluster,
+        )  # fmt: skip
         self.http = world.http or httpx.AsyncClient(
             trust_env=False, limits=httpx.Limits(max_connections=1000, max_keepalive_connections=200)
         )
@@ -145,9 +150,6 @@ class Platform:
             db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing), scheduling=self.scheduling,
         )  # fmt: skip
 
-        inventory = InventoryLoop(
-            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start
-        )
         starting = StartLoop(
             db=db, pool=self.pool, scheduling=self.scheduling, clock=clock, settings=settings.jobs,
             wake=self._wake_attempts, planner=world.planner,
@@ -156,6 +158,10 @@ class Platform:
             db=db, pool=self.pool, tenancy=self.tenancy, clusters=clusters,
             diagnose=world.diagnose or Diagnoser(_signatures(settings)), clock=clock, settings=settings.jobs,
             lost_after_s=world.lost_after_s, find_checkpoint=find_checkpoint, wake=self._wake_after_end,
+        )  # fmt: skip
+        inventory = InventoryLoop(
+            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start,
+            notes=running.note,
         )  # fmt: skip
         figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
         book = UseBook()
@@ -183,11 +189,14 @@ class Platform:
             [Subscription("models.job_ended", frozenset({"JobStarted", "JobEnded"}), self._models_hear)],
         )
 
-        self.inventory = Loop("inventory", inventory.tick, every_s=rhythm.inventory_s)
+        def each(look: Callable[[str], Awaitable[TickReport]]) -> dict[str, Callable[[], Awaitable[TickReport]]]:
+            return {name: partial(look, name) for name in clusters}
+
+        self.inventory = Lanes("inventory", each(inventory.look), every_s=rhythm.inventory_s)
         self.starting = Loop("start", starting.tick, every_s=rhythm.start_s, rest_s=_SHORT_REST_S)
-        self.running = Loop("attempts", running.tick, every_s=rhythm.attempts_s, rest_s=_SHORT_REST_S)
-        self.figures = Loop("figures", figures.tick, every_s=rhythm.figures_s, rest_s=_REST_S)
-        self.using = Loop("use", using.tick, every_s=rhythm.use_s)
+        self.running = Lanes("attempts", each(running.look), every_s=rhythm.attempts_s, rest_s=_SHORT_REST_S)
+        self.figures = Lanes("figures", each(figures.look), every_s=rhythm.figures_s, rest_s=_REST_S)
+        self.using = Lanes("use", each(using.look), every_s=rhythm.use_s)
         self.rescoring = Loop("rescore", rescoring.tick, every_s=rhythm.rescore_s)
         self.defragmenting = Loop("defragment", defragmenting.tick, every_s=rhythm.defragment_s)
         self.scheduled = Loop("schedules", scheduled.tick, every_s=rhythm.schedules_s, rest_s=_REST_S)
@@ -204,7 +213,10 @@ class Platform:
             self.rescoring,
             self.defragmenting,
             self.scheduled,
-            Loop("sweep", sweep.tick, every_s=rhythm.sweep_s),
+            Lanes("sweep", each(sweep.look), every_s=rhythm.sweep_s),
+            Loop("strangers", sweep.strangers, every_s=rhythm.sweep_s),
+            Loop("reservations", inventory.turn, every_s=rhythm.inventory_s),
+            Loop("answers", self.lines.tick, every_s=rhythm.answers_s),
             *self.outbox.loops(every_s=rhythm.outbox_s, rest_s=_REST_S),
             *self.models,
             Loop("rating", partial(_rate, db, self.billing), every_s=rhythm.rating_s),
@@ -226,8 +238,8 @@ class Platform:
 
     async def close(self) -> None:
         """Let go of what was opened; what runs goes on."""
-        for engine in self.world.clusters.values():
-            await engine.close()
+        for line in self.lines.values():
+            await line.close()
         if self.world.http is None:
             await self.http.aclose()
         self.world.objects.close()
@@ -235,7 +247,7 @@ class Platform:
 
     def _app(self) -> FastAPI:
         world, tenancy = self.world, self.tenancy
-        db, clock, clusters = world.db, world.clock, world.clusters
+        db, clock, clusters = world.db, world.clock, self.lines
         routers = (
             tenancy_router(tenancy, self.audit),
             pool_api.router(self.pool, tenancy),
@@ -265,6 +277,13 @@ class Platform:
         for loop in self.models:
             tx.afterwards(loop.wake)
 
+    def _heard(self, cluster: str, call: str, seconds: float) -> None:
+        self.metrics.cluster_answer_seconds.labels(cluster, call).observe(seconds)
+
+    def _wake_cluster(self, cluster: str) -> None:
+        self.inventory.wake(cluster)
+        self.running.wake(cluster)
+
     def _wake_start(self) -> None:
         self.starting.wake()
 
@@ -274,18 +293,6 @@ class Platform:
     def _wake_after_end(self) -> None:
         self.starting.wake()
         self.figures.wake()
-
-
-def new_ids(clock: Clock, seed: int | None = None) -> Ids:
-    """Return identifiers seeded by the operating system, or by a number for tests."""
-    return Ids(clock, np.random.default_rng(seed))
-
-
-def _terms(settings: Settings) -> dict[str, Terms]:
-    return {
-        name: Terms(each.price_per_device_hour, each.cloud, each.interruptions_per_day)
-        for name, each in settings.clusters.items()
-    }
 
 
 async def _rate(db: Database, billing: BillingService) -> TickReport:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dujiang.api.verify import Found, Proof
 from dujiang.billing.service import BillingService
-from dujiang.engines.contract import Engine
+from dujiang.engines.lines import Line
 from dujiang.engines.local.engine import LocalEngine
 from dujiang.jobs.history import check_allocations, check_histories
 from dujiang.jobs.loop.sweeping import orphans
@@ -17,7 +17,7 @@ from dujiang.tenancy.audit import Audit
 
 
 def proofs(
-    *, db: Database, pool: PoolService, billing: BillingService, audit: Audit, clusters: Mapping[str, Engine]
+    *, db: Database, pool: PoolService, billing: BillingService, audit: Audit, clusters: Mapping[str, Line]
 ) -> Sequence[Proof]:
     """Return the proofs, in the order in which they are shown."""
 
@@ -64,8 +64,9 @@ def proofs(
     async def processes() -> Found:
         found = [(f"{cluster}/{key}", "it runs and is nobody's") for cluster, key in await orphans(db, clusters)]
         count = 0
-        for cluster, engine in sorted(clusters.items()):
-            count += len(await engine.attempts())
+        for cluster, line in sorted(clusters.items()):
+            engine = line.engine
+            count += len(await line.attempts())
             if isinstance(engine, LocalEngine):
                 found += [
                     (f"{cluster}/pid {stray.pid}", f"{stray.name} of {stray.key} runs and nobody watches over it")

@@ -25,6 +25,7 @@ from dujiang.kit import log, migrate, tracing
 from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import Clock, SystemClock
 from dujiang.kit.db import Database
+from dujiang.kit.lease import first_of
 from dujiang.kit.loop import Runner
 from dujiang.kit.objects import open_store
 
@@ -163,8 +164,13 @@ def with_home(settings: Settings, home: PlatformHome) -> Settings:
 
 async def _first_look(platform: Platform) -> None:
     """Know the pool before the first request; an engine that is away is looked for again by the loop."""
+    clock = platform.world.clock
+    looking = asyncio.ensure_future(platform.inventory.tick())
     try:
-        await platform.inventory.tick()
+        while not looking.done():
+            await first_of(clock, platform.settings.loops.answers_s, lambda: asyncio.wait({looking}))
+            await platform.lines.tick()  # the loop that does this is not running yet
+        looking.result()
     except Exception as error:  # the loop tells it again, with backoff
         log.failure(_logger, "the first look at the clusters failed", error)
 
@@ -180,7 +186,7 @@ async def _serve(platform: Platform, settings: Settings, sock: Any, *, holder: s
             lease_s=settings.loops.lease_s,
         )  # fmt: skip
         tasks.append(asyncio.create_task(runner.run(closing)))
-        tasks += [asyncio.create_task(_listen(engine, platform, runner)) for engine in world.clusters.values()]
+        tasks += [asyncio.create_task(_listen(name, platform, runner)) for name in world.clusters]
     try:
         await server.run_on(sock)
     finally:
@@ -192,15 +198,15 @@ async def _serve(platform: Platform, settings: Settings, sock: Any, *, holder: s
                 await task
 
 
-async def _listen(engine: Engine, platform: Platform, runner: Runner) -> None:
-    """Wake the loop of attempts when the engine has news."""
+async def _listen(cluster: str, platform: Platform, runner: Runner) -> None:
+    """Have the attempts of a cluster looked at when its engine has news."""
     while True:
         if not runner.leading:
             await asyncio.sleep(0.1)
             continue
         try:
-            if await engine.changed(_ENGINE_WAIT_S):
-                platform.running.wake()
+            if await platform.lines[cluster].changed(_ENGINE_WAIT_S):
+                platform.running.wake(cluster)
         except EngineUnavailable:
             await asyncio.sleep(1.0)
 

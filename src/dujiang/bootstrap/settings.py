@@ -72,6 +72,8 @@ class LoopSettings:
 
     inventory_s: float = 2.0
     """A look at every cluster: what there is, and what is open."""
+    answers_s: float = 0.5
+    """Which answers of engines are overdue (`pool.answer_within_s`)."""
     start_s: float = 1.0
     """What may start; also at each submission and each end."""
     attempts_s: float = 1.0

@@ -157,6 +157,8 @@ class Capabilities:
     where nothing does, and a launch with an image is refused."""
     simulated: bool = False
     """Nothing real runs there."""
+    version: str = ""
+    """Of what runs the work, in its own words; empty where it does not say."""
     missing: tuple[str, ...] = ()
     """What would make it better, one sentence each, for `dujiang doctor`."""
 

@@ -288,9 +288,16 @@ async def insert_attempts(tx: Tx, made: Sequence[Attempt]) -> None:
     await tx.execute(insert(attempts), [_attempt_row(attempt) for attempt in made])
 
 
-async def live_attempts(tx: Tx) -> list[Attempt]:
-    """Return the attempts that have not ended, in order."""
-    return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS)]
+async def live_attempts(tx: Tx, cluster: str | None = None) -> list[Attempt]:
+    """Return the attempts that have not ended, of one cluster or of all, in order."""
+    if cluster is None:
+        return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS)]
+    return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS_OF, {"cluster": cluster})]
+
+
+async def clusters_of_live(tx: Tx) -> list[str]:
+    """Return the clusters that have attempts which have not ended, in order."""
+    return [row.cluster for row in await tx.execute(_CLUSTERS_OF_LIVE)]
 
 
 async def cancelled_among(tx: Tx, job_ids: Iterable[str]) -> dict[str, str]:
@@ -328,9 +335,9 @@ async def update_attempts(tx: Tx, changed: Sequence[Attempt]) -> None:
         await tx.execute(_UPDATE_ATTEMPT, rows)
 
 
-async def unread_attempts(tx: Tx, limit: int) -> list[Attempt]:
-    """Return attempts whose figures have not been read to the end, the oldest first."""
-    return [_attempt(row) for row in await tx.execute(_UNREAD, {"most": limit})]
+async def unread_attempts(tx: Tx, cluster: str, limit: int) -> list[Attempt]:
+    """Return attempts of a cluster whose figures have not been read to the end, the oldest first."""
+    return [_attempt(row) for row in await tx.execute(_UNREAD, {"cluster": cluster, "most": limit})]
 
 
 async def mark_read(tx: Tx, keys: Sequence[AttemptKey]) -> None:
@@ -404,12 +411,17 @@ _NAMING = select(jobs.c.id, jobs.c.spec).where(
 _CANCELLED = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(_IDS), jobs.c.cancel_at.is_not(None))
 _IN_ORDER = select(attempts).order_by(attempts.c.job_id, attempts.c.number)
 _LIVE_ATTEMPTS = _IN_ORDER.where(attempts.c.state.in_(_LIVE))
+_LIVE_ATTEMPTS_OF = _LIVE_ATTEMPTS.where(attempts.c.cluster == bindparam("cluster"))
+_CLUSTERS_OF_LIVE = (
+    select(attempts.c.cluster).where(attempts.c.state.in_(_LIVE)).distinct().order_by(attempts.c.cluster)
+)
 _ATTEMPTS = _IN_ORDER.where(attempts.c.job_id.in_(_IDS))
 _LOCK_ATTEMPTS = _ATTEMPTS.with_for_update()
 _STATES = select(attempts.c.job_id, attempts.c.number, attempts.c.state).where(attempts.c.job_id.in_(_IDS))
-_UNREAD = _IN_ORDER.where(attempts.c.figures_complete.is_(False), attempts.c.started_at.is_not(None)).limit(
-    bindparam("most")
-)
+_UNREAD = _IN_ORDER.where(
+    attempts.c.cluster == bindparam("cluster"), attempts.c.figures_complete.is_(False),
+    attempts.c.started_at.is_not(None),
+).limit(bindparam("most"))  # fmt: skip
 _THIS = (attempts.c.job_id == bindparam("of_job"), attempts.c.number == bindparam("of_number"))
 _UPDATE_ATTEMPT = update(attempts).where(*_THIS).values(_set(attempts, _MOVING))
 _MARK_READ = update(attempts).where(*_THIS).values(figures_complete=True)

@@ -46,6 +46,15 @@ class TickReport:
         """Return the report of steps that are named one by one."""
         return cls(Counter(steps), again)
 
+    @classmethod
+    def sum(cls, reports: Sequence[TickReport]) -> Self:
+        """Return one report of several."""
+        steps: Counter[str] = Counter()
+        for report in reports:
+            steps.update(report.steps)
+        failed = "; ".join(report.failed for report in reports if report.failed)
+        return cls(dict(sorted(steps.items())), any(report.again for report in reports), failed)
+
 
 @dataclass(frozen=True, slots=True)
 class LoopStatus:
@@ -88,7 +97,14 @@ class Loop:
         """
         self.name, self.tick, self.every_s, self.rest_s = name, tick, every_s, rest_s
         self.backoff_max_s = backoff_max_s
+        self.family = name
+        """As figures show it: lanes of one loop are counted together."""
         self._woken = asyncio.Event()
+
+    @property
+    def parts(self) -> Sequence[Loop]:
+        """Return what is run on its own."""
+        return (self,)
 
     def wake(self) -> None:
         """Let the next tick begin sooner, from any task; during a tick: let another follow. Ends no backoff."""
@@ -97,6 +113,51 @@ class Loop:
     def backoff_s(self, failures: int) -> float:
         """Return how long to wait after so many failures in a row."""
         return min(self.backoff_max_s, _BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 32))
+
+
+class Lanes(Loop):
+    """A loop in lanes that never wait for one another, one for each cluster say; each has the rhythm of the loop.
+
+    A `tick` of it, which a simulation calls, ticks all of them at once and ends with the last.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ticks: Mapping[str, Callable[[], Awaitable[TickReport]]],
+        *,
+        every_s: float,
+        rest_s: float = 0.0,
+        backoff_max_s: float = 30.0,
+    ) -> None:
+        """Take what to run, by name of the lane; the rest is as for `Loop`."""
+        super().__init__(name, self._all, every_s=every_s, rest_s=rest_s, backoff_max_s=backoff_max_s)
+        self.lanes = {
+            lane: Loop(f"{name}/{lane}", tick, every_s=every_s, rest_s=rest_s, backoff_max_s=backoff_max_s)
+            for lane, tick in sorted(ticks.items())
+        }
+        for each in self.lanes.values():
+            each.family = name
+
+    @property
+    def parts(self) -> Sequence[Loop]:
+        """Return the lanes, in order of name."""
+        return tuple(self.lanes.values())
+
+    def wake(self, lane: str | None = None) -> None:
+        """Wake one lane, or all of them; one that is not there is passed over."""
+        for name, each in self.lanes.items():
+            if lane is None or name == lane:
+                each.wake()
+
+    async def _all(self) -> TickReport:
+        # In a fixed order, and to the end also when one of them fails.
+        ticks = (each.tick() for each in self.lanes.values())
+        done = await asyncio.gather(*ticks, return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
+        return TickReport.sum([one for one in done if isinstance(one, TickReport)])
 
 
 class Runner:
@@ -116,7 +177,7 @@ class Runner:
         """Take what to run and on whose behalf.
 
         Args:
-            loops: with names of their own.
+            loops: with names of their own; one in lanes is run lane by lane.
             db: where the lease is.
             clock: time.
             metrics: where ticks are counted.
@@ -124,7 +185,8 @@ class Runner:
             lease_s: see `lease.Lease`.
             finish_s: how long ticks in progress may take to end once the platform closes.
         """
-        self._loops, self._clock, self._metrics, self._finish_s = tuple(loops), clock, metrics, finish_s
+        self._loops = tuple(part for loop in loops for part in loop.parts)
+        self._clock, self._metrics, self._finish_s = clock, metrics, finish_s
         self._poll_s = _POLLED * lease_s
         self._lease = Lease(db, LEASE, holder, clock=clock, lease_s=lease_s)
         self._status = {loop.name: LoopStatus(loop.name, loop.every_s) for loop in self._loops}
@@ -133,7 +195,7 @@ class Runner:
         self.leading = False
 
     def status(self) -> list[LoopStatus]:
-        """Return how each loop is doing here, in the order given."""
+        """Return how each loop is doing here, in the order given; of one in lanes, how each lane is."""
         return [self._status[loop.name] for loop in self._loops]
 
     async def run(self, closing: asyncio.Event) -> None:
@@ -234,10 +296,10 @@ class Runner:
         return self._status[loop.name].consecutive_failures
 
     def _count(self, loop: Loop, outcome: str, taken_s: float, report: TickReport) -> None:
-        self._metrics.ticks_total.labels(loop.name, outcome).inc()
-        self._metrics.tick_seconds.labels(loop.name).observe(taken_s)
+        self._metrics.ticks_total.labels(loop.family, outcome).inc()
+        self._metrics.tick_seconds.labels(loop.family).observe(taken_s)
         for step, count in report.steps.items():
-            self._metrics.steps_total.labels(loop.name, step).inc(count)
+            self._metrics.steps_total.labels(loop.family, step).inc(count)
 
 
 async def _either(*futures: asyncio.Future[Any]) -> None:

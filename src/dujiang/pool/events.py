@@ -29,9 +29,27 @@ class CapacityShrunk(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterReached(Event):
-    """A cluster answers, for the first time or again. Subject: the cluster."""
+    """A cluster answers, for the first time or again, and nothing is the matter. Subject: the cluster."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterDegraded(Event):
+    """A cluster answers, but something is the matter; new work may be put there. Subject: the cluster."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterChanged(Event):
+    """An engine can do something else than before, as after an upgrade under us. Subject: the cluster."""
+
+    name: str
+    before: dict[str, str]
+    """Only what has changed."""
+    now: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,27 @@
-"""Looks at the engines again and again: what there is, and whether they have followed what operators intend."""
+"""Looks at the engines again and again: what there is, and whether they have followed what operators intend.
+
+Each cluster is looked at by itself (`look`), so one that hangs holds up no other; how it stands is decided here for all
+who call its engine, since the line to it knows of every call.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from dujiang.engines.contract import Capabilities, Engine, EngineRefused, EngineUnavailable
+from dujiang.engines.contract import Capabilities, EngineRefused, EngineUnavailable
+from dujiang.engines.lines import Line, Overdue, StillAsking
 from dujiang.kit import log
 from dujiang.kit.db import Database
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import BadInventory
+from dujiang.pool.domain.standing import ClusterState, Standing, judge
 from dujiang.pool.reserving import Reservations
 from dujiang.pool.service import PoolService
 
 _ASKED_EVERY = 15
-"""Looks between two questions for what an engine can keep: a sharing daemon may come and go."""
+"""Looks between two questions for what an engine can do: a sharing daemon may come and go, an engine be upgraded."""
 _logger = log.get(__name__)
 
 
@@ -22,70 +29,94 @@ class InventoryLoop:
     """Keeps the pool's picture of every cluster."""
 
     def __init__(
-        self, *, db: Database, pool: PoolService, reservations: Reservations, clusters: Mapping[str, Engine],
-        wake: Callable[[], None] = lambda: None,
+        self, *, db: Database, pool: PoolService, reservations: Reservations, clusters: Mapping[str, Line],
+        wake: Callable[[], None] = lambda: None, notes: Callable[[str], str] = lambda _cluster: "",
     ) -> None:  # fmt: skip
-        """Take what it works with; `wake` is called when what there is has changed."""
+        """Take what it works with.
+
+        Args:
+            db: the database.
+            pool: what is known.
+            reservations: begin and end.
+            clusters: lines to engines, by name.
+            wake: called when what there is has changed.
+            notes: what others have seen of a cluster that is the matter with it, in a sentence; empty when nothing.
+        """
         self._db, self._pool, self._reservations, self._clusters, self._wake = db, pool, reservations, clusters, wake
+        self._notes = notes
         self._capabilities: dict[str, Capabilities] = {}
-        self._looks = 0
+        self._looks: Counter[str] = Counter()
 
     async def tick(self) -> TickReport:
-        """Look at each cluster, then tell engines what they have not followed yet."""
-        done: Counter[str] = Counter()
-        for cluster, engine in sorted(self._clusters.items()):
-            done += await self._look(cluster, engine)
-        done += await self._follow()
-        done += await self._turn()
-        self._looks += 1
+        """Look at every cluster at once, then let reservations begin and end."""
+        looks = await asyncio.gather(*(self.look(cluster) for cluster in sorted(self._clusters)))
+        return TickReport.sum([*looks, await self.turn()])
+
+    async def look(self, cluster: str) -> TickReport:
+        """Look at a cluster, then tell its engine what it has not followed yet."""
+        done = await self._look(cluster, self._clusters[cluster])
+        done += await self._follow(cluster, self._clusters[cluster])
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
-    async def _look(self, cluster: str, engine: Engine) -> Counter[str]:
+    async def turn(self) -> TickReport:
+        """Let reservations begin and end; what waits is looked at again."""
+        async with self._db.reading() as tx:
+            turning = await self._reservations.turning(tx)
+        if not turning:
+            return TickReport()
+        async with self._db.transaction(cause="inventory") as tx:
+            turned = await self._reservations.turn(tx)
+        self._wake()
+        return TickReport({"reservation": turned} if turned else {})
+
+    async def _look(self, cluster: str, line: Line) -> Counter[str]:
         try:
-            if self._looks % _ASKED_EVERY == 0 or cluster not in self._capabilities:
-                self._capabilities[cluster] = await engine.capabilities()
-            facts = await engine.inventory()
+            if self._looks[cluster] % _ASKED_EVERY == 0 or cluster not in self._capabilities:
+                self._capabilities[cluster] = await line.capabilities()
+            self._looks[cluster] += 1
+            facts = await line.inventory()
         except EngineUnavailable as error:
             self._capabilities.pop(cluster, None)
+            why = judge(line.facts(), within_s=line.answers.within_s)[1] or error.sentence
             async with self._db.transaction(cause="inventory") as tx:
-                await self._pool.mark_unreachable(tx, cluster, error.sentence)
-            _logger.warning("a cluster does not answer", cluster=cluster, why=error.sentence)
+                await self._pool.mark_unreachable(tx, cluster, why, kind=line.engine_kind)
+            if not isinstance(error, StillAsking):
+                _logger.warning("a cluster does not answer", cluster=cluster, why=error.sentence)
             return Counter({"unreachable": 1})
+        standing = self._standing(cluster, line)
         try:
             async with self._db.transaction(cause="inventory") as tx:
-                report = await self._pool.sync(tx, cluster, self._capabilities[cluster], facts)
+                report = await self._pool.sync(tx, cluster, self._capabilities[cluster], facts, standing)
         except BadInventory as error:
             _logger.error("a cluster's inventory contradicts itself", cluster=cluster, why=error.sentence)
+            async with self._db.transaction(cause="inventory") as tx:
+                await self._pool.mark_degraded(tx, cluster, f"What it lists contradicts itself: {error.sentence}")
             return Counter({"bad": 1})
         if report.moved:
             self._wake()
         return Counter({"changed": int(report.moved)})
 
-    async def _turn(self) -> Counter[str]:
-        """Let reservations begin and end; what waits is looked at again."""
-        async with self._db.reading() as tx:
-            turning = await self._reservations.turning(tx)
-        if not turning:
-            return Counter()
-        async with self._db.transaction(cause="inventory") as tx:
-            turned = await self._reservations.turn(tx)
-        self._wake()
-        return Counter({"reservation": turned})
+    def _standing(self, cluster: str, line: Line) -> Standing:
+        state, why = judge(line.facts(), within_s=line.answers.within_s)
+        if state is ClusterState.REACHABLE and (note := self._notes(cluster)):
+            state, why = ClusterState.DEGRADED, note
+        return Standing(state, why, line.answers.last_s, line.answers.p95_s)
 
-    async def _follow(self) -> Counter[str]:
+    async def _follow(self, cluster: str, line: Line) -> Counter[str]:
         async with self._db.reading() as tx:
-            orders = await self._pool.orders(tx)
+            orders = [order for order in await self._pool.orders(tx) if order.cluster == cluster]
         done: Counter[str] = Counter()
         for order in orders:
-            engine = self._clusters.get(order.cluster)
-            if engine is None:
-                continue
             try:
                 if order.cordon:
-                    await engine.cordon(order.node, order.reason)
+                    await line.cordon(order.node, order.reason)
                 else:
-                    await engine.uncordon(order.node)
+                    await line.uncordon(order.node)
                 done["order"] += 1
             except (EngineUnavailable, EngineRefused) as error:
-                _logger.warning("an engine did not follow", cluster=order.cluster, node=order.node, why=error.sentence)
+                if isinstance(error, StillAsking):
+                    continue
+                _logger.warning("an engine did not follow", cluster=cluster, node=order.node, why=error.sentence)
+                if isinstance(error, Overdue):
+                    break  # the others would be waited for as long
         return done

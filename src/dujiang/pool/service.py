@@ -12,12 +12,12 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from dujiang.engines.contract import AttemptKey, Capabilities, Isolation, NodeFacts, RankPlacement
+from dujiang.engines.contract import AttemptKey, Capabilities, NodeFacts, RankPlacement
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import Invalid, Stale
 from dujiang.kit.ids import Ids
 from dujiang.kit.journal import Event
-from dujiang.pool import history, ledger_store, reservation_store, store
+from dujiang.pool import history, ledger_store, looking, reservation_store, store
 from dujiang.pool.domain.inventory import Inventory, PoolView, Used, build_inventory, revised, view
 from dujiang.pool.domain.ledger import (
     Allocation,
@@ -43,12 +43,11 @@ from dujiang.pool.domain.nodes import (
     UnknownNode,
 )
 from dujiang.pool.domain.reservations import Reservation
+from dujiang.pool.domain.standing import ClusterState, Standing, missing
 from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import Changes, PoolSettings, Settled, reconcile, settle, unsettled
 from dujiang.pool.events import (
     CapacityShrunk,
-    ClusterReached,
-    ClusterUnreachable,
     InventoryChanged,
     NodeCordoned,
     NodeDrainAsked,
@@ -76,9 +75,17 @@ class PoolService:
     # Inventory
 
     async def sync(
-        self, tx: Tx, cluster_name: str, capabilities: Capabilities, facts: Sequence[NodeFacts]
-    ) -> SyncReport:
+        self, tx: Tx, cluster_name: str, capabilities: Capabilities, facts: Sequence[NodeFacts],
+        standing: Standing = Standing(),
+    ) -> SyncReport:  # fmt: skip
         """Take over what an engine lists: all of it, each time. A look that changes nothing writes one row.
+
+        Args:
+            tx: the transaction.
+            cluster_name: which cluster.
+            capabilities: what its engine can do.
+            facts: all of what it lists. What is left out is not lost: see `domain.sync`.
+            standing: how the cluster stands by its answers; worse where it lists fewer nodes than before.
 
         Raises:
             BadInventory: the facts contradict themselves; nothing is changed.
@@ -86,10 +93,9 @@ class PoolService:
         pulse = await store.lock_pulse(tx)
         inventory = await self._inventory(tx, pulse)
         known = await self._cluster(tx, cluster_name)
-        cluster = _as_seen(
-            known, cluster_name, capabilities, known.id if known else self._ids.new("clu"),
-            self._terms.get(cluster_name, Terms()),
-        )  # fmt: skip
+        cluster = looking.as_seen(
+            known, cluster_name, capabilities, known.id if known else self._ids.new("clu"), self._terms_of(cluster_name)
+        )
         settled = self._settled.get(cluster_name, {})
         looked_at = unsettled(cluster, facts, inventory, settled)
         used = await ledger_store.read_used(tx, looked_at) if looked_at else Used()
@@ -97,28 +103,43 @@ class PoolService:
             cluster, facts, inventory=inventory, used=used, now=tx.now, settings=self._settings, new_id=self._ids.new,
             settled=settled,
         )  # fmt: skip
+        lacks = missing(changes.missing, len(facts) + len(changes.missing), changes.missing_held)
+        cluster = looking.standing_so(cluster, standing.degraded(lacks), was=known, now=tx.now)
         await store.save_cluster(tx, replace(cluster, seen_at=tx.now), is_new=known is None)
-        if known is None or not known.reachable:
-            tx.emit(ClusterReached(subject=cluster.id, name=cluster.name))
-        moved = cluster != known
+        tx.emit(*looking.told(known, cluster))
+        moved = looking.moves(known, cluster)
         if changes or moved:
             await self._write(tx, pulse, inventory, cluster, changes)
         self._settled[cluster_name] = changes.settled
         return changes.report(moved=moved)
 
-    async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str) -> None:
-        """Place nothing new on a cluster that does not answer, until the next `sync`; one never seen is ignored."""
+    async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str, *, kind: str = "") -> None:
+        """Place nothing new on a cluster that does not answer, until the next `sync`.
+
+        One never seen is written down when its engine's kind is given, else ignored.
+        """
+        standing = Standing(ClusterState.UNREACHABLE, reason or "NoAnswer")
+        await self._mark(tx, cluster_name, standing, kind)
+
+    async def mark_degraded(self, tx: Tx, cluster_name: str, reason: str) -> None:
+        """Note that something is the matter with a cluster that answers; one never seen is ignored."""
+        await self._mark(tx, cluster_name, Standing(ClusterState.DEGRADED, reason), "")
+
+    async def _mark(self, tx: Tx, cluster_name: str, standing: Standing, kind: str) -> None:
         pulse = await store.lock_pulse(tx)
         known = await self._cluster(tx, cluster_name)
-        if known is None or not known.reachable:
+        if known is not None and known.state is standing.state:
             return
-        reason = reason[:MAX_REASON] or "NoAnswer"
-        lost = replace(known, reachable=False, reason=reason)
-        await store.save_cluster(tx, lost, is_new=False)
-        inventory = await self._inventory(tx, pulse)
-        moved = await self._move(tx, pulse, inventory_changed=True)
-        self._kept = revised(inventory, moved.stamp, clusters=[lost])
-        tx.emit(ClusterUnreachable(subject=known.id, name=known.name, reason=reason))
+        if known is None and not kind:
+            return
+        cluster = known or looking.never_seen(cluster_name, kind, self._ids.new("clu"), self._terms_of(cluster_name))
+        cluster = looking.standing_so(cluster, standing, was=known, now=tx.now)
+        await store.save_cluster(tx, cluster, is_new=known is None)
+        tx.emit(*looking.told(known, cluster))
+        if looking.moves(known, cluster):
+            inventory = await self._inventory(tx, pulse)
+            moved = await self._move(tx, pulse, inventory_changed=True)
+            self._kept = revised(inventory, moved.stamp, clusters=[cluster])
 
     async def clusters(self, tx: Tx) -> list[Cluster]:
         """Return all clusters, in order of name."""
@@ -374,6 +395,9 @@ class PoolService:
     async def _cluster(self, tx: Tx, name: str) -> Cluster | None:
         return next((cluster for cluster in await store.read_clusters(tx) if cluster.name == name), None)
 
+    def _terms_of(self, cluster_name: str) -> Terms:
+        return self._terms.get(cluster_name, Terms())
+
     async def _not_held(self, tx: Tx, grants: Sequence[Grant], inventory: Inventory) -> list[Grant]:
         keys = [grant.key for grant in grants]
         if len(set(keys)) != len(keys):
@@ -471,15 +495,6 @@ def _has_device(inventory: Inventory, node: Node, vendor: str | None, model: str
 
 def _cluster_name(inventory: Inventory, node: Node) -> str:
     return inventory.clusters[node.cluster_id].name
-
-
-def _as_seen(known: Cluster | None, name: str, capabilities: Capabilities, id: str, terms: Terms) -> Cluster:
-    return Cluster(
-        id=id, name=name, kind=capabilities.kind, simulated=capabilities.simulated,
-        limits=Isolation(capabilities.limits), limits_by=capabilities.limits_by,
-        isolation=capabilities.device_isolation, stacks_ranks=capabilities.stacks_ranks, reachable=True, reason="",
-        seen_at=known.seen_at if known else None, terms=terms,
-    )  # fmt: skip
 
 
 def _events(cluster: Cluster, changes: Changes) -> list[Event]:

@@ -52,6 +52,12 @@ clusters = Table(
     Column("price_per_device_hour", ExactDecimal, nullable=False),
     Column("is_cloud", Boolean, nullable=False),
     Column("interruptions_per_day", Float(53), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("images", String(32), nullable=False),
+    Column("degraded", Boolean, nullable=False),
+    Column("state_since", UtcMicros, nullable=True),
+    Column("answer_s", Float(53), nullable=True),
+    Column("answer_p95_s", Float(53), nullable=True),
 )
 nodes = Table(
     "nodes",
@@ -286,7 +292,9 @@ def _cluster(row: Any) -> Cluster:
         id=row.id, name=row.name, kind=row.kind, simulated=row.simulated, limits=Isolation(row.limits),
         limits_by=row.limits_by, isolation=Isolation(row.isolation), stacks_ranks=row.stacks_ranks,
         reachable=row.reachable, reason=row.reason, seen_at=row.seen_at,
-        terms=Terms(row.price_per_device_hour, row.is_cloud, row.interruptions_per_day),
+        terms=Terms(row.price_per_device_hour, row.is_cloud, row.interruptions_per_day), version=row.version,
+        images=row.images, degraded=row.degraded, state_since=row.state_since, answer_s=row.answer_s,
+        answer_p95_s=row.answer_p95_s,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dujiang.engines.contract import Engine, EngineUnavailable
+from dujiang.engines.lines import Overdue
 from dujiang.jobs import store
 from dujiang.jobs.domain import TERMINAL, Attempt
 from dujiang.kit.db import Database, Tx
@@ -39,12 +40,19 @@ class FigureLoop:
     def __init__(self, *, db: Database, telemetry: Telemetry, clusters: Mapping[str, Engine]) -> None:
         self._db, self._telemetry, self._clusters = db, telemetry, clusters
 
-    async def tick(self) -> TickReport:
-        """Read on in every attempt that may have reported something."""
+    async def look(self, cluster: str) -> TickReport:
+        """Read on in every attempt of a cluster that may have reported something."""
         async with self._db.reading() as tx:
-            attempts = await store.unread_attempts(tx, _MOST_ATTEMPTS)
+            attempts = await store.unread_attempts(tx, cluster, _MOST_ATTEMPTS)
             places = [await self._place(tx, attempt) for attempt in attempts]
-        read = [await self._read(one, *place) for one, place in zip(attempts, places, strict=True)]
+        read: list[_Read | None] = []
+        for attempt, place in zip(attempts, places, strict=True):
+            try:
+                read.append(await self._read(attempt, *place))
+            except Overdue:
+                break  # the others would be waited for as long; what was read is written
+            except EngineUnavailable:
+                continue
         news = [one for one in read if one is not None and (one.data or one.events or one.is_all)]
         if not news:
             return TickReport()
@@ -63,13 +71,10 @@ class FigureLoop:
         if engine is None:
             return None
         kept = bytearray()
-        try:
-            async for chunk in engine.logs(attempt.key, offset=offset):
-                kept += chunk.data
-                if len(kept) >= _MOST_BYTES:
-                    break
-        except EngineUnavailable:
-            return None
+        async for chunk in engine.logs(attempt.key, offset=offset):
+            kept += chunk.data
+            if len(kept) >= _MOST_BYTES:
+                break
         folder = Path(attempt.output_dir) if attempt.output_dir else None
         events: Mapping[str, EventsRead] = {}
         if folder is not None and await asyncio.to_thread(_has_entries, folder):

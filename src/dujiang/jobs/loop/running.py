@@ -1,7 +1,8 @@
 """Makes true what was written down: attempts that have a place run, end, and give their place back.
 
-Observe, plan (`domain.stepping`), apply. What is applied is decided anew on the rows as they are, locked, so it is safe
-to kill at any instruction and to run twice. Engine calls stand outside transactions and are safe to repeat.
+Observe, plan (`domain.stepping`), apply: cluster by cluster, so one that hangs holds up no other. What is applied is
+decided anew on the rows as they are, locked, so it is safe to kill at any instruction and to run twice. Engine calls
+stand outside transactions and are safe to repeat.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Final, TypeVar
 from dujiang.engines.contract import (
     AttemptKey,
     End,
-    Engine,
     EngineRefused,
     EngineUnavailable,
     Evidence,
     Observation,
     Phase,
 )
+from dujiang.engines.lines import LateLook, Line, StillAsking
 from dujiang.jobs import group_store, run_store, store
 from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
 from dujiang.jobs.domain import (
@@ -30,6 +31,7 @@ from dujiang.jobs.domain import (
     Began,
     Ended,
     Job,
+    JobState,
     Lost,
     Never,
     Step,
@@ -70,11 +72,14 @@ class _Unseen:
 
 @dataclass(slots=True)
 class _Memory:
-    """What the loop remembers between ticks; forgotten at a restart, which costs only time."""
+    """What the loop remembers of a cluster between ticks; forgotten at a restart, which costs only time."""
 
     unseen: dict[AttemptKey, _Unseen] = field(default_factory=dict)
     submitted_s: dict[AttemptKey, float] = field(default_factory=dict)
     stopped_s: dict[AttemptKey, float] = field(default_factory=dict)
+    hidden: int = 0
+    """Attempts that ran, and that the last look did not show."""
+    running: int = 0
 
     def keep(self, live: Iterable[AttemptKey]) -> None:
         """Forget what is over."""
@@ -97,7 +102,7 @@ class AttemptLoop:
     """Reconciles attempts with what their engines show."""
 
     def __init__(
-        self, *, db: Database, pool: PoolService, tenancy: Tenancy, clusters: Mapping[str, Engine], diagnose: Diagnose,
+        self, *, db: Database, pool: PoolService, tenancy: Tenancy, clusters: Mapping[str, Line], diagnose: Diagnose,
         clock: Clock, settings: JobSettings, lost_after_s: Mapping[str, float] | None = None,
         find_checkpoint: Callable[[str], str | None] = lambda _folder: None, wake: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
@@ -107,7 +112,7 @@ class AttemptLoop:
             db: the database.
             pool: gives places back.
             tenancy: names projects.
-            clusters: engines by the name of their cluster.
+            clusters: lines to engines, by the name of their cluster.
             diagnose: says why attempts ended.
             clock: the time.
             settings: of jobs.
@@ -118,56 +123,63 @@ class AttemptLoop:
         self._db, self._pool, self._tenancy, self._clusters = db, pool, tenancy, clusters
         self._diagnose, self._clock, self._settings = diagnose, clock, settings
         self._lost_after_s, self._find_checkpoint, self._wake = lost_after_s or {}, find_checkpoint, wake
-        self._memory = _Memory()
+        self._memories = {name: _Memory() for name in clusters}
 
-    async def tick(self) -> TickReport:
-        """Look at every attempt that has not ended, and do what is next."""
+    async def look(self, cluster: str) -> TickReport:
+        """Look at every attempt of a cluster that has not ended, and do what is next."""
         async with self._db.reading() as tx:
-            live = await store.live_attempts(tx)
+            live = await store.live_attempts(tx, cluster)
             if not live:
+                self._memories[cluster] = _Memory()
                 return TickReport()
             cancelled = await store.cancelled_among(tx, {attempt.job_id for attempt in live})
             evicted = frozenset(await self._pool.to_evict(tx))
-        self._memory.keep(attempt.key for attempt in live)
-        seen, answered = await self._observe(live)
-        views = [self._view(one, cancelled, evicted, seen) for one in live if one.cluster in answered]
+        self._memories[cluster].keep(attempt.key for attempt in live)
+        seen = await self._observe(cluster, [attempt.key for attempt in live])
+        if seen is None:
+            return TickReport({"unanswered": 1})
+        self._count_hidden(cluster, live, seen)
+        looked_for = live if not isinstance(seen, LateLook) else [one for one in live if one.key in seen]
+        views = [self._view(one, cancelled, evicted, seen) for one in looked_for]
         steps = plan(views, seen)
         attempts = {attempt.key: attempt for attempt in live}
         done = await self._write(steps, attempts)
         done += await self._act(steps, attempts)
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
+    def note(self, cluster: str) -> str:
+        """Say what looks at a cluster leave out that they showed before; empty when nothing."""
+        memory = self._memories[cluster]
+        if not memory.hidden:
+            return ""
+        return f"It does not show {memory.hidden} of the {memory.running} attempts that run there."
+
     # -- look ------------------------------------------------------------------------------------------------------
 
-    async def _observe(self, live: Sequence[Attempt]) -> tuple[dict[AttemptKey, Observation], frozenset[str]]:
-        """Return what the engines show, and the clusters whose engine answered."""
-        by_cluster: dict[str, list[AttemptKey]] = {}
-        for attempt in live:
-            by_cluster.setdefault(attempt.cluster, []).append(attempt.key)
-        seen: dict[AttemptKey, Observation] = {}
-        answered = set[str]()
-        for cluster, keys in sorted(by_cluster.items()):
-            engine = self._clusters.get(cluster)
-            if engine is None:
-                _logger.warning(
-                    "a cluster with running attempts is not configured", cluster=cluster, attempts=len(keys)
-                )
-                continue
-            try:
-                seen |= await engine.observe(keys)
-            except EngineUnavailable as error:
-                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
-                continue
-            answered.add(cluster)
-        return seen, frozenset(answered)
+    async def _observe(self, cluster: str, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation] | None:
+        """Return what the engine shows; None when it does not answer."""
+        try:
+            return await self._clusters[cluster].observe(keys)
+        except StillAsking:
+            return None
+        except EngineUnavailable as error:
+            _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+            return None
+
+    def _count_hidden(self, cluster: str, live: Sequence[Attempt], seen: Mapping[AttemptKey, Observation]) -> None:
+        if isinstance(seen, LateLook):
+            return
+        running = [one.key for one in live if one.state is JobState.RUNNING]
+        memory = self._memories[cluster]
+        memory.running, memory.hidden = len(running), sum(key not in seen for key in running)
 
     def _view(
         self, attempt: Attempt, cancelled: Mapping[str, str], evicted: frozenset[AttemptKey],
         seen: Mapping[AttemptKey, Observation],
     ) -> View:  # fmt: skip
-        key, now_s, memory = attempt.key, self._clock.monotonic_s(), self._memory
+        key, now_s, memory = attempt.key, self._clock.monotonic_s(), self._memories[attempt.cluster]
         lost_after_s = self._lost_after_s.get(attempt.cluster, self._settings.lost_after_s)
-        unseen_s = self._unseen_s(key, seen, now_s, lost_after_s)
+        unseen_s = self._unseen_s(attempt, seen, now_s, lost_after_s)
         stop = cancelled.get(attempt.job_id) or attempt.stop_reason or (DRAINED if key in evicted else "")
         again_s = self._settings.ask_again_s
         return View(
@@ -180,15 +192,16 @@ class AttemptLoop:
         )
 
     def _unseen_s(
-        self, key: AttemptKey, seen: Mapping[AttemptKey, Observation], now_s: float, lost_after_s: float
+        self, attempt: Attempt, seen: Mapping[AttemptKey, Observation], now_s: float, lost_after_s: float
     ) -> float:
         """Return for how long looks have not shown it.
 
         A time without looks counts for little: while this process stood still, another one led, or the engine did not
-        answer, nobody knows what it would have shown, and its first answers may be partial.
+        answer, nobody knows what it would have shown, and its first answers may be partial. While the engine was given
+        it and has not said what became of that, it counts for nothing: it may start at any moment.
         """
-        unseen = self._memory.unseen
-        if key in seen:
+        key, unseen = attempt.key, self._memories[attempt.cluster].unseen
+        if key in seen or self._clusters[attempt.cluster].is_submitting(key):
             unseen.pop(key, None)
             return 0.0
         before = unseen.get(key, _Unseen(0.0, now_s))
@@ -337,7 +350,7 @@ class AttemptLoop:
         async def submit(key: AttemptKey) -> None:
             attempt, job = attempts[key], jobs[key.job_id]
             launch = launch_of(job, attempt, secrets.get(job.id, {}), project=names.get(job.project_id, job.project_id))
-            self._memory.submitted_s[key] = self._clock.monotonic_s()
+            self._memories[attempt.cluster].submitted_s[key] = self._clock.monotonic_s()
             try:
                 await self._clusters[attempt.cluster].submit(launch)
             except EngineRefused as error:
@@ -355,7 +368,7 @@ class AttemptLoop:
         return done
 
     async def _stop(self, attempt: Attempt, step: Stop) -> None:
-        self._memory.stopped_s[step.key] = self._clock.monotonic_s()
+        self._memories[attempt.cluster].stopped_s[step.key] = self._clock.monotonic_s()
         await self._clusters[attempt.cluster].cancel(step.key, grace_s=step.grace_s)
 
     async def _told(self, what: Sequence[T], call: Callable[[T], Awaitable[None]]) -> int:
@@ -364,6 +377,8 @@ class AttemptLoop:
         async def one(each: T) -> bool:
             try:
                 await call(each)
+            except StillAsking:  # told once, when it became overdue
+                return False
             except EngineUnavailable as error:
                 _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
                 return False

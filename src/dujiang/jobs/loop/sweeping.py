@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable, Phase
+from dujiang.engines.lines import LateLook
 from dujiang.jobs import store
 from dujiang.jobs.domain import TERMINAL
 from dujiang.kit import log
@@ -25,15 +26,22 @@ class SweepLoop:
     def __init__(self, *, db: Database, clusters: Mapping[str, Engine]) -> None:
         self._db, self._clusters = db, clusters
 
-    async def tick(self) -> TickReport:
-        """Forget what has ended, stop what is nobody's."""
+    async def look(self, cluster: str) -> TickReport:
+        """Forget what has ended at a cluster, stop what is nobody's."""
         done: Counter[str] = Counter()
-        for cluster, engine in sorted(self._clusters.items()):
-            try:
-                done += await self._sweep(cluster, engine)
-            except EngineUnavailable as error:
-                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+        try:
+            done = await self._sweep(cluster, self._clusters[cluster])
+        except EngineUnavailable as error:
+            _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
         return TickReport({name: count for name, count in sorted(done.items()) if count})
+
+    async def strangers(self) -> TickReport:
+        """Say which clusters have attempts that are to run and are not configured: nobody looks at those."""
+        async with self._db.reading() as tx:
+            unknown = [name for name in await store.clusters_of_live(tx) if name not in self._clusters]
+        for name in unknown:
+            _logger.warning("a cluster with running attempts is not configured", cluster=name)
+        return TickReport()
 
     async def _sweep(self, cluster: str, engine: Engine) -> Counter[str]:
         done: Counter[str] = Counter()
@@ -49,7 +57,7 @@ class SweepLoop:
                 _logger.warning("an attempt runs that is nobody's; it is stopped", cluster=cluster, attempt=str(key))
                 await engine.cancel(key, grace_s=0.0)
                 done["orphan"] += 1
-            else:
+            elif key in seen or not isinstance(seen, LateLook):
                 await engine.forget(key)
                 done["forget"] += 1
         return done

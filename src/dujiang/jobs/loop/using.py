@@ -8,7 +8,8 @@ since the scheduler wants to know what stopping it would lose.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable, Usage
@@ -61,21 +62,23 @@ class UseLoop:
         """Take what it works with; `saved_at` says when a checkpoint folder was last written to, and may block."""
         self._db, self._clusters, self._clock, self._settings = db, clusters, clock, settings
         self._book, self._saved_at = book, saved_at
-        self._turn = 0
+        self._turn: Counter[str] = Counter()
 
-    async def tick(self) -> TickReport:
-        """Take one sample of every running attempt."""
+    async def look(self, cluster: str) -> TickReport:
+        """Take one sample of every running attempt of a cluster."""
         async with self._db.reading() as tx:
             running = await live_store.running_keys(tx)
             saving = await live_store.checkpointing(tx) if running else []
         self._book.keep(key for key, _ in running)
-        if not running:
+        here = [key for key, where in running if where == cluster]
+        if not here:
             return TickReport()
-        found = await self._measure(running)
+        found = await self._measure(cluster, here)
         at_s = self._clock.monotonic_s()
         taken = sum(self._book.take(used, at_s, idle_under=self._settings.idle_under) for used in found)
         saves = {used.key: used.saved_at for used in found if used.saved_at is not None}
-        saves |= await self._look(saving)
+        of_here = frozenset(here)
+        saves |= await self._folders(cluster, [one for one in saving if one[0] in of_here])
         known = {key: at for key, _, at in saving}
         news = {key: at for key, at in saves.items() if key in known and at != known[key]}
         if news:
@@ -83,25 +86,21 @@ class UseLoop:
                 await live_store.note_saves(tx, news)
         return TickReport({name: count for name, count in (("sample", taken), ("save", len(news))) if count})
 
-    async def _measure(self, running: Iterable[tuple[AttemptKey, str]]) -> list[Usage]:
-        by_cluster: dict[str, list[AttemptKey]] = {}
-        for key, cluster in running:
-            by_cluster.setdefault(cluster, []).append(key)
-        found: list[Usage] = []
-        for cluster, keys in sorted(by_cluster.items()):
-            engine = self._clusters.get(cluster)
-            try:
-                found += (await engine.usage(keys)).values() if engine is not None else ()
-            except EngineUnavailable as error:
-                _logger.warning("an engine does not say what is used", cluster=cluster, why=error.sentence)
-        return found
+    async def _measure(self, cluster: str, keys: Sequence[AttemptKey]) -> list[Usage]:
+        try:
+            return list((await self._clusters[cluster].usage(keys)).values())
+        except EngineUnavailable as error:
+            _logger.warning("an engine does not say what is used", cluster=cluster, why=error.sentence)
+            return []
 
-    async def _look(self, saving: list[tuple[AttemptKey, str, datetime | None]]) -> dict[AttemptKey, datetime]:
+    async def _folders(
+        self, cluster: str, saving: list[tuple[AttemptKey, str, datetime | None]]
+    ) -> dict[AttemptKey, datetime]:
         """Look into some checkpoint folders, others next time."""
-        if self._turn >= len(saving):
-            self._turn = 0
-        some = saving[self._turn : self._turn + _MOST_FOLDERS]
-        self._turn += _MOST_FOLDERS
+        if self._turn[cluster] >= len(saving):
+            self._turn[cluster] = 0
+        some = saving[self._turn[cluster] : self._turn[cluster] + _MOST_FOLDERS]
+        self._turn[cluster] += _MOST_FOLDERS
 
         def look() -> dict[AttemptKey, datetime]:
             return {key: at for key, folder, _ in some if (at := self._saved_at(folder)) is not None}

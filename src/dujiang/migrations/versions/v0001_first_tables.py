@@ -171,6 +171,12 @@ def upgrade() -> None:
         sa.Column("price_per_device_hour", sa.String(length=64), nullable=False),
         sa.Column("is_cloud", sa.Boolean(), nullable=False),
         sa.Column("interruptions_per_day", sa.Float(precision=53), nullable=False),
+        sa.Column("version", sa.String(length=64), nullable=False),
+        sa.Column("images", sa.String(length=32), nullable=False),
+        sa.Column("degraded", sa.Boolean(), nullable=False),
+        sa.Column("state_since", sa.BigInteger(), nullable=True),
+        sa.Column("answer_s", sa.Float(precision=53), nullable=True),
+        sa.Column("answer_p95_s", sa.Float(precision=53), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clusters")),
         sa.UniqueConstraint("name", name=op.f("uq_clusters_name")),
     )

@@ -17,6 +17,7 @@ from dujiang.engines.contract import Isolation
 from dujiang.kit.errors import Conflict, Invalid, NotFound
 from dujiang.kit.state import Machine
 from dujiang.pool.domain import marks
+from dujiang.pool.domain.standing import ClusterState
 
 
 class NodeState(StrEnum):
@@ -125,9 +126,28 @@ class Cluster:
     stacks_ranks: bool
     reachable: bool
     reason: str
-    """Why it cannot be reached; empty when it can."""
+    """Why it cannot be reached, or what is the matter with it; empty when nothing is."""
     seen_at: datetime | None
+    """When it last said what there is; None: never."""
     terms: Terms = Terms()
+    version: str = ""
+    """Of the engine, as far as it says."""
+    images: str = ""
+    """What runs container images there; empty where nothing does."""
+    degraded: bool = False
+    """It can be reached, but something is the matter."""
+    state_since: datetime | None = None
+    answer_s: float | None = None
+    """How long its last answer took."""
+    answer_p95_s: float | None = None
+    """How long 95 of 100 recent ones took at most."""
+
+    @property
+    def state(self) -> ClusterState:
+        """Return how it stands."""
+        if not self.reachable:
+            return ClusterState.UNREACHABLE
+        return ClusterState.DEGRADED if self.degraded else ClusterState.REACHABLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ class PoolSettings:
 
     gone_after_s: float = 300.0
     """How long a node stays NOT_READY after it left the inventory; too short turns a lagging view into lost nodes."""
+    answer_within_s: float = 10.0
+    """How long is waited for an engine's answer before its cluster counts as unreachable; the call goes on, and its
+    answer is taken when it comes. Too little and a slow cluster is never used; too much and one that hangs is noticed
+    late."""
     cpu_overcommit_milli: int = 1000
     """Thousandths of a node's cores that may be given away; 1500 gives 1.5 times. Too much slows everybody down."""
     memory_overcommit_milli: int = 1000
@@ -76,6 +80,10 @@ class Changes:
     shrunk: list[Shrunk] = field(default_factory=list)
     newly_shrunk: list[Shrunk] = field(default_factory=list)
     """Those of them whose limit is another than at the look before."""
+    missing: list[str] = field(default_factory=list)
+    """Nodes that are known, not GONE, and not listed."""
+    missing_held: int = 0
+    """Those of them on which something is allocated."""
     settled: dict[str, Settled] = field(default_factory=dict)
     """By node name: what, seen again, changes nothing while the node is the one that follows from it."""
 
@@ -132,8 +140,12 @@ def reconcile(
             changes.settled[name] = (listed[name], known if node == known else node)
     for (cluster_id, name), node_id in inventory.node_ids.items():
         if cluster_id == cluster.id and name not in listed:
-            known = inventory.nodes[node_id]
-            _note(changes, known, _absent(known, cluster, now, settings, held=used.held(node_id)), is_new=False)
+            known, held = inventory.nodes[node_id], used.held(node_id)
+            node = _absent(known, cluster, now, settings, held=held)
+            _note(changes, known, node, is_new=False)
+            if node.state is not NodeState.GONE:
+                changes.missing.append(name)
+                changes.missing_held += held
     return changes
 
 
