@@ -295,6 +295,18 @@ class Platform:
         self.figures.wake()
 
 
+def new_ids(clock: Clock, seed: int | None = None) -> Ids:
+    """Return identifiers seeded by the operating system, or by a number for tests."""
+    return Ids(clock, np.random.default_rng(seed))
+
+
+def _terms(settings: Settings) -> dict[str, Terms]:
+    return {
+        name: Terms(each.price_per_device_hour, each.cloud, each.interruptions_per_day)
+        for name, each in settings.clusters.items()
+    }
+
+
 async def _rate(db: Database, billing: BillingService) -> TickReport:
     async with db.transaction(cause="rating") as tx:
         report = await billing.rate_closed(tx)
