@@ -7,12 +7,13 @@ Ctrl-C or SIGTERM, and leaves nothing behind; `--help` lists what can be chosen.
         cluster.kubectl("get", "nodes")
         cluster.stop("n1/kubelet")
 
-Programs are named `etcd`, `api`, `controllers`, `scheduler`, `kwok`, and for each node `n1/containerd`, `n1/kubelet`,
-`n1/plugin`; what they print is in FOLDER/*/NAME.out. Each node offers GPUs that are not there, which containers see as
-NVIDIA_VISIBLE_DEVICES and as device files that are /dev/null. Pods of all nodes reach each other by their addresses;
-there is no DNS and no kube-proxy, so Services have no address that works. The API server, on the loopback interface, is
-reached from pods with `hostNetwork`. Images are `images.BUSYBOX` and `images.HOST_PYTHON`. Several clusters may run at
-once. A kubelet sets a few kernel settings of the whole system, as everywhere (vm.overcommit_memory, kernel.panic).
+Programs are named `etcd`, `api`, `controllers`, `scheduler`, `dns`, `kwok`, and for each node `n1/containerd`,
+`n1/kubelet`, `n1/plugin`; what they print is in FOLDER/*/NAME.out. Each node says that it has the processors, memory
+and GPUs of `Size`; containers see GPUs as NVIDIA_VISIBLE_DEVICES and as device files that are /dev/null. Pods of all
+nodes reach each other by their addresses and, through headless Services, by their names. There is no kube-proxy, so
+other Services have no address that works; and the API server, on the loopback interface, is reached from pods with
+`hostNetwork` alone. Images are `images.BUSYBOX` and `images.HOST_PYTHON`. Several clusters may run at once. A kubelet
+sets a few kernel settings of the whole system, as everywhere (vm.overcommit_memory, kernel.panic).
 """
 
 from __future__ import annotations
@@ -40,13 +41,38 @@ import httpx
 import yaml
 
 from tests.kubernetes import fakes, images, parts
-from tests.kubernetes.machine import CGROUPS, Machine, free_ports, install, remove_cgroups, remove_stale_cgroups
-from tests.kubernetes.node import Node
+from tests.kubernetes.machine import (
+    CGROUPS,
+    Machine,
+    free_ports,
+    install,
+    network_of,
+    remove_cgroups,
+    remove_stale_cgroups,
+)
+from tests.kubernetes.node import Node, Size
 from tests.kubernetes.trust import ISSUER, Trust
 
 WITHIN_S = 90.0
 # Without fake nodes a lost one is seen at once; with them, not before their rare leases may be late.
 GRACE_S, GRACE_WITH_FAKES_S = 8, fakes.LEASE_S + 40
+SIZE = Size()
+COREFILE = """\
+cluster.local {{
+  bind {address}
+  errors
+  kubernetes {{
+    kubeconfig {kubeconfig}
+    ttl 1
+  }}
+}}
+. {{
+  bind {address}
+  template ANY ANY . {{
+    rcode NXDOMAIN
+  }}
+}}
+"""
 _numbers = itertools.count(1)
 
 
@@ -58,7 +84,7 @@ class Cluster:
         folder: Path,
         *,
         nodes: int = 2,
-        gpus: int = 4,
+        size: Size = SIZE,
         with_fakes: bool = False,
         flags: Mapping[str, Sequence[str]] | None = None,
         kubelet: Mapping[str, object] | None = None,
@@ -68,16 +94,17 @@ class Cluster:
         Args:
             folder: of its own, not there yet.
             nodes: real ones, n1 and on.
-            gpus: that each real node offers.
+            size: what each real node offers.
             with_fakes: KWOK runs, so that `add_fake_nodes` has someone to let them live.
-            flags: more command line flags of `etcd`, `api`, `controllers`, `scheduler` or `kwok`.
+            flags: more command line flags of `etcd`, `api`, `controllers`, `scheduler`, `dns` or `kwok`.
             kubelet: more of each kubelet's configuration, such as {"containerLogMaxSize": "1Mi"}.
         """
-        self.folder, self._gpus, self._with_fakes = folder.resolve(), gpus, with_fakes
-        self._flags, self._kubelet = flags or {}, kubelet or {}
+        self.folder, self._size, self._with_fakes = folder.resolve(), size, with_fakes
+        self._flags, self._kubelet = flags or {}, dict(kubelet or {})
         self._cgroup = f"{CGROUPS}{os.getpid()}-{next(_numbers)}-{secrets.token_hex(2)}"
         self._names = [f"n{number}" for number in range(1, nodes + 1)]
         self.nodes: dict[str, Node] = {}
+        self._is_starting = True
 
     def __enter__(self) -> Cluster:
         install(containers=bool(self._names))
@@ -86,6 +113,7 @@ class Cluster:
         self._write()
         try:
             self._start()
+            self._is_starting = False
         except BaseException:
             self._end()
             raise
@@ -148,8 +176,8 @@ class Cluster:
             with contextlib.suppress(httpx.HTTPError):
                 if is_so():
                     return
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{what}: not within {within_s:g} s\n{self.last_words()}")
+            if time.monotonic() > deadline or (self._is_starting and self.ended()):
+                raise AssertionError(f"{what}: not so; ended by themselves: {self.ended()}\n{self.last_words()}")
             time.sleep(0.1)
 
     def pod(self, name: str, namespace: str = "default") -> Any:
@@ -171,6 +199,13 @@ class Cluster:
         """Return how many sound GPUs a node offers."""
         allocatable = self.request("GET", f"/api/v1/nodes/{node}")["status"].get("allocatable", {})
         return int(allocatable.get("nvidia.com/gpu", 0))
+
+    def ended(self) -> dict[str, int]:
+        """Return the programs that ended by themselves, with their exit status."""
+        found = self._control.ended()
+        for name, node in self.nodes.items():
+            found.update((f"{name}/{program}", status) for program, status in node.machine.ended().items())
+        return found
 
     def last_words(self) -> str:
         """Return the end of what each program printed."""
@@ -239,16 +274,19 @@ class Cluster:
         self.folder.mkdir(parents=True)
         self._api_port, *ports = free_ports(5 + 2 * len(self._names))
         self._etcd_ports, self._other_ports = ports[:2], ports[2:4]
+        self._dns_address = f"{network_of(self._api_port)}.1"
         self.url = f"https://127.0.0.1:{self._api_port}"
         self.trust = Trust(self.folder / "trust", self.url, self._names)
         context = ssl.create_default_context(cafile=str(self.folder / "trust" / "ca.crt"))
         self._http = httpx.Client(base_url=self.url, verify=context, timeout=30, trust_env=False)
-        self._control = Machine("control", self.folder / "control")
+        link = (f"dns{self._api_port}", self._dns_address) if self._names else None
+        self._control = Machine("control", self.folder / "control", link=link)
+        names = {"clusterDNS": [self._dns_address], "clusterDomain": "cluster.local"}
         for number, name in enumerate(self._names):
             self.nodes[name] = Node(
-                name, self.folder / name, programs=self.programs, gpus=self._gpus, ports=ports[4 + 2 * number :][:2],
+                name, self.folder / name, programs=self.programs, size=self._size, ports=ports[4 + 2 * number :][:2],
                 cgroup=f"{self._cgroup}-{name}", kubeconfig=self.kubeconfig(f"system:node:{name}"),
-                ca=self.folder / "trust" / "ca.crt", kubelet=self._kubelet,
+                ca=self.folder / "trust" / "ca.crt", kubelet={**names, **self._kubelet},
             )  # fmt: skip
 
     def _start(self) -> None:
@@ -263,6 +301,8 @@ class Cluster:
         self._wait_for_api()
         self._run("controllers", "kube-controller-manager", *self._controller_flags())
         self._run("scheduler", "kube-scheduler", *self._scheduler_flags())
+        if self._names:
+            self._run("dns", "dns", *self._dns_flags())
         if self._with_fakes:
             self._run("kwok", "kwok", *self._kwok_flags())
         for node in self.nodes.values():
@@ -270,8 +310,10 @@ class Cluster:
         for name in self.nodes:
             self._introduce(name)
         self._wait_for_account("default")
-        for name in self.nodes:
-            self.wait(f"node {name}", lambda name=name: self.is_ready(name) and self.free_gpus(name) == self._gpus)
+        self.wait("the nodes", lambda: all(map(self._is_whole, self.nodes)))
+
+    def _is_whole(self, name: str) -> bool:
+        return self.is_ready(name) and self.free_gpus(name) == self._size.gpus
 
     def _end(self) -> None:
         for machine in (*(node.machine for node in self.nodes.values()), self._control):
@@ -328,6 +370,11 @@ class Cluster:
         ports = ["--bind-address", "127.0.0.1", "--secure-port", str(self._other_ports[1])]
         return ["--config", str(config), *ports, "--cert-dir", str(self.folder / "control")]
 
+    def _dns_flags(self) -> list[str]:
+        corefile = self.folder / "control" / "Corefile"
+        corefile.write_text(COREFILE.format(address=self._dns_address, kubeconfig=self.kubeconfig()))
+        return ["-conf", str(corefile)]
+
     def _kwok_flags(self) -> list[str]:
         stages = fakes.write_stages(self.programs, self.folder / "control")
         marks = ",".join(f"{key}={value}" for key, value in fakes.MARK.items())
@@ -382,7 +429,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with contextlib.suppress(KeyboardInterrupt), Cluster(
-            folder, nodes=asked.nodes, gpus=asked.gpus, with_fakes=asked.fakes > 0
+            folder, nodes=asked.nodes, size=Size(gpus=asked.gpus), with_fakes=asked.fakes > 0
         ) as cluster:  # fmt: skip
             if asked.fakes:
                 cluster.add_fake_nodes(asked.fakes)

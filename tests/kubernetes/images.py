@@ -23,6 +23,7 @@ APPLETS = (
 )
 ROOT_LINKS = ("bin", "sbin", "lib", "lib64")
 USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+LOOK_UPS = b"hosts: files dns\n"  # without it glibc would not find a pod's own name
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -47,7 +48,9 @@ def host_python() -> bytes:
             links[name] = os.readlink(f"/{name}")
         elif Path(f"/{name}").is_dir():
             folders.append(name)
-    return archive(HOST_PYTHON, _layer(folders, {"etc/passwd": USERS.encode()}, links), ("/bin/sh",))
+    return archive(
+        HOST_PYTHON, _layer(folders, {"etc/passwd": USERS.encode(), "etc/nsswitch.conf": LOOK_UPS}, links), ("/bin/sh",)
+    )
 
 
 def host_folders(*more: Path) -> list[Path]:

@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-PACKAGES = {"containerd": "containerd", "ctr": "containerd", "runc": "runc", "busybox": "busybox-static"}
+PACKAGES = {
+    "containerd": "containerd", "ctr": "containerd", "runc": "runc", "busybox": "busybox-static", "ip": "iproute2",
+}  # fmt: skip
 CNI_PACKAGE, CNI_FOLDERS = "containernetworking-plugins", (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 HELD = "set -e; {mounts}echo up; read -r _ || true"
@@ -62,7 +64,10 @@ def cni_folder() -> Path | None:
 class Machine:
     """One machine: boots, runs programs by name, loses its power."""
 
-    def __init__(self, name: str, folder: Path, *, binds: Iterable[str] = (), scratch: Iterable[str] = ()) -> None:
+    def __init__(
+        self, name: str, folder: Path, *, binds: Iterable[str] = (), scratch: Iterable[str] = (),
+        shown: Mapping[str, Path] | None = None, link: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Say what is its own.
 
         Args:
@@ -70,9 +75,11 @@ class Machine:
             folder: keeps what its disk keeps, and what its programs print.
             binds: folders of this system that are the machine's own, kept when its power goes.
             scratch: folders of this system that are the machine's own, and empty whenever it boots.
+            shown: files or folders that the machine sees in place of those of this system.
+            link: name and address of a network interface of this system that is there while the machine has power.
         """
         self.name, self.folder = name, folder
-        self._binds, self._scratch = tuple(binds), tuple(scratch)
+        self._binds, self._scratch, self._shown, self._link = tuple(binds), tuple(scratch), shown or {}, link
         self._holder: subprocess.Popen[bytes] | None = None
         self._inside = 0
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
@@ -95,7 +102,11 @@ class Machine:
         for place in self._scratch:
             Path(place).mkdir(parents=True, exist_ok=True)
             mounts += f"mount -t tmpfs -o mode=755 tmpfs '{place}'; "
+        for place, source in self._shown.items():
+            mounts += f"mount --bind '{source}' '{place}'; "
         words = ["--mount", "--pid", "--fork", "--kill-child", "--propagation", "slave", "--mount-proc"]
+        if self._link:
+            words.append("--net")  # of its holder alone: the interface has its other end in there, and goes with it
         script = HELD.format(mounts=mounts)
         self._holder = subprocess.Popen(
             [path_of("unshare"), *words, "--", "bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -107,6 +118,8 @@ class Machine:
             self.power_off()
             raise MissingMachine(f"{self.name} does not boot: no namespaces or mounts are allowed here")
         self._inside = _child_of(self._holder)
+        if self._link:
+            self._make_link(*self._link)
 
     def power_off(self) -> None:
         """Take its power away: no program of it can still say or do anything."""
@@ -173,6 +186,18 @@ class Machine:
         """Return the end of what each program printed."""
         return "\n".join(f"-- {path}\n{_end_of(path, characters)}" for path in sorted(self.folder.glob("*.out")))
 
+    def _make_link(self, name: str, address: str) -> None:
+        other_end = ["peer", "name", "end", "netns", str(self._inside)]
+        for words in (
+            ["link", "add", name, "type", "veth", *other_end],
+            ["addr", "add", f"{address}/32", "dev", name],
+            ["link", "set", name, "up"],
+        ):
+            done = subprocess.run([path_of("ip"), *words], capture_output=True, text=True, check=False)
+            if done.returncode:
+                self.power_off()
+                raise MissingMachine(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
     def _enter(self, words: Sequence[str]) -> list[str]:
         assert self._holder is not None, f"{self.name} has no power"
         return [path_of("nsenter"), f"--target={self._inside}", "--mount", "--pid", "--", path_of(words[0]), *words[1:]]
@@ -189,6 +214,11 @@ def free_ports(count: int) -> list[int]:
             if port not in found:
                 found.append(port)
     return found
+
+
+def network_of(port: int) -> str:
+    """Return the first three numbers of addresses that go with a port of `free_ports`, and with no other."""
+    return f"10.{128 + (port >> 8)}.{port & 255}"
 
 
 def path_of(name: str) -> str:

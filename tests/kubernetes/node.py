@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from tests.kubernetes import images
-from tests.kubernetes.machine import Machine, cni_folder, make_cgroup, remove_cgroups
+from tests.kubernetes.machine import Machine, cni_folder, make_cgroup, network_of, remove_cgroups
 
 SOCKET = "/run/containerd/containerd.sock"
 # The network's own records do not outlive a loss of power: nor do the networks.
 KEPT, SCRATCH = ("/var/lib/kubelet", "/var/lib/containerd", "/var/log"), ("/run/containerd", "/var/lib/cni")
 # What GPU feature discovery would say of the node.
 LABELS = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559"}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a node says that it has, whatever the machine has: containers really get what there is."""
+
+    gpus: int = 4
+    cpus: int = 64
+    memory_bytes: int = 512 << 30
+
 
 CONTAINERD = """\
 version = 2
@@ -76,11 +89,34 @@ def kubelet_config(port: int, cgroup: str, ca: Path, more: Mapping[str, object])
     }  # fmt: skip
 
 
+def pretend(folder: Path, cpus: int, memory_bytes: int) -> dict[str, Path]:
+    """Write the files in which a kubelet reads the size of its machine; returns where they are to be seen.
+
+    Its control groups may only name processors that are there. So the same ones are listed again and again, each time
+    with one more zero before their number: as files these are others, as numbers the same.
+    """
+    memory_kb = memory_bytes // 1024
+    system = folder / "system"
+    real = sorted(os.sched_getaffinity(0))
+    for number in range(cpus):
+        again, which = divmod(number, len(real))
+        topology = system / "node" / "node0" / f"cpu{'0' * again}{real[which]}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "core_id").write_text(f"{number}\n")
+        (topology / "physical_package_id").write_text("0\n")
+    (system / "node" / "node0" / "meminfo").write_text(f"Node 0 MemTotal: {memory_kb} kB\n")
+    (system / "cpu").mkdir()
+    (system / "cpu" / "online").write_text(",".join(map(str, real)) + "\n")
+    memory = folder / "meminfo"
+    memory.write_text(re.sub(r"(?<=^MemTotal:)\s*\d+", f" {memory_kb}", Path("/proc/meminfo").read_text()))
+    return {"/sys/devices/system": system, "/proc/meminfo": memory}
+
+
 class Node:
     """A machine with a kubelet."""
 
     def __init__(
-        self, name: str, folder: Path, *, programs: Path, gpus: int, ports: Sequence[int], cgroup: str,
+        self, name: str, folder: Path, *, programs: Path, size: Size, ports: Sequence[int], cgroup: str,
         kubeconfig: Path, ca: Path, kubelet: Mapping[str, object],
     ) -> None:  # fmt: skip
         """Write its files.
@@ -89,15 +125,16 @@ class Node:
             name: of the node.
             folder: of its own.
             programs: where kubelet and plugin lie.
-            gpus: how many it offers.
+            size: what it offers.
             ports: two free ones, for the kubelet and for containerd's streams.
             cgroup: name of its control group.
             kubeconfig: with which it speaks to the API server.
             ca: whose clients the kubelet lets in.
             kubelet: more of the kubelet's configuration.
         """
-        self.name, self.folder, self.gpus, self.port, self.cgroup = name, folder, gpus, ports[0], cgroup
-        self.machine = Machine(name, folder, binds=KEPT, scratch=SCRATCH)
+        self.name, self.folder, self.gpus, self.port, self.cgroup = name, folder, size.gpus, ports[0], cgroup
+        shown = pretend(folder / "hardware", size.cpus, size.memory_bytes)
+        self.machine = Machine(name, folder, binds=KEPT, scratch=SCRATCH, shown=shown)
         self.broken = folder / "broken-gpus"
         self._programs, self._kubeconfig = programs, kubeconfig
         (folder / "cni").mkdir(parents=True)
@@ -151,8 +188,7 @@ class Node:
         self.broken.write_text("".join(f"GPU-{self.name}-{number}\n" for number in numbers))
 
     def _network(self) -> dict[str, object]:
-        # The port is this node's alone on the machine, and below 32768: so the network made of it is too.
-        subnet = f"10.{128 + (self.port >> 8)}.{self.port & 255}.0/24"
+        subnet = f"{network_of(self.port)}.0/24"
         addresses = {"type": "host-local", "subnet": subnet, "routes": [{"dst": "0.0.0.0/0"}]}
         plugins = [{"type": "ptp", "ipMasq": False, "ipam": {**addresses, "dataDir": "/var/lib/cni/networks"}}]
         return {"cniVersion": "0.4.0", "name": "tests", "plugins": plugins}

@@ -1,4 +1,4 @@
-"""Kubernetes, etcd, KWOK and a device plugin of our own, compiled once into a cache outside the repository.
+"""Kubernetes, etcd, CoreDNS, KWOK and a device plugin of our own, compiled once into a cache outside the repository.
 
 Each folder under `parts/` is a Go module that pins what it needs in go.sum. The first build takes minutes, 12 on two
 cores; what is there already for the same pins is taken at once. `DUJIANG_TEST_PARTS` names another folder for it all.
@@ -18,7 +18,8 @@ from pathlib import Path
 
 MODULES = Path(__file__).parent / "parts"
 PROGRAMS = (
-    "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet", "kwok", "server", "plugin",
+    "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet", "server", "dns", "kwok",
+    "plugin",
 )  # fmt: skip
 # What KWOK does to nodes and pods is said in files of its module; these are laid beside the programs.
 STAGES = (

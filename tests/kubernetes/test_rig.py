@@ -23,9 +23,14 @@ pytestmark = pytest.mark.kubernetes
 def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for name in {"cluster", "control"} & set(request.fixturenames):
-        used: Cluster = request.getfixturevalue(name)
-        used.request("DELETE", "/api/v1/namespaces/default/pods?gracePeriodSeconds=0")
-        used.wait("no pods", lambda used=used: not used.request("GET", "/api/v1/namespaces/default/pods")["items"])
+        forget(request.getfixturevalue(name))
+
+
+def forget(cluster: Cluster) -> None:
+    """Remove all pods."""
+    path = "/api/v1/namespaces/default/pods"
+    cluster.request("DELETE", f"{path}?gracePeriodSeconds=0")
+    cluster.wait("no pods", lambda: not cluster.request("GET", path)["items"])
 
 
 def run(cluster: Cluster, name: str, script: str, **more: Any) -> None:
@@ -51,6 +56,8 @@ def test_both_nodes_are_ready_and_offer_their_gpus(cluster: Cluster) -> None:
         "n2": "4",
     }
     assert all(cluster.is_ready(name) for name in ("n1", "n2"))
+    assert {node["status"]["allocatable"]["cpu"] for node in nodes} == {"64"}
+    assert {node["status"]["capacity"]["memory"] for node in nodes} == {"512Gi"}
     assert not any(node["spec"].get("taints") for node in nodes)
 
 
@@ -126,6 +133,27 @@ def test_pods_of_two_nodes_reach_each_other(cluster: Cluster) -> None:
     cluster.wait_for_phase("says", "Succeeded")
 
     assert cluster.kubectl("logs", "says").strip() == "over here"
+
+
+def test_pods_of_a_headless_service_find_each_other_by_name(cluster: Cluster) -> None:
+    service = {
+        "clusterIP": "None",
+        "selector": {"gang": "a"},
+        "publishNotReadyAddresses": True,
+        "ports": [{"port": 7000}],
+    }
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "gang"}, "spec": service})
+    volumes, mounts = images.host_mounts()
+    listen = "import socket; s = socket.create_server(('', 7000)); s.accept()[0].sendall(socket.getfqdn().encode())"
+    python = {"image": images.HOST_PYTHON, "command": [sys.executable, "-c", listen], "volumeMounts": mounts}
+    member = {"hostname": "rank-0", "subdomain": "gang", "metadata": {"labels": {"gang": "a"}}}
+    run(cluster, "first", "", nodeName="n1", container=python, volumes=volumes, **member)
+    run(cluster, "second", "until nc rank-0.gang 7000 | grep .; do sleep 0.2; done", nodeName="n2")
+
+    cluster.wait_for_phase("second", "Succeeded")
+    cluster.kubectl("delete", "service", "gang")
+
+    assert cluster.kubectl("logs", "second").splitlines()[-1] == "rank-0.gang.default.svc.cluster.local"
 
 
 def test_images_are_given_to_all_nodes(cluster: Cluster) -> None:
