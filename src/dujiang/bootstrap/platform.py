@@ -31,6 +31,7 @@ from dujiang.jobs import api as jobs_api
 from dujiang.jobs import looking_api, moves_api, schedule_api, scoring_api
 from dujiang.jobs.checkpoints import find_checkpoint, saved_at
 from dujiang.jobs.diagnosis import Diagnose
+from dujiang.jobs.domain import Site
 from dujiang.jobs.looking import Live
 from dujiang.jobs.loop import (
     AttemptLoop,
@@ -158,6 +159,7 @@ class Platform:
             db=db, pool=self.pool, tenancy=self.tenancy, clusters=clusters,
             diagnose=world.diagnose or Diagnoser(_signatures(settings)), clock=clock, settings=settings.jobs,
             lost_after_s=world.lost_after_s, find_checkpoint=find_checkpoint, wake=self._wake_after_end,
+            sites=_sites(world, settings),
         )  # fmt: skip
         inventory = InventoryLoop(
             db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start,
@@ -293,6 +295,15 @@ class Platform:
     def _wake_after_end(self) -> None:
         self.starting.wake()
         self.figures.wake()
+
+
+def _sites(world: World, settings: Settings) -> dict[str, Site]:
+    """Return what launchers have to know of each cluster."""
+    terms = settings.clusters
+    return {
+        name: Site(engine.kind, terms[name].fabric if name in terms else None)
+        for name, engine in world.clusters.items()
+    }
 
 
 def new_ids(clock: Clock, seed: int | None = None) -> Ids:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dujiang.billing.service import BillingSettings
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.slurm.settings import SlurmSettings
+from dujiang.jobs.domain import Fabric
 from dujiang.jobs.settings import JobSettings
 from dujiang.pool.domain import PoolSettings
 from dujiang.scheduling.settings import SchedulingSettings
@@ -137,6 +138,8 @@ class ClusterSettings(BaseModel):
     """Rented by use: work goes there only where a policy lets it."""
     interruptions_per_day: float = Field(default=0.0, ge=0, le=1440)
     """How often a node is taken away (spot capacity)."""
+    fabric: Fabric | None = None
+    """A table `[clusters.NAME.fabric]` says what joins its nodes; its settings stand below."""
     slurm: SlurmSettings | None = None
     """A table `[clusters.NAME.slurm]` makes it a Slurm cluster; its settings stand below."""
 

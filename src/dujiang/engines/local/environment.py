@@ -83,10 +83,12 @@ def _identity(launch: Mapping[str, Any]) -> dict[str, str]:
 
 def _place_in_the_gang(launch: Mapping[str, Any], rank: Mapping[str, Any], master_port: int) -> dict[str, str]:
     world = str(launch.get("world", len(launch["ranks"])))  # more than its ranks, where others run on other machines
+    hosts = launch.get("hosts") or ["127.0.0.1"] * int(world)
     return {
         "MASTER_ADDR": launch.get("master_addr", "127.0.0.1"),
         "MASTER_PORT": str(launch.get("master_port", master_port)),
         "DUJIANG_NODES": world,
+        "DUJIANG_HOSTS": ",".join(hosts),
         "WORLD_SIZE": world,
         "RANK": str(rank["rank"]),
         "NODE_RANK": str(rank["rank"]),

@@ -173,6 +173,7 @@ def describe(
         "use_every_s": settings.use_every_s,
         "cpus_per_node": largest(taken).cpus,
         "master_addr": addresses.get(first, first),
+        "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }
     assert nodes_of(record) == list(taken)
     return record

@@ -1,7 +1,8 @@
 """The types and decisions of jobs: what a job and an attempt are, what the loops do next, and what follows an end."""
 
 from dujiang.jobs.domain.array import Array, NoSuchArray, Tally
-from dujiang.jobs.domain.asking import ask_of, launch_of, request_of
+from dujiang.jobs.domain.asking import ANY_SITE, ask_of, launch_of, request_of
+from dujiang.jobs.domain.distributed import Fabric, Site
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.ending import Verdict, begin, conclude, ended_event, judge
 from dujiang.jobs.domain.holding import (
@@ -35,6 +36,7 @@ from dujiang.jobs.domain.job import (
 from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
 
 __all__ = [
+    "ANY_SITE",
     "ATTEMPT_STATES",
     "HELD_ADVICE",
     "JOB_STATES",
@@ -46,6 +48,7 @@ __all__ = [
     "Began",
     "Edge",
     "Ended",
+    "Fabric",
     "Held",
     "Job",
     "JobEndedAlready",
@@ -55,6 +58,7 @@ __all__ = [
     "NoSuchArray",
     "NoSuchAttempt",
     "NoSuchJob",
+    "Site",
     "Standing",
     "Step",
     "Stop",

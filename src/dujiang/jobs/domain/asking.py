@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Isolation, Launch
+from dujiang.jobs.domain.distributed import Site, spread
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.job import Attempt, Job
 from dujiang.jobs.spec import Burst, Cause, JobSpec, Kept, Placement, Resources
 from dujiang.scheduling.domain import Ask, Constraints, Level, Request, TaskClass
 
 PROJECT_LABEL = "project_id"
+ANY_SITE = Site()
 
 
 def ask_of(spec: JobSpec) -> Ask:
@@ -96,7 +98,7 @@ def array_env(job: Job) -> dict[str, str]:
     }
 
 
-def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: str) -> Launch:
+def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: str, site: Site = ANY_SITE) -> Launch:
     """Return what the engine needs to run an attempt.
 
     Args:
@@ -104,26 +106,28 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         attempt: with its place.
         secrets: values by name.
         project: name of the project, for people.
+        site: where it runs.
     """
     spec, point = job.spec, job.spec.checkpoint
     checkpoint = None
     if point is not None:
         checkpoint = Checkpointing(job.checkpoint_dir, point.signal_number, attempt.resume_from)
+    made = spread(spec.distributed, spec.run, attempt.ranks, site, ports=spec.ports)
     return Launch(
         key=AttemptKey(job.id, attempt.number),
         name=job.name,
         project=project,
-        run=spec.run,
+        run=made.run,
         ranks=attempt.ranks,
         setup=spec.setup,
-        env={**spec.param_env, **spec.env, **array_env(job)},
+        env={**made.env, **spec.param_env, **spec.env, **array_env(job)},
         secrets=secrets,
         image=spec.image,
         workdir=spec.workdir,
         checkpoint=checkpoint,
         time_limit_s=spec.time_limit_s,
         grace_s=spec.grace_s,
-        ports=spec.ports,
+        ports=spec.ports + made.ports,
         inputs=tuple(Input(data.name, data.path) for data in spec.inputs),
         record_environment=spec.outputs.model is not None,
         labels={**job.labels, PROJECT_LABEL: job.project_id},

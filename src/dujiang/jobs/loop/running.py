@@ -26,6 +26,7 @@ from dujiang.engines.lines import LateLook, Line, StillAsking
 from dujiang.jobs import group_store, run_store, store
 from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
 from dujiang.jobs.domain import (
+    ANY_SITE,
     TERMINAL,
     Attempt,
     Began,
@@ -34,6 +35,7 @@ from dujiang.jobs.domain import (
     JobState,
     Lost,
     Never,
+    Site,
     Step,
     Stop,
     Submit,
@@ -105,6 +107,7 @@ class AttemptLoop:
         self, *, db: Database, pool: PoolService, tenancy: Tenancy, clusters: Mapping[str, Line], diagnose: Diagnose,
         clock: Clock, settings: JobSettings, lost_after_s: Mapping[str, float] | None = None,
         find_checkpoint: Callable[[str], str | None] = lambda _folder: None, wake: Callable[[], None] = lambda: None,
+        sites: Mapping[str, Site] | None = None,
     ) -> None:  # fmt: skip
         """Take what it works with.
 
@@ -119,10 +122,12 @@ class AttemptLoop:
             lost_after_s: by cluster, where it is other than the setting.
             find_checkpoint: returns the last good checkpoint in a folder; may block, runs in a thread.
             wake: called when places were given back.
+            sites: what launchers have to know of clusters, by name.
         """
         self._db, self._pool, self._tenancy, self._clusters = db, pool, tenancy, clusters
         self._diagnose, self._clock, self._settings = diagnose, clock, settings
         self._lost_after_s, self._find_checkpoint, self._wake = lost_after_s or {}, find_checkpoint, wake
+        self._sites = sites or {}
         self._memories = {name: _Memory() for name in clusters}
 
     async def look(self, cluster: str) -> TickReport:
@@ -349,7 +354,10 @@ class AttemptLoop:
 
         async def submit(key: AttemptKey) -> None:
             attempt, job = attempts[key], jobs[key.job_id]
-            launch = launch_of(job, attempt, secrets.get(job.id, {}), project=names.get(job.project_id, job.project_id))
+            launch = launch_of(
+                job, attempt, secrets.get(job.id, {}), project=names.get(job.project_id, job.project_id),
+                site=self._sites.get(attempt.cluster, ANY_SITE),
+            )  # fmt: skip
             self._memories[attempt.cluster].submitted_s[key] = self._clock.monotonic_s()
             try:
                 await self._clusters[attempt.cluster].submit(launch)
