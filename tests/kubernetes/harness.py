@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.engine import KubernetesEngine
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import SystemClock
@@ -36,10 +37,10 @@ class KubernetesHarness(LocalHarness):
     def _new(self) -> KubernetesEngine:  # type: ignore[override]
         return self.another()
 
-    def another(self, **settings: Any) -> KubernetesEngine:
+    def another(self, api: Api | None = None, **settings: Any) -> KubernetesEngine:
         """Return a second engine of the same platform over the same cluster."""
         chosen = KubernetesSettings(**{**self.set, **settings})
-        return KubernetesEngine(chosen, clock=self.clock, archive=self.folder / "archive", mark=self.mark)
+        return KubernetesEngine(chosen, clock=self.clock, archive=self.folder / "archive", mark=self.mark, api=api)
 
     @property
     def namespace(self) -> str:

@@ -52,7 +52,9 @@ class KubernetesEngine:
 
     kind: ClassVar[str] = "kubernetes"
 
-    def __init__(self, settings: KubernetesSettings, *, clock: Clock, archive: Path, mark: str) -> None:
+    def __init__(
+        self, settings: KubernetesSettings, *, clock: Clock, archive: Path, mark: str, api: Api | None = None
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
@@ -60,9 +62,10 @@ class KubernetesEngine:
             clock: of the platform.
             archive: folder for output that was read; its own.
             mark: tells what this platform made from what others did; a label's value.
+            api: by which the cluster is asked; None makes one of the settings.
         """
         self._settings, self._clock = settings, clock
-        self._api = api = Api(settings, clock=clock)
+        self._api = api = api or Api(settings, clock=clock)
         self._stock = Stock(api, settings, clock=clock, mark=mark)
         self._closer = Closer(api, self._stock.nodes)
         self._seen = Observer(api, self._stock.nodes, settings, clock=clock, mark=mark)
