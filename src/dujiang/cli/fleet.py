@@ -11,6 +11,7 @@ import typer
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import (
     Column,
+    ago,
     clean,
     col,
     heading,
@@ -81,19 +82,42 @@ def list_nodes(
         listing(nodes, _NODES, as_json=json, empty=empty)
 
 
+def _engine(cluster: Any) -> str:
+    return " ".join(str(word) for word in (cluster.get("kind"), cluster.get("version")) if word)
+
+
+def _limits(cluster: Any) -> str | None:
+    if not cluster.get("limits_by"):  # it has never answered
+        return None
+    return f"{cluster.get('limits')} ({cluster.get('limits_by')}), shares of devices {cluster.get('isolation')}"
+
+
+def _answers(cluster: Any) -> str | None:
+    last, p95 = cluster.get("answer_s"), cluster.get("answer_p95_s")
+    return None if last is None else f"{_took(last)} (95 %: {_took(p95)})"
+
+
+def _took(value: Any) -> str:
+    """Return the time of an answer with three figures at most: they lie between a millisecond and minutes."""
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
 _CLUSTERS = (
     col("NAME"),
-    col("KIND"),
-    Column("STATE", lambda cluster: "reachable" if cluster.get("reachable") else "away"),
-    Column("LIMITS", lambda cluster: f"{cluster.get('limits')} ({cluster.get('limits_by')})"),
-    Column("SHARES OF DEVICES", lambda cluster: cluster.get("isolation")),
-    Column("SEEN", lambda cluster: moment(cluster.get("seen_at"))),
+    Column("ENGINE", _engine),
+    col("STATE"),
+    Column("SINCE", lambda cluster: moment(cluster.get("state_since"))),
+    Column("LAST ANSWER", lambda cluster: ago(cluster.get("seen_at")) if cluster.get("seen_at") else "never"),
+    Column("ANSWERS TAKE", _answers),
+    Column("LIMITS", _limits),
     Column("WHY", lambda cluster: cluster.get("reason") or None),
 )
 
 
 def clusters(json: Json = False) -> None:
-    """List clusters: what runs work, whether it answers, and why not."""
+    """List clusters: what runs work, whether it answers, since when not and why, and how long its answers take."""
     with connect() as client:
         listing(client.items("/v1/clusters"), _CLUSTERS, as_json=json, empty="There are no clusters.")
 

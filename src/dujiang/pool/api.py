@@ -52,12 +52,13 @@ def router(pool: PoolService, tenancy: Tenancy) -> APIRouter:
 def _look(routes: APIRouter, pool: PoolService) -> None:
     @routes.get("/clusters")
     async def list_clusters(caller: Reader, paging: Paged) -> Page[ClusterOut]:
-        """List the clusters in order of name."""
+        """List the clusters in order of name: how each stands, since when and why, and how it answers."""
         after = paging.after(str)
         async with caller.reading() as tx:
+            now = tx.now
             rows = [row for row in await pool.clusters(tx) if after is None or row.name > after[0]]
         kept, next_cursor = paging.page(rows, lambda row: [row.name])
-        return Page(items=[cluster_out(row) for row in kept], next_cursor=next_cursor)
+        return Page(items=[cluster_out(row, now) for row in kept], next_cursor=next_cursor)
 
     @routes.get("/nodes")
     async def list_nodes(

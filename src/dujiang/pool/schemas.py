@@ -13,6 +13,7 @@ from dujiang.pool.domain.inventory import WHOLE_DEVICE, Inventory, Used
 from dujiang.pool.domain.ledger import Allocation
 from dujiang.pool.domain.marks import places
 from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Node
+from dujiang.pool.domain.standing import ClusterState
 from dujiang.pool.domain.summary import HostTotals, KindTotals
 
 
@@ -22,14 +23,30 @@ class ClusterOut(Model):
     id: str
     name: str
     kind: str
+    version: str
+    """Of its engine, as far as that says."""
     simulated: bool
     limits: str
     limits_by: str
     isolation: str
     stacks_ranks: bool
+    images: str
+    """What runs container images there; empty where nothing does."""
+    state: ClusterState
+    """`degraded`: new work may be put there, but something is the matter; `unreachable`: nothing new is."""
+    state_since: datetime | None
     reachable: bool
+    """Not `unreachable`."""
     reason: str
+    """Why it is not simply reachable, in a sentence."""
     seen_at: datetime | None
+    """When it last said what there is."""
+    answer_age_s: float | None
+    """How long ago that was."""
+    answer_s: float | None
+    """How long its last answer took."""
+    answer_p95_s: float | None
+    """How long 95 of 100 recent ones took at most."""
     price_per_device_hour: Decimal
     """List cost, in the platform's currency."""
     cloud: bool
@@ -192,12 +209,15 @@ def aware(at: datetime | None) -> datetime | None:
     return at
 
 
-def cluster_out(cluster: Cluster) -> ClusterOut:
+def cluster_out(cluster: Cluster, now: datetime) -> ClusterOut:
     """Return a cluster as answered."""
+    age_s = None if cluster.seen_at is None else max(0.0, round((now - cluster.seen_at).total_seconds(), 3))
     return ClusterOut(
         id=cluster.id, name=cluster.name, kind=cluster.kind, simulated=cluster.simulated, limits=str(cluster.limits),
         limits_by=cluster.limits_by, isolation=str(cluster.isolation), stacks_ranks=cluster.stacks_ranks,
-        reachable=cluster.reachable, reason=cluster.reason, seen_at=cluster.seen_at,
+        reachable=cluster.reachable, reason=cluster.reason, seen_at=cluster.seen_at, version=cluster.version,
+        images=cluster.images, state=cluster.state, state_since=cluster.state_since, answer_age_s=age_s,
+        answer_s=cluster.answer_s, answer_p95_s=cluster.answer_p95_s,
         price_per_device_hour=cluster.terms.price_per_device_hour, cloud=cluster.terms.is_cloud,
         interruptions_per_day=cluster.terms.interruptions_per_day,
     )  # fmt: skip
