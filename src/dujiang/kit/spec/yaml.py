@@ -64,7 +64,7 @@ def documents(
     Raises:
         SpecInvalid: not text, too large, too deep, or not YAML; with the place.
     """
-    text = _decode(source, max_bytes)
+    text = decode(source, max_bytes)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return list(_Builder(yaml.parse(text, Loader=loader), problems, max_values).documents())
@@ -75,7 +75,7 @@ def documents(
         raise SpecInvalid(
             [Problem("", f"This is not YAML: {said}.", _yaml_advice(said, text, where[0]), *where)]
         ) from error
-    except yaml.YAMLError as error:  # the readers' complaint about a character; _decode lets none of those pass
+    except yaml.YAMLError as error:  # the readers' complaint about a character; decode lets none of those pass
         raise SpecInvalid([Problem("", f"This is not YAML: {str(error).splitlines()[0]}.")]) from error
 
 
@@ -88,7 +88,12 @@ def from_value(value: Any) -> Located:
     return _from_value(value, 0, [0])
 
 
-def _decode(source: str | bytes, max_bytes: int) -> str:
+def decode(source: str | bytes, max_bytes: int = MAX_BYTES) -> str:
+    """Return a text with line feeds alone at its line ends; JSON as YAML takes it.
+
+    Raises:
+        SpecInvalid: too large, not UTF-8, or with characters that no text has.
+    """
     size = len(source) if isinstance(source, bytes) else len(source.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise SpecInvalid(

@@ -1,0 +1,1 @@
+"""Jobs, Pods and training jobs of Kubernetes to jobs here."""
