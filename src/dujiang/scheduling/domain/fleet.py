@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,10 @@ class NodeRow:
     """`key` or `key=value`: only work that tolerates each of them starts there."""
     domains: Mapping[Level, str] = field(default_factory=dict)
     """Which switch, rack and site it belongs to, as far as known."""
+
+
+UNREACHABLE: Final = "UNREACHABLE"
+"""The word for a node whose cluster cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +238,7 @@ def fleet_of_pool(columns: Columns) -> Fleet:
         _Nodes(
             cluster=columns.node_cluster,
             names=columns.node_names,
-            states=["" if ok else str(s) for s, ok in zip(columns.node_states, columns.node_open, strict=True)],
+            states=_words(columns),
             labels=columns.node_labels,
             taints=columns.node_taints,
             domains=[{Level(level): name for level, name in each.items()} for each in columns.node_domains],
@@ -248,6 +253,13 @@ def fleet_of_pool(columns: Columns) -> Fleet:
             open=columns.device_open,
         ),
     )
+
+
+def _words(columns: Columns) -> list[str]:
+    """Return why nodes are closed, in a word each; empty for those that are open."""
+    away = [not cluster.reachable for cluster in columns.clusters]
+    placed = zip(columns.node_states, columns.node_open, columns.node_cluster.tolist(), strict=True)
+    return ["" if is_open else (UNREACHABLE if away[at] else str(state)) for state, is_open, at in placed]
 
 
 def free_of_pool(fleet: Fleet, view: PoolView) -> tuple[IntArray, IntArray, IntArray]:

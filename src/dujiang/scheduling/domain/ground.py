@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from dujiang.scheduling.domain.find import find, options, room_for
-from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet, IntArray
+from dujiang.scheduling.domain.fleet import UNREACHABLE, BoolArray, Flavor, Fleet, IntArray
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
 from dujiang.scheduling.domain.request import WHOLE, Ask, Shape
 from dujiang.scheduling.domain.room import Room
@@ -108,7 +108,7 @@ class Grounds:
         fit = find(self.open_empty, shape, everywhere)
         if fit is not None:
             closed = next((s.node for s in fit.spots if not self.fleet.node_open[s.node]), fit.spots[0].node)
-            return Ground(allowed, Reason.NODE_UNAVAILABLE, Shortage("node", node=self.fleet.node_names[closed]))
+            return Ground(allowed, Reason.NODE_UNAVAILABLE, self._closed(closed))
         if shape.ask.gpu_milli and next(options(self.fleet, shape), None) is None:
             return Ground(allowed, Reason.NO_MATCHING_DEVICE)
         tolerant = replace(shape, where=replace(shape.where, tolerations=("*",)))
@@ -119,6 +119,13 @@ class Grounds:
                 self.fleet.node_taints[tainted][0], node=self.fleet.node_names[tainted]
             ))  # fmt: skip
         return Ground(allowed, Reason.TOO_LARGE, shortage(self.open_empty, shape, everywhere))
+
+    def _closed(self, node: int) -> Shortage:
+        """Name a node that is closed, or its cluster where that cannot be reached."""
+        fleet = self.fleet
+        if fleet.node_states[node] == UNREACHABLE:
+            return Shortage("cluster", node=fleet.clusters[fleet.node_cluster[node]].name)
+        return Shortage("node", node=fleet.node_names[node])
 
     def _without_others(self, shape: Shape, ground: Ground) -> Ground:
         """Leave out the nodes of jobs that it must stay apart from."""

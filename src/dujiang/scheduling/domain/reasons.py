@@ -21,7 +21,7 @@ class Reason(StrEnum):
     TOO_LARGE = "TooLarge"
     """The pool as it is now could not hold it even if it were empty and all its nodes open."""
     NODE_UNAVAILABLE = "NodeUnavailable"
-    """It would fit only on nodes or devices that are closed: cordoned, drained, not ready."""
+    """It would fit only on nodes or devices that are closed: cordoned, drained, not ready, or out of reach."""
     TAINTED = "UntoleratedTaint"
     """It would fit only on nodes with a taint that it does not tolerate."""
     WINDOW = "Window"
@@ -46,7 +46,7 @@ ADVICE: Final[Mapping[Reason, str]] = {
     Reason.BACKOFF: "Nothing to do: it is tried again by itself.",
     Reason.NO_MATCHING_DEVICE: "Ask for a vendor, model and memory that the pool has, or leave them out.",
     Reason.TOO_LARGE: "Ask for less on each node, or for more and smaller ranks.",
-    Reason.NODE_UNAVAILABLE: "An operator must open the nodes, or ask for what the open ones have.",
+    Reason.NODE_UNAVAILABLE: "An operator must open the nodes or bring their cluster back, or ask for what is open.",
     Reason.TAINTED: "Add the taint to its tolerations if it may run there, or ask for what other nodes have.",
     Reason.WINDOW: "Give it a time limit that ends before the window begins, or wait until that is over.",
     Reason.QUOTA_EXCEEDED: "Wait for jobs of the project to end, cancel one, or ask for a larger quota.",
@@ -102,7 +102,8 @@ class Shortage:
     """What there is not enough of."""
 
     resource: str = ""
-    """A field of `Ask`, `ranks`, or `together` when each resource alone would do, but on different nodes."""
+    """A field of `Ask`, `ranks`, or `together` when each resource alone would do, but on different nodes; `cluster`
+    when that of the name cannot be reached."""
     needed: int = 0
     available: int = 0
     """The most that can be had: on one node or device; for quotas, of the project's limit; for ranks, in all."""
@@ -196,6 +197,8 @@ def _too_large(wait: Wait) -> str:
 
 
 def _closed(wait: Wait) -> str:
+    if wait.shortage.resource == "cluster":
+        return f'It fits only on the cluster "{wait.shortage.node}", which cannot be reached now.'
     example = f", such as {wait.shortage.node}" if wait.shortage.node else ""
     return f"It fits only on nodes or devices that are closed now{example}."
 
