@@ -18,7 +18,7 @@ HELD_AGAINST_S: Final = 60.0
 """For how long the last failure of a kind of call counts. Calls that act are made when there is something to do:
 without an end to it a stop that got no answer once would be held against a cluster for ever."""
 LOOKS: Final = frozenset({"inventory", "observe"})
-"""The calls whose times are told: they are made all the time, and alike."""
+"""The calls whose times are told: they are made all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class Answers:
         took_s = now_s - asked_s
         kept = self._kinds.setdefault(call, _Kept())
         kept.answered_s = max(kept.answered_s, asked_s)
-        kept.late_s, kept.late_at_s = (took_s if took_s > self.within_s else None), now_s
+        if call in LOOKS:  # the others are asked too seldom for a late answer to say how it is now
+            kept.late_s, kept.late_at_s = (took_s if took_s > self.within_s else None), now_s
         kept.failed = ""
         if call in LOOKS:
             self._recent.append(took_s)
