@@ -45,14 +45,14 @@ def between_machines(fabric: Fabric, *, has_devices: bool) -> dict[str, str]:
 
     Args:
         fabric: of the cluster.
-        has_devices: whether the job holds accelerators, which UCX must be let at beside TCP.
+        has_devices: whether the job holds accelerators: their makers have transports of their own, which are kept.
     """
     env: dict[str, str] = {}
     if fabric.interface:
         env |= _sockets(fabric.interface) | _open_mpi(fabric.interface)
         env["PRTE_MCA_prte_if_include"] = fabric.interface
     if fabric.kind == "tcp":
-        transports = "tcp,sm,self,cuda" if has_devices else "tcp,sm,self"
+        transports = "^rc,ud,dc,ud:aux" if has_devices else "tcp,sm,self"
         env |= {"NCCL_IB_DISABLE": "1", "UCX_TLS": transports, "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
     if fabric.devices:
         names = fabric.devices.split(",")
