@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import dujiang.engines.kubernetes
 from dujiang.engines.contract import EngineRefused, EngineUnavailable
 from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.engine import KubernetesEngine
 from dujiang.engines.kubernetes.errors import Forbidden, NotFound
-from dujiang.engines.kubernetes.namespaces import ACCOUNT, Namespaces
+from dujiang.engines.kubernetes.namespaces import ACCOUNT, Namespaces, may_work
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import SystemClock
 from tests.kubernetes.cluster import Cluster
@@ -152,6 +153,15 @@ async def test_that_account_may_what_work_needs_there_and_nothing_elsewhere(ours
         assert not await ours.may(verb, name, group=group, namespace=there), f"{verb} {name}"
     with pytest.raises(Forbidden):
         await ours.list("/api/v1/secrets", lambda obj: obj)
+
+
+@real
+async def test_to_that_account_nothing_is_missing(ours: Api, control: Cluster, tmp_path: Path) -> None:
+    engine = KubernetesEngine(KubernetesSettings(), clock=SystemClock(), archive=tmp_path, mark="m", api=ours)
+    assert (await engine.capabilities()).missing == ()
+    stranger = an_api(control.kubeconfig("stranger"))
+    assert not await may_work(stranger, "create", "pods", subresource="exec")
+    await asyncio.gather(engine.close(), stranger.close())
 
 
 @real

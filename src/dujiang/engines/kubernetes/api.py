@@ -230,15 +230,16 @@ class Api:
                 yield piece
 
     async def may(
-        self, verb: str, resource: str, *, group: str = "", namespace: str = "", subresource: str = ""
+        self, verb: str, resource: str, *, group: str = "", namespace: str = "", subresource: str = "", name: str = ""
     ) -> bool:
-        """Say whether the platform's account has a right, in one namespace or (empty) in all."""
+        """Say whether the platform's account has a right, in one namespace or (empty) in all, on one object or all."""
         asked = {
             "verb": verb,
             "resource": resource,
             "group": group,
             "namespace": namespace,
             "subresource": subresource,
+            "name": name,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

@@ -106,9 +106,9 @@ class Connection:
 
         async def send(opened: _Open) -> tuple[aiohttp.ClientResponse, Access]:
             where = _where(opened.access, path, {})
-            answer = await opened.streams.request(
-                "GET", params=parameters, timeout=limit, allow_redirects=False, **where
-            )
+            asking = opened.streams.request("GET", params=parameters, timeout=limit, allow_redirects=False, **where)
+            # A program that is silent keeps even the first line of its output's answer waiting; nothing else does.
+            answer = await asyncio.wait_for(asking, connect_s if quiet_s else None)
             return answer, opened.access
 
         answer, access = await self._sent(send)

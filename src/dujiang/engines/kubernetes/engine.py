@@ -32,6 +32,7 @@ from dujiang.engines.kubernetes.closing import Closer
 from dujiang.engines.kubernetes.environment import LIMITS
 from dujiang.engines.kubernetes.errors import ApiError, Forbidden, said_no
 from dujiang.engines.kubernetes.keeping import Keeper
+from dujiang.engines.kubernetes.namespaces import may_work
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.records import Record, Stop
@@ -90,7 +91,7 @@ class KubernetesEngine:
     async def _missing(self) -> list[str]:
         found: list[str] = []
         try:
-            if not await self._api.may("create", "pods", subresource="exec"):
+            if not await may_work(self._api, "create", "pods", subresource="exec"):
                 found.append("the account may not `exec` into Pods: stops are as coarse as the kubelet's, signals fail")
             if not await self._api.may("patch", "nodes"):
                 found.append("the account may not change nodes: what is closed here stays open to others")

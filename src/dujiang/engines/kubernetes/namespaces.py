@@ -161,6 +161,17 @@ class Namespaces:
         return True
 
 
+async def may_work(api: Api, verb: str, resource: str, *, subresource: str = "") -> bool:
+    """Say whether the platform's account has a right where work goes: in all namespaces, or by the role it binds.
+
+    Raises:
+        ApiError, EngineUnavailable: as `Api.may`.
+    """
+    if await api.may(verb, resource, subresource=subresource):
+        return True
+    return await api.may("bind", "clusterroles", group="rbac.authorization.k8s.io", name=ROLE)
+
+
 def _namespace(name: str, project: str) -> dict[str, Any]:
     labels = {MANAGED_BY: MANAGER, PROJECT: project if _label(project) else name}
     return {
