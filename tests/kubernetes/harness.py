@@ -62,8 +62,6 @@ class KubernetesHarness(LocalHarness):
         for node in self.cluster.nodes:
             await self.engine.uncordon(node)
         await self.engine.close()
-        left = self.cluster.kubectl(
-            "get", "pods,secrets,services", "-A", "-o", "name", "-l", f"dujiang.io/mark={self.mark}"
-        )
+        ours = ("get", "pods,secrets,services", "-A", "-o", "name", "-l", f"dujiang.io/mark={self.mark}")
+        self.cluster.wait("nothing of it to be left", lambda: not self.cluster.kubectl(*ours))
         self.cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
-        assert left == ""

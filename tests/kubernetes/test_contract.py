@@ -10,7 +10,7 @@ import pytest
 from dujiang.engines.contract import Checkpointing, End
 from tests.contract.engine_contract import EngineContract
 from tests.contract.harness import Harness
-from tests.contract.process_contract import ProcessContract
+from tests.contract.process_contract import ProcessContract, _are_folders
 from tests.kubernetes import images
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
@@ -68,8 +68,7 @@ class TestKubernetesWithSharedFolder(ProcessContract):
         }
         assert {name: found.get(name) for name in expected} == expected
         assert len({found["MASTER_PORT"], found["PORT"], found["PORT1"]}) == 3
-        assert Path(found["DUJIANG_OUTPUT_DIR"]).is_dir()
-        assert Path(found["DUJIANG_CHECKPOINT_DIR"]).is_dir()
+        assert _are_folders(found["DUJIANG_OUTPUT_DIR"], found["DUJIANG_CHECKPOINT_DIR"])
 
     async def test_what_the_program_left_running_is_gone(self, harness: Harness, tmp_path: Path) -> None:
         """Numbers of processes are the container's own; so the one left behind writes down that it lives."""
