@@ -94,6 +94,39 @@ class TestAlternatives:
         assert "kind asked for (H100)" in refused(a_fleet(), job, quota=Quota(gpu_milli=2000))
 
 
+class TestImages:
+    def test_it_goes_where_images_are_run(self) -> None:
+        rows = [*some_nodes(1, 4), *some_nodes(1, 2, cluster="k")]
+        fleet = fleet_of_rows([ClusterRow("c"), ClusterRow("k", images="kubernetes")], rows)
+        check_possible(fleet, a_job(gpu=2, image=True))
+        check_possible(fleet, a_job(cpu=1, image=True))
+        assert largest_possible(fleet, a_job(gpu=1, image=True)).gpu_milli == 2000
+        told = refused(fleet, a_job(gpu=4, image=True))
+        assert told == (
+            "It would fit on a cluster that runs no container images; those that do cannot hold it: k (kubernetes). "
+            f"4 gpu on one node is asked for, the largest possible is 2. {A100}"
+        )
+        told = refused(fleet, a_job(gpu=1, image=True, cluster="c"))
+        assert told == "Cluster c runs no container images; these do: k (kubernetes)."
+
+    def test_where_none_is_run_it_is_said_what_would(self) -> None:
+        check_possible(a_fleet(), a_job(gpu=1))
+        for job in (a_job(gpu=1, image=True), a_job(cpu=1, image=True), a_job(gpu=1, image=True, cluster="c")):
+            assert refused(a_fleet(), job).startswith(
+                "No cluster runs container images. On the machine of a local cluster, install podman, Docker or"
+            )
+
+    def test_what_waits_when_the_last_one_is_gone_says_so(self) -> None:
+        rows = [*some_nodes(1, 4), *some_nodes(1, 4, cluster="k")]
+        able = fleet_of_rows([ClusterRow("c"), ClusterRow("k", images="podman")], rows)
+        for job in (a_job(gpu=1, image=True), a_job(cpu=1, image=True)):
+            done = plan(snapshot_of_rows(able, requests=[job]), NOW)
+            assert [start.cluster for start in done.starts] == ["k"]
+            gone = plan(snapshot_of_rows(fleet_of_rows([ClusterRow("c"), ClusterRow("k")], rows), requests=[job]), NOW)
+            assert [wait.reason for wait in gone.waits] == ["NoImages"]
+            assert "no cluster with what it asks for runs those now" in gone.waits[0].sentence
+
+
 class TestSentences:
     @pytest.mark.parametrize(
         ("fleet", "job", "sentence"),

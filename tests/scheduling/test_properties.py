@@ -46,7 +46,7 @@ KINDS = [("nvidia", "A100", 80), ("nvidia", "L40S", 48), ("amd", "MI300X", 192)]
 @st.composite
 def fleets(draw: st.DrawFn) -> Fleet:
     clusters = [
-        ClusterRow("c", draw(st.booleans()), price=draw(st.sampled_from([0, 0, 2.5]))),
+        ClusterRow("c", draw(st.booleans()), price=draw(st.sampled_from([0, 0, 2.5])), images="podman"),
         ClusterRow("d", True, is_cloud=draw(st.integers(0, 4)) == 0),
     ]  # fmt: skip
     nodes = []
@@ -81,6 +81,7 @@ places = st.builds(
     apart=st.sampled_from(["", "", "", "alone"]),
     isolation=st.sampled_from([None, None, *Isolation]),
     near=st.sampled_from([(), (), ("d",)]),
+    image=st.sampled_from([False, False, False, True]),
 )
 windows = st.lists(
     st.builds(
@@ -159,6 +160,7 @@ def check_starts(snapshot: Snapshot, done: Plan) -> None:
         assert cluster.stacks_ranks or len(set(nodes)) == len(nodes)
         assert request.where.cluster in ("", start.cluster)
         assert request.where.cluster or not cluster.is_cloud
+        assert cluster.images or not request.where.image
         check_topology(fleet, request, [fleet.node_at[start.cluster, node] for node in nodes])
         check_windows(snapshot, request, start)
         asked = ask_of(request, start)

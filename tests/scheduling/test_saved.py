@@ -82,9 +82,9 @@ def a_full_snapshot() -> Snapshot:
         NodeRow("d", "n2", 4000, 32 * GIB, domains={Level.SWITCH: "s1", Level.RACK: "r2"}),
         NodeRow("c", "n3", 4000, 32 * GIB),
     ]
-    fleet = fleet_of_rows([ClusterRow("d", False, 1.25, True, 0.5), ClusterRow("c")], nodes)
+    fleet = fleet_of_rows([ClusterRow("d", False, 1.25, True, 0.5, "pyxis"), ClusterRow("c")], nodes)
     where = Constraints(
-        "d", (("rack", "a"),), ("*",), Level.RACK, False, Level.NODE, "x", Isolation.COUNTED_ONLY, ("d", "c")
+        "d", (("rack", "a"),), ("*",), Level.RACK, False, Level.NODE, "x", Isolation.COUNTED_ONLY, True, ("d", "c")
     )
     job = a_job(
         "a", gpu=0.5, cpu=1, where=where, weight=0.9, task_class=TaskClass.CORE, avoid=(("c", "n1"),), ranks=3,

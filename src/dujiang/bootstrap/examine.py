@@ -34,6 +34,7 @@ async def _examine(home: Path) -> Mapping[str, Any]:
             "ready": node.ready, "reason": node.reason or "-",
         },
         "limits": {"kept_by": capabilities.limits_by, "isolation": str(capabilities.limits)},
+        "images": {"run_by": capabilities.images or "nothing"},
         "devices": [
             {
                 "index": device.index, "name": device.name, "vendor": device.vendor, "model": device.model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Isolation, Launch
 from dujiang.jobs.domain.distributed import Site, spread
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
@@ -76,7 +78,7 @@ def request_of(job: Job, *, expected_s: float | None = None) -> Request:
         not_before=job.not_before,
         runs_at_most_s=runs_at_most_s,
         avoid=job.avoid,
-        where=where_of(spec.placement),
+        where=replace(where_of(spec.placement), image=spec.image is not None),
         alternatives=tuple(_ask(one) for one in spec.resources.alternatives),
         queue=spec.queue or "",
         deadline=spec.deadline.moment(job.created_at) if spec.deadline else None,

@@ -24,7 +24,7 @@ from dujiang.scheduling.domain.request import Request, Shape, on_cluster, with_r
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.walls import Walls
 
-_NEVER_HERE: Final = frozenset({Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.TAINTED})
+_NEVER_HERE: Final = frozenset({Reason.NO_MATCHING_DEVICE, Reason.NO_IMAGES, Reason.TOO_LARGE, Reason.TAINTED})
 """Its own pool could never hold it: it need not wait to find out."""
 _WAITS: Final = _NEVER_HERE | {Reason.RESOURCES, Reason.RESERVED, Reason.NODE_UNAVAILABLE, Reason.WINDOW}
 

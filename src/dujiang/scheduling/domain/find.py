@@ -23,10 +23,14 @@ def options(fleet: Fleet, shape: Shape) -> Iterator[tuple[int, Flavor | None]]:
     """Yield the (cluster, flavor) pairs that a shape may use, best first; no flavor for what asks for no devices.
 
     Clusters near the data come first, then the cheaper ones, then the least device memory that will do; of work without
-    devices, clusters with the fewest devices. A rented cluster is used by those alone that name it.
+    devices, clusters with the fewest devices. A rented cluster is used by those alone that name it, and what runs in a
+    container image goes where those are run.
     """
     ask, where = shape.ask, shape.where
-    usable = [c.name == where.cluster or (not where.cluster and not c.is_cloud) for c in fleet.clusters]
+    usable = [
+        (c.name == where.cluster or (not where.cluster and not c.is_cloud)) and (bool(c.images) or not where.image)
+        for c in fleet.clusters
+    ]
     far = [bool(where.near) and c.name not in where.near for c in fleet.clusters]
     if not ask.gpu_milli:
         has = np.bincount(fleet.node_cluster[fleet.device_node], minlength=len(fleet.clusters)).tolist()

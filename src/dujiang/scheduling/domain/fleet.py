@@ -35,6 +35,8 @@ class ClusterRow:
     """Rented by use: work goes there only where a policy lets it burst."""
     interruptions_per_day: float = 0.0
     """How often a node is taken away (spot capacity)."""
+    images: str = ""
+    """What runs container images there; empty where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,7 @@ def _cluster_row(cluster: Cluster) -> ClusterRow:
     terms = cluster.terms
     return ClusterRow(
         cluster.name, cluster.stacks_ranks, float(terms.price_per_device_hour), terms.is_cloud,
-        terms.interruptions_per_day,
+        terms.interruptions_per_day, cluster.images,
     )  # fmt: skip
 
 

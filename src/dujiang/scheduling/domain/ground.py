@@ -109,6 +109,10 @@ class Grounds:
         if fit is not None:
             closed = next((s.node for s in fit.spots if not self.fleet.node_open[s.node]), fit.spots[0].node)
             return Ground(allowed, Reason.NODE_UNAVAILABLE, self._closed(closed))
+        if shape.where.image and next(options(self.fleet, shape), None) is None:
+            bare = replace(shape, where=replace(shape.where, image=False))
+            if next(options(self.fleet, bare), None) is not None:
+                return Ground(allowed, Reason.NO_IMAGES)
         if shape.ask.gpu_milli and next(options(self.fleet, shape), None) is None:
             return Ground(allowed, Reason.NO_MATCHING_DEVICE)
         tolerant = replace(shape, where=replace(shape.where, tolerations=("*",)))

@@ -28,7 +28,14 @@ from dujiang.scheduling.domain.snapshot import Holding
 from dujiang.scheduling.domain.stops import Stop, StopWhy
 
 WAITS_FOR_NOTHING: Final = frozenset(
-    {Reason.BACKOFF, Reason.NO_MATCHING_DEVICE, Reason.TOO_LARGE, Reason.TAINTED, Reason.NODE_UNAVAILABLE}
+    {
+        Reason.BACKOFF,
+        Reason.NO_MATCHING_DEVICE,
+        Reason.NO_IMAGES,
+        Reason.TOO_LARGE,
+        Reason.TAINTED,
+        Reason.NODE_UNAVAILABLE,
+    }
 )
 """Reasons of jobs that could not use what is free now."""
 LOOKS_AHEAD_S: Final = 3600.0

@@ -169,6 +169,8 @@ class _Judge:
         where, ask, names = shape.where, shape.ask, [cluster.name for cluster in self.fleet.clusters]
         if where.cluster and where.cluster not in names:
             return f'There is no cluster "{where.cluster}".{did_you_mean(where.cluster, names)}'
+        if where.image and (told := self._imageless(where.cluster)):
+            return told
         if where.selector and not any(
             all(labels.get(key) == value for key, value in where.selector) for labels in self.fleet.node_labels
         ):
@@ -190,9 +192,28 @@ class _Judge:
             )
         return ""
 
+    def _imageless(self, wanted: str) -> str:
+        """Say that no cluster, or not the one that is named, runs container images."""
+        able = [f"{one.name} ({one.images})" for one in self.fleet.clusters if one.images]
+        if not able:
+            return (
+                "No cluster runs container images. On the machine of a local cluster, install podman, Docker or "
+                "containerd; on a Slurm cluster, pyxis or Apptainer; a Kubernetes cluster runs them as it is. Or leave "
+                "image out and make the environment in setup."
+            )
+        if wanted and not any(one.name == wanted and one.images for one in self.fleet.clusters):
+            return f"Cluster {wanted} runs no container images; these do: {', '.join(able)}."
+        return ""
+
     def _demands(self, shape: Shape) -> Iterator[str]:
         """Yield a sentence for each demand of its place without which it would fit."""
         where, ranks, ask = shape.where, shape.ranks, shape.ask
+        if where.image and self._fits_with(shape, image=False):
+            able = [f"{one.name} ({one.images})" for one in self.fleet.clusters if one.images]
+            yield (
+                f"It would fit on a cluster that runs no container images; those that do cannot hold it: "
+                f"{', '.join(able)}. {self._too_much(shape)}"
+            )
         if where.isolation and ask.is_fraction and self._fits_with(shape, isolation=None):
             loosely = _with(shape, where=replace(where, isolation=None))
             best = min((one.isolation for _, one in self._places(loosely) if one), key=list(Isolation).index)
@@ -215,7 +236,9 @@ class _Judge:
             )
         if where.selector and self._fits_with(shape, selector=()):
             yield f"The nodes with the labels {_labels(where)} could not hold it: {self._too_much(shape)}"
-        if where != (loose := Constraints(where.cluster, tolerations=("*",))) and self.fit(_with(shape, where=loose)):
+        if where != (loose := Constraints(where.cluster, tolerations=("*",), image=where.image)) and self.fit(
+            _with(shape, where=loose)
+        ):
             yield "No part of the pool meets all that placement demands at the same time; leave some of it out."
 
     def _tainted(self, shape: Shape, fit: Fit) -> str:

@@ -18,6 +18,8 @@ class Reason(StrEnum):
     """A retry waits for its time."""
     NO_MATCHING_DEVICE = "NoMatchingDevice"
     """No cluster has a device of that vendor, model and memory."""
+    NO_IMAGES = "NoImages"
+    """No cluster with what it asks for runs container images."""
     TOO_LARGE = "TooLarge"
     """The pool as it is now could not hold it even if it were empty and all its nodes open."""
     NODE_UNAVAILABLE = "NodeUnavailable"
@@ -45,6 +47,7 @@ class Reason(StrEnum):
 ADVICE: Final[Mapping[Reason, str]] = {
     Reason.BACKOFF: "Nothing to do: it is tried again by itself.",
     Reason.NO_MATCHING_DEVICE: "Ask for a vendor, model and memory that the pool has, or leave them out.",
+    Reason.NO_IMAGES: "An operator must bring what runs images back (`dujiang clusters`), or leave image out.",
     Reason.TOO_LARGE: "Ask for less on each node, or for more and smaller ranks.",
     Reason.NODE_UNAVAILABLE: "An operator must open the nodes or bring their cluster back, or ask for what is open.",
     Reason.TAINTED: "Add the taint to its tolerations if it may run there, or ask for what other nodes have.",
@@ -209,6 +212,7 @@ _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
     ),
     Reason.BACKOFF: lambda wait: f"It is tried again at {wait.earliest:%Y-%m-%d %H:%M:%S} UTC.",
     Reason.NO_MATCHING_DEVICE: lambda wait: "No cluster has a device of that vendor, model and memory.",
+    Reason.NO_IMAGES: lambda wait: "It runs in a container image, and no cluster with what it asks for runs those now.",
     Reason.TOO_LARGE: _too_large,
     Reason.NODE_UNAVAILABLE: _closed,
     Reason.TAINTED: lambda wait: (

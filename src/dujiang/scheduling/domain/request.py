@@ -121,6 +121,8 @@ class Constraints:
     """Jobs of a project that name the same word share no node with one another."""
     isolation: Isolation | None = None
     """The least isolation of a share of a device; None takes any."""
+    image: bool = False
+    """It runs in a container image: only on clusters that run those."""
     near: tuple[str, ...] = ()
     """Clusters that hold its data: these are tried first."""
 
