@@ -41,7 +41,7 @@ def build() -> Path:
     Raises:
         MissingParts: not possible here.
     """
-    folder = _folder()
+    folder = place()
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,8 @@ def build() -> Path:
     return folder
 
 
-def _folder() -> Path:
+def place() -> Path:
+    """Return where the programs are, or would be: each set of pins has its own folder."""
     named = os.environ.get("DUJIANG_TEST_PARTS")
     if named:
         return Path(named).expanduser().resolve()
@@ -85,7 +86,7 @@ def _compile(module: Path, into: Path) -> None:
     began = time.monotonic()
     _say(f"building {module.name} for the tests of Kubernetes, which takes minutes the first time")
     what = "tool" if re.search(r"^tool\b", (module / "go.mod").read_text(), re.MULTILINE) else "."
-    words = ["go", "build", "-mod=readonly", "-o", f"{into}/", "-ldflags", LINKED, what]
+    words = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", f"{into}/", "-ldflags", LINKED, what]
     done = subprocess.run(words, cwd=module, env=_go_env(), stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise MissingParts(f"{module.name} does not build: {done.stderr.strip()[-2000:]}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import pytest
 
 from tests.kubernetes import fakes, images
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.machine import CGROUPS, cgroup_mounts, remove_stale_cgroups
 
 pytestmark = pytest.mark.kubernetes
 
@@ -68,6 +71,21 @@ def test_a_pod_prints_and_ends_with_its_exit_code(cluster: Cluster) -> None:
 
     assert (ended(pod)["exitCode"], ended(pod)["reason"]) == (3, "Error")
     assert cluster.kubectl("logs", "three").splitlines() == ["one", "two"]
+
+
+def test_a_program_is_run_in_a_container_and_a_port_of_it_reached(cluster: Cluster) -> None:
+    run(cluster, "inside", "echo hello > /tmp/index.html; while true; do nc -l -p 8000 -e cat /tmp/index.html; done")
+    pod = cluster.wait_for_phase("inside", "Running")
+
+    assert cluster.kubectl("exec", "inside", "--", "cat", "/tmp/index.html").strip() == "hello"
+    cluster.wait("the port", lambda: heard(pod["status"]["podIP"]) == "hello")
+
+
+def heard(address: str) -> str:
+    """Return what is said at port 8000 of an address."""
+    with contextlib.suppress(OSError), socket.create_connection((address, 8000), timeout=2) as connection:
+        return connection.recv(100).decode().strip()
+    return ""
 
 
 def test_a_container_that_takes_too_much_memory_is_ended(cluster: Cluster) -> None:
@@ -264,6 +282,9 @@ def test_nothing_is_left_of_a_cluster_whose_tests_were_killed(tmp_path: Path) ->
     while left_of(tmp_path):
         assert time.monotonic() < deadline, left_of(tmp_path)
         time.sleep(0.1)
+    assert cgroups_of(process.pid)
+    remove_stale_cgroups()  # the next cluster does that when it starts
+    assert not cgroups_of(process.pid)
 
 
 def commands(mark: str) -> list[str]:
@@ -277,6 +298,11 @@ def commands(mark: str) -> list[str]:
         if mark in line and path.parent.name != str(os.getpid()):
             found.append(line)
     return found
+
+
+def cgroups_of(pid: int) -> list[Path]:
+    """Return the control groups of clusters that a process started."""
+    return [path for mount, _ in cgroup_mounts() for path in mount.glob(f"{CGROUPS}{pid}-*")]
 
 
 def left_of(folder: Path) -> list[str]:
