@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers.registry import Registry
 from tests.containers.runtimes import Store, install
 
 
@@ -35,6 +36,12 @@ def containerd() -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Store]:
     yield from _store("docker")
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    with Registry() as registry:
+        yield registry
 
 
 @pytest.fixture

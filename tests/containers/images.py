@@ -43,7 +43,12 @@ _LEFT_OUT = re.compile(
 
 
 def write_python(path: Path) -> None:
-    """Write the archive of `PYTHON`; some 60 MB."""
+    """Write the archive of `PYTHON`."""
+    _write(path, PYTHON, python_layer())
+
+
+def python_layer() -> bytes:
+    """Return the one layer of `PYTHON`; some 60 MB."""
     program = os.path.realpath(sys.executable)
     library = sysconfig.get_paths()["stdlib"]
     files = [program, *_files(library)]
@@ -55,7 +60,7 @@ def write_python(path: Path) -> None:
                 tar.add(file, file.lstrip("/"), recursive=False, filter=_plain)
             _link(tar, "usr/bin/python3", program)
             _file(tar, "etc/made-by", b"the tests\n")
-        _write(path, PYTHON, layer.getvalue())
+        return layer.getvalue()
 
 
 def write_bare(path: Path) -> None:
@@ -66,16 +71,20 @@ def write_bare(path: Path) -> None:
         _write(path, BARE, layer.getvalue())
 
 
-def _write(path: Path, name: str, layer: bytes) -> None:
-    digest = hashlib.sha256(layer).hexdigest()
+def config_of(layer: bytes) -> bytes:
+    """Return the configuration of an image of one layer."""
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
         "os": "linux",
         "config": {"Env": ["PATH=/bin:/usr/bin", "FROM_THE_IMAGE=yes", "GREETING=of the image"], "WorkingDir": "/tmp"},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         "history": [{"created": "2026-01-01T00:00:00Z", "comment": "made by the tests"}],
     }
-    text = json.dumps(config).encode()
+    return json.dumps(config).encode()
+
+
+def _write(path: Path, name: str, layer: bytes) -> None:
+    digest, text = hashlib.sha256(layer).hexdigest(), config_of(layer)
     named = f"{hashlib.sha256(text).hexdigest()}.json"
     manifest = [{"Config": named, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
     with tarfile.open(path, "w") as tar:

@@ -19,6 +19,7 @@ from dujiang.health.signatures import load_shipped
 from dujiang.jobs.diagnosis import AttemptFacts
 from tests.containers.harness import ImageHarness
 from tests.containers.images import BARE, PYTHON
+from tests.containers.registry import NAME, Registry
 from tests.containers.runtimes import Store
 from tests.contract.harness import WITHIN_S, Waits
 
@@ -131,6 +132,21 @@ async def test_an_image_that_cannot_be_had_is_a_failed_launch_in_the_runtimes_wo
     assert f"fetching the image 127.0.0.1:1/team/train:v9 with {harness.store.name}" in printed
     verdict = diagnose(AttemptFacts(observation=seen, output={0: printed}), load_shipped())
     assert verdict.cause == "ImageUnavailable"
+
+
+async def test_a_missing_image_is_fetched_once(
+    harness: ImageHarness, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = f'unqualified-search-registries = []\n[[registry]]\nlocation = "{registry.address}"\ninsecure = true\n'
+    (tmp_path / "registries.conf").write_text(plain)
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    await harness.restart()
+    image = f"{registry.address}/{NAME}@{registry.digest}"
+    seen, printed = await run(harness, "cat /etc/made-by", image=image)
+    assert seen.exit_code == 0, told(seen)
+    assert printed.startswith(f"[dujiang] fetching the image {image} with {harness.store.name}\n")
+    assert printed.endswith("the tests\n")
+    assert (await run(harness, "cat /etc/made-by", image=image, job="job_b"))[1] == "the tests\n"
 
 
 async def test_an_image_without_a_shell_is_a_failed_launch(harness: ImageHarness) -> None:

@@ -71,6 +71,8 @@ class Harness(ABC):
     clock: Clock
     node: str
     """Where ranks are placed."""
+    memory_bytes: int = 128 << 20
+    """What each rank is given."""
 
     @abstractmethod
     def body(self, program: Program) -> str:
@@ -104,7 +106,7 @@ class Harness(ABC):
                 "name": "a-job",
                 "project": "a-project",
                 "run": text,
-                "ranks": tuple(RankPlacement(rank, self.node, 500, 128 << 20) for rank in range(ranks)),
+                "ranks": tuple(RankPlacement(rank, self.node, 500, self.memory_bytes) for rank in range(ranks)),
                 "grace_s": 5.0,
                 **fields,
             }

@@ -35,7 +35,7 @@ class ProcessContract:
             "DUJIANG_CHECKPOINT_DIR": str(tmp_path / "checkpoints"),
             "DUJIANG_RESUME_FROM": str(tmp_path / "epoch-3.npz"),
             "DUJIANG_CPU_MILLI": "500",
-            "DUJIANG_MEMORY_BYTES": str(128 << 20),
+            "DUJIANG_MEMORY_BYTES": str(harness.memory_bytes),
             "DUJIANG_GPU_MILLI": "0",
             "DUJIANG_LIMITS": (await harness.engine.capabilities()).limits_by,
             "CUDA_VISIBLE_DEVICES": "",

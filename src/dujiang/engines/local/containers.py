@@ -97,8 +97,8 @@ def make(runtime: Runtime, plan: Plan, cdi: str = "") -> list[str]:
         return [
             *runtime.words, "run", "--detach", "--null-io", "--pid-file", plan.pid_file, "--net-host", "--cwd", "/",
             "--with-ns", "pid:/proc/self/ns/pid", "--with-ns", "ipc:/proc/self/ns/ipc",
-            "--label", f"{_PREFIX}={plan.name}", "--mount", _mount("/dev/shm", "options=rbind:rw"),
-            *_flags("--mount", (_mount(path, "options=rbind:rw") for path in plan.mounts)),
+            "--label", f"{_PREFIX}={plan.name}", "--mount", bind("/dev/shm", "options=rbind:rw"),
+            *_flags("--mount", (bind(path, "options=rbind:rw") for path in plan.mounts)),
             *_flags("--gpus", (str(index) for _, index in plan.devices)),
             full_reference(plan.image), plan.name, SHELL, *tail,
         ]  # fmt: skip
@@ -112,7 +112,7 @@ def make(runtime: Runtime, plan: Plan, cdi: str = "") -> list[str]:
         *runtime.words, "run", "--detach", "--rm", "--name", plan.name, "--pull", "never", "--log-driver", "none",
         "--pid", "host", "--network", "host", "--ipc", "host", "--security-opt", "label=disable", "--no-healthcheck",
         "--user", "0", "--workdir", "/", "--label", f"{_PREFIX}={plan.name}", "--entrypoint", SHELL, *own,
-        *_flags("--mount", (_mount(path) for path in plan.mounts)), plan.image, *tail,
+        *_flags("--mount", (bind(path) for path in plan.mounts)), plan.image, *tail,
     ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def image_environment(own: Mapping[str, str], image: Mapping[str, str]) -> dict[
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", **machine, **left}
 
 
-def _mount(path: str, more: str = "") -> str:
+def bind(path: str, more: str = "") -> str:
     """Return a bind mount as the runtimes read it: fields of a line of CSV."""
     fields = ("type=bind", f"src={path}", f"dst={path}", *((more,) if more else ()))
     return ",".join(

@@ -197,8 +197,8 @@ class Supervisor:
 
     def _start(self, rank: int, text: str, name: str) -> int:
         rooms = self._rooms
-        folder = rooms.folder if rooms else self._home.folder(self._key)
-        arguments = self._wrapped(rank, command(text, shell=self._launch["shell"], name=name, folder=folder))
+        plain = command(text, shell=self._launch["shell"], name=name, folder=self._script_folder())
+        arguments = self._wrapped(rank, name, plain)
         pid, errors = start(
             arguments,
             self._environments[rank],
@@ -211,7 +211,11 @@ class Supervisor:
         started(errors)
         return pid
 
-    def _wrapped(self, rank: int, arguments: list[str]) -> list[str]:
+    def _script_folder(self) -> str:
+        """Return where commands go that are too long for a command line; it is seen in images too."""
+        return self._rooms.folder if self._rooms else self._home.folder(self._key)
+
+    def _wrapped(self, rank: int, name: str, arguments: list[str]) -> list[str]:
         """Return how to run a program of a rank where something else than this supervisor runs images."""
         return arguments
 

@@ -14,6 +14,7 @@ _MODULES = (
         "containers", "environment", "home", "kernel_log", "limits", "lineage", "linux", "outcome", "ports", "procfs",
         "ranks", "records", "rooms", "stopping", "supervisor",
     )),
+    "dujiang.engines.slurm.images",
     "dujiang.engines.slurm.runner",
 )  # fmt: skip
 _MAIN = "import sys\nfrom dujiang.engines.slurm.runner import main\nsys.exit(main(sys.argv[1:]))\n"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
+from dujiang.engines.slurm.images import refuse_unmountable
 from dujiang.engines.slurm.runner import nodes_of
 from dujiang.engines.slurm.settings import SlurmSettings
 
@@ -43,17 +44,25 @@ def refuse_bad_key(key: AttemptKey) -> None:
         raise EngineRefused(f"{str(key)!r} cannot name an attempt: letters, digits, - and _, and a number from 1")
 
 
-def refuse_impossible(launch: Launch, devices: Mapping[str, Mapping[str, str]], settings: SlurmSettings) -> None:
+def refuse_impossible(
+    launch: Launch, devices: Mapping[str, Mapping[str, str]], settings: SlurmSettings, images: str = ""
+) -> None:  # fmt: skip
     """Raise where this cluster could never run the launch.
 
     Args:
         launch: what is asked.
         devices: of each node that there is, its devices by name, with their types.
         settings: of the cluster.
+        images: what runs images there; empty where nothing does.
 
     Raises:
         EngineRefused: with what to change.
     """
+    if launch.image is not None and not images:
+        raise EngineRefused(
+            "this Slurm cluster runs no container images: install pyxis or Apptainer on its nodes, or name it by the"
+            " setting `images`"
+        )
     if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
         raise EngineRefused("the ranks must be numbered from 0 without a gap")
     if not 0 <= launch.ports <= _MOST_PORTS:
@@ -142,7 +151,7 @@ def script(runner: str, folder: str, settings: SlurmSettings) -> str:
 
 def describe(
     launch: Launch, taken: Mapping[str, Portion], *, addresses: Mapping[str, str], limits_by: str,
-    settings: SlurmSettings,
+    settings: SlurmSettings, images: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Return the launch record that the runner reads: everything but the secrets."""
     first = launch.ranks[0].node
@@ -156,6 +165,7 @@ def describe(
         "setup": launch.setup,
         "ranks": [asdict(rank) for rank in launch.ranks],
         "env": dict(launch.env),
+        "image": _image(launch.image, images, settings) if launch.image else None,
         "workdir": launch.workdir or f"{settings.work_dir}/work/{launch.key.job_id}",
         "own_workdir": launch.workdir is None,
         "checkpoint": asdict(launch.checkpoint) if launch.checkpoint else None,
@@ -176,4 +186,11 @@ def describe(
         "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }
     assert nodes_of(record) == list(taken)
+    if record["image"] and (wrong := refuse_unmountable(record)):
+        raise EngineRefused(wrong)
     return record
+
+
+def _image(reference: str, by: str, settings: SlurmSettings) -> dict[str, Any]:
+    options, mounts = list(settings.container_options), list(settings.container_mounts)
+    return {"reference": reference, "by": by, "options": options, "mounts": mounts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from dujiang.engines.contract import EngineRefused, EngineUnavailable
 from dujiang.engines.slurm import reading, words
 from dujiang.engines.slurm.commands import Commands
+from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
 from dujiang.engines.slurm.reading import SlurmNode
 
 _GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
@@ -39,6 +41,17 @@ class Controller:
         self._must(said.status, said.complaint)
         pairs = (line.partition("=") for line in said.out.splitlines())
         return {name.strip(): value.strip() for name, _, value in pairs if value}
+
+    async def images(self) -> str:
+        """Return what runs container images, as far as the machine of the commands shows; empty where nothing does."""
+        said = await self._commands.run("srun", "--help")
+        if "--container-image" in said.out:
+            return PYXIS
+        for name in (APPTAINER, SINGULARITY):
+            with contextlib.suppress(EngineUnavailable):
+                if (await self._commands.run(name, "--version")).status == 0:
+                    return name
+        return ""
 
     async def nodes(self) -> list[SlurmNode]:
         """Return every node."""

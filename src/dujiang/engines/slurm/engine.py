@@ -58,6 +58,7 @@ class SlurmEngine:
         self._meter = Meter()
         self._runner = ""
         self._limits_by = ""
+        self._images: str | None = None
         self._nodes: dict[str, SlurmNode] = {}
         self._nodes_at_s = -_NODES_S
         self._submitting: dict[AttemptKey, asyncio.Lock] = {}
@@ -66,13 +67,18 @@ class SlurmEngine:
 
     async def capabilities(self) -> Capabilities:
         """Say what Slurm's configuration holds jobs to."""
-        by = await self._find_limits()
+        by, images = await self._find_limits(), await self._find_images()
         enforced = by.startswith("slurm")
         missing = ["shares of a device are not isolated by this adapter: jobs get whole devices"]
         if not enforced:
             missing.append("Slurm holds no job to its memory: set TaskPlugin=task/cgroup and ConstrainRAMSpace=yes")
+        if not images:
+            missing.append(
+                "no container image can be run: install pyxis or Apptainer on the nodes, or name it (images)"
+            )
         return Capabilities(
             kind=self.kind,
+            images=images,
             limits=Isolation.ENFORCED if enforced else Isolation.COUNTED_ONLY,
             limits_by=by,
             device_isolation=Isolation.COUNTED_ONLY,
@@ -120,7 +126,7 @@ class SlurmEngine:
         taken = asking.portions(launch.ranks, devices)
         record = asking.describe(
             launch, taken, addresses={name: self._nodes[name].address for name in taken},
-            limits_by=await self._find_limits(), settings=self._settings,
+            limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
         )  # fmt: skip
         try:
             folder = self._work.begin(launch.key)
@@ -145,8 +151,9 @@ class SlurmEngine:
         if not wanted <= set(self._nodes) or self._clock.monotonic_s() - self._nodes_at_s > _NODES_S:
             await self._ask_nodes()
         asking.refuse_impossible(
-            launch, {name: nodes.devices_of(node) for name, node in self._nodes.items()}, self._settings
-        )
+            launch, {name: nodes.devices_of(node) for name, node in self._nodes.items()}, self._settings,
+            await self._find_images() if launch.image is not None else "",
+        )  # fmt: skip
         closed = self._work.closed()
         for name in sorted(wanted & set(closed)):
             raise EngineRefused(f"node {name!r} is closed to new work: {closed[name]}")
@@ -290,6 +297,12 @@ class SlurmEngine:
             confined = "cgroup" in told.get("TaskPlugin", "") and told.get("ConstrainRAMSpace", "no") == "yes"
             self._limits_by = "slurm-cgroup" if confined else "rlimits"
         return self._limits_by
+
+    async def _find_images(self) -> str:
+        if self._images is None:
+            wanted = self._settings.images
+            self._images = "" if wanted == "none" else await self._slurm.images() if wanted == "auto" else wanted
+        return self._images
 
     async def _ask_nodes(self) -> list[SlurmNode]:
         partition = self._settings.partition

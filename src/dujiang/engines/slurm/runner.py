@@ -37,7 +37,8 @@ from dujiang.engines.local import procfs, records
 from dujiang.engines.local.home import Home, read_whole, write_whole
 from dujiang.engines.local.limits import Group, LimitPlan, Share, read
 from dujiang.engines.local.linux import adopt_orphans
-from dujiang.engines.local.supervisor import KICK, Supervisor
+from dujiang.engines.local.supervisor import KICK
+from dujiang.engines.slurm.images import ImageSupervisor
 
 WAKE = signal.SIGURG
 """Sent by the platform after it wrote a request. Its default is to be ignored: it may come at any time."""
@@ -85,7 +86,7 @@ class JobGroup(Group):
         return oom_kills_in(self._memory)
 
 
-class NodeSupervisor(Supervisor):
+class NodeSupervisor(ImageSupervisor):
     """The local engine's supervisor, under Slurm's limits and beside those of other nodes."""
 
     go: str = ""
@@ -328,6 +329,8 @@ def launch_on(launch: Mapping[str, Any], node: str, devices: Sequence[str]) -> d
         rank["devices"] = shares
     several = len(nodes_of(launch)) > 1
     shared = {"world": len(launch["ranks"]), "master_addr": launch["master_addr"]} if several else {}
+    if launch.get("image"):
+        shared["record_environment"] = False  # it would be the node's, not the image's
     if launch["ranks"][0]["node"] != node:
         shared |= {"setup": "", "inputs": [], "record_environment": False}
     return {**launch, **shared, "ranks": own}

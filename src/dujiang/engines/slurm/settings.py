@@ -36,6 +36,13 @@ class SlurmSettings:
     """Python 3.10 or newer on the nodes; it runs what watches over an attempt there."""
     shell: str = "/bin/sh"
     """Runs `setup` and `run` of jobs."""
+    images: Literal["auto", "pyxis", "apptainer", "singularity", "none"] = "auto"
+    """What runs jobs with an image on the nodes. `auto` takes pyxis where `srun` knows `--container-image`, else
+    Apptainer or Singularity where the machine of `srun` has it; name it where only the nodes do."""
+    container_options: tuple[str, ...] = ()
+    """Further options of `apptainer exec`, or with pyxis of `srun`, such as `--container-remap-root`."""
+    container_mounts: tuple[str, ...] = ()
+    """Further folders of the nodes that images show under the same paths, such as where data sets lie."""
     allow_root: bool = False
     """Whether a platform that runs as root may submit; its jobs are then root's on every node."""
     fractions: Literal["refuse", "whole"] = "refuse"
