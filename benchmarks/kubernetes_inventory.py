@@ -2,8 +2,8 @@
 
     python benchmarks/kubernetes_inventory.py [--nodes 5000] [--pods 10000]
 
-etcd, API server, scheduler and controllers are the real ones; KWOK lets the nodes live. Nodes have the labels and the
-list of images of real GPU nodes. A process of its own looks, as the engine does, while the cluster beats beside it.
+etcd and API server are the real ones; KWOK lets the nodes live. Nodes have the labels and the list of images of real
+GPU nodes. A process of its own looks through the engine, while the cluster beats beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from _bench import ROOT, machine, memory_mb, met, quantile, say, say_machine
 sys.path.insert(0, str(ROOT))
 
 LOOK_TARGET_S, MEMORY_TARGET_MB = 5.0, 300.0
-MARK = ("dujiang.io/mark", "here")
+READY_WITHIN_S, PAUSE_S = 300.0, 2.0
 FEATURES = 60
 """Labels of feature discovery that a GPU node has beside its own: CPU flags, PCI classes, driver and card."""
 
@@ -61,20 +60,20 @@ def main() -> None:
 def report(args: argparse.Namespace, told: dict[str, Any], taken_s: float) -> None:
     """Print what was measured."""
     assert (told["nodes"], told["devices"]) == (args.nodes, args.nodes * 8 - args.pods), told
-    again, facts = told["again_s"], told["facts_s"]
-    first, rss, peak = told["first_s"], told["rss_mb"], told["peak_mb"]
+    first, again, rss, peak = told["first_s"], told["again_s"], told["rss_mb"], told["peak_mb"]
+    slowest = max(again)
     rows: list[list[object]] = [
         ["first look: all listed and told", 1, f"{first:.2f} s", "<= 5 s", met(first <= LOOK_TARGET_S)],
-        ["further looks, max", len(again), f"{max(again):.2f} s", "<= 5 s", met(max(again) <= LOOK_TARGET_S)],
-        ["of these, turning nodes into facts, p50", len(facts), f"{quantile(facts, 0.5):.2f} s", "", ""],
+        ["further looks, p50", len(again), f"{quantile(again, 0.5):.2f} s", "", ""],
+        ["further looks, max", len(again), f"{slowest:.2f} s", "<= 5 s", met(slowest <= LOOK_TARGET_S)],
+        [f"of a core, with a look each {PAUSE_S:g} s", len(again), f"{told['cpu_share']:.2f}", "", ""],
         ["memory of the process (RSS)", 1, f"{rss:.0f} MB", "<= 300 MB", met(rss <= MEMORY_TARGET_MB)],
         ["its highest (VmHWM)", 1, f"{peak:.0f} MB", "<= 300 MB", met(peak <= MEMORY_TARGET_MB)],
         ["before the first look", 1, f"{told['before_mb']:.0f} MB", "", ""],
-    ]  # fmt: skip
-    say(
-        f"{args.nodes:,} nodes of 8 GPUs, {args.pods:,} Pods of others (made in {taken_s:.0f} s)",
-        ["", "n", "measured", "target", "met"], rows,
-    )  # fmt: skip
+    ]
+    nodes = f"{args.nodes:,} nodes of 8 GPUs ({told['ready']:,} ready)"
+    title = f"{nodes}, {args.pods:,} Pods of others (made in {taken_s:.0f} s)"
+    say(title, ["", "n", "measured", "target", "met"], rows)
     say_machine("make bench B=kubernetes_inventory")
 
 
@@ -101,10 +100,16 @@ def fill(cluster: Any, nodes: int, pods: int) -> float:
         }
         cluster.request("POST", "/api/v1/namespaces/default/pods", {"metadata": {"name": f"p{number}"}, "spec": spec})
 
+    # Without them nodes whose beats come late on a busy machine stay ready; a look asks neither.
+    for program in ("controllers", "scheduler"):
+        cluster.stop(program)
     for many, add, what in ((names, add_node, "nodes"), (range(pods), add_pod, "Pods")):
         _each(add, many)
         print(f"{len(many):,} {what} made, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    cluster.wait("all nodes to be ready", lambda: sum(1 for _ in cluster._ready_nodes()) == nodes, within_s=600)
+    deadline = time.monotonic() + READY_WITHIN_S
+    while (ready := sum(1 for _ in cluster._ready_nodes())) < nodes and time.monotonic() < deadline:
+        print(f"{ready:,} nodes ready, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        time.sleep(10)
     return time.perf_counter() - begun
 
 
@@ -120,41 +125,29 @@ def features(number: int) -> dict[str, str]:
 
 
 async def look(kubeconfig: Path, looks: int) -> dict[str, Any]:
-    """Look at a cluster as the engine does, and say what it took."""
-    from dujiang.engines.kubernetes.api import Api
-    from dujiang.engines.kubernetes.inventory import facts_of
-    from dujiang.engines.kubernetes.mirror import Mirror
-    from dujiang.engines.kubernetes.nodes import reduce_node
-    from dujiang.engines.kubernetes.others import reduce_pod
+    """Look at a cluster through the engine, and say what it took."""
+    from dujiang.engines.kubernetes.engine import KubernetesEngine
     from dujiang.engines.kubernetes.settings import KubernetesSettings
     from dujiang.kit.clock import SystemClock
 
-    clock, settings = SystemClock(), KubernetesSettings(kubeconfig=str(kubeconfig))
-    api = Api(settings, clock=clock)
-    await api.version()
-    before_mb = memory_mb(os.getpid())[0]
-    begun = time.perf_counter()
-    nodes = Mirror(api, "/api/v1/nodes", reduce_node, clock=clock, stale_after_s=60)
-    kept = partial(reduce_pod, mark=MARK)
-    pods = Mirror(api, "/api/v1/pods", kept, fields="spec.nodeName!=", clock=clock, stale_after_s=60)
-    taken: list[float] = []
-    facts_s: list[float] = []
-    told = []
-    for _ in range(looks + 1):
-        there, on = await asyncio.gather(nodes.fresh(), pods.fresh())
-        asked = time.perf_counter()
-        told = facts_of(there.values(), on.values(), settings=settings)
-        facts_s.append(time.perf_counter() - asked)
-        taken.append(time.perf_counter() - begun)
-        await nodes.wait(nodes.version, timeout_s=0.5)  # they beat: some have changed meanwhile
+    settings = KubernetesSettings(kubeconfig=str(kubeconfig), request_timeout_s=120)
+    engine = KubernetesEngine(settings, clock=SystemClock(), archive=kubeconfig.parent / "archive", mark="bench")
+    before_mb, taken, begun = memory_mb(os.getpid())[0], list[float](), time.perf_counter()
+    told = await engine.inventory()
+    first_s, ran_s = time.perf_counter() - begun, time.process_time()
+    for _ in range(looks):
+        await asyncio.sleep(PAUSE_S)  # they beat: some have changed meanwhile
         begun = time.perf_counter()
+        told = await engine.inventory()
+        taken.append(time.perf_counter() - begun)
+    ran_s = time.process_time() - ran_s
     found = {
-        "nodes": len(told), "devices": sum(len(node.devices) for node in told), "first_s": taken[0],
-        "again_s": taken[1:], "facts_s": facts_s, "before_mb": before_mb, "rss_mb": memory_mb(os.getpid())[0],
-        "peak_mb": _peak_mb(),
+        "nodes": len(told), "ready": sum(node.ready for node in told),
+        "devices": sum(len(node.devices) for node in told), "first_s": first_s, "again_s": taken,
+        "cpu_share": ran_s / (looks * PAUSE_S + sum(taken)), "before_mb": before_mb,
+        "rss_mb": memory_mb(os.getpid())[0], "peak_mb": _peak_mb(),
     }  # fmt: skip
-    await asyncio.gather(nodes.close(), pods.close())
-    await api.close()
+    await engine.close()
     return found
 
 
