@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -64,15 +64,16 @@ class Run:
         return "\n".join([*before, f"{shell} -c {shlex.quote(self.body)}"])
 
 
-def expand(text: str, values: Mapping[str, str | None]) -> Word:
+def expand(text: str, values: Mapping[str, str | None], longest: int = LONGEST) -> Word:
     """Return a text with its references `$(NAME)` resolved, as Kubernetes does it.
 
     Args:
         text: `$$` is a dollar sign; a reference to what is not among the values stays as it stands.
         values: of variables; None is one that is known only where the job runs.
+        longest: how many characters it may have.
 
     Raises:
-        TooLong: more than 262,144 characters.
+        TooLong: it has more.
     """
     pieces: list[Piece] = []
     size, start = 0, 0
@@ -80,7 +81,7 @@ def expand(text: str, values: Mapping[str, str | None]) -> Word:
     def add(piece: Piece) -> None:
         nonlocal size
         size += len(piece.text)
-        if size > LONGEST:
+        if size > longest:
             raise TooLong
         if piece.text and pieces and not piece.is_variable and not pieces[-1].is_variable:
             pieces[-1] = Piece(pieces[-1].text + piece.text)
@@ -100,6 +101,20 @@ def expand(text: str, values: Mapping[str, str | None]) -> Word:
             add(Piece(name, True) if value is None else Piece(value))
     add(Piece(text[start:]))
     return tuple(pieces)
+
+
+def expand_all(texts: Iterable[str], values: Mapping[str, str | None]) -> list[Word]:
+    """Return words with their references resolved.
+
+    Raises:
+        TooLong: they have more than 262,144 characters together.
+    """
+    words: list[Word] = []
+    left = LONGEST
+    for text in texts:
+        words.append(expand(text, values, left))
+        left -= sum(len(piece.text) for piece in words[-1])
+    return words
 
 
 def is_fixed(word: Word) -> bool:

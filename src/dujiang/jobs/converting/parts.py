@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from dujiang.jobs.converting.report import At, Report
-from dujiang.kit.errors import did_you_mean
 from dujiang.kit.spec.problems import quote
 from dujiang.kit.spec.readers import AsText, Many, Truth, Whole
 from dujiang.kit.spec.yaml import Entry, Located
@@ -125,18 +124,15 @@ class Part:
             plain: values that say no more than leaving the field out does.
         """
         reasons, plain = reasons or {}, plain or {}
+        every = {*reasons, *known, *self._taken, *plain}
         for name in self.names:
             if name in self._taken or (name in plain and _bare(self._fields[name].value) in _alike(plain[name])):
                 continue
             if name in reasons:
                 self.lose(name, *reasons[name])
                 continue
-            near = did_you_mean(name, _by_low({*reasons, *known, *self._taken, *plain})).strip()
+            near = self.report.nearest(name, every)
             self.lose(name, f"{self.what.capitalize()} has no field of this name that is known here.", near)
-
-
-def _by_low(names: Collection[str]) -> list[str]:
-    return sorted(names)
 
 
 def _alike(value: Any) -> list[Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from dujiang.kit.errors import did_you_mean
 from dujiang.kit.spec.problems import Problems, Refused
 
 At: TypeAlias = tuple[int | None, int | None]
 """Line and column, from 1."""
 NOWHERE: Final[At] = (None, None)
+_MOST_LOOKS: Final = 50
 MOST_NOTES: Final = 500
 """Of one piece of work; how many more there are is said."""
 
@@ -43,6 +46,7 @@ class Report:
         self.problems = problems
         self._notes: list[Note] = []
         self._more = 0
+        self._looks = 0
 
     def note(self, path: str, what: str, why: str = "", instead: str = "", *, at: At, kept: bool = False) -> None:
         """Say that something was not kept, or is kept in another form."""
@@ -53,6 +57,11 @@ class Report:
             self._notes.append(found)
         else:
             self._more += 1
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        """Return a question that names the nearest of some words; the first few times, since looking takes long."""
+        self._looks += 1
+        return did_you_mean(name, sorted(known)).strip() if self._looks <= _MOST_LOOKS and len(name) < 100 else ""
 
     def refuse(self, path: str, message: str, instead: str = "", *, at: At) -> Refused:
         """Note a problem and return the exception that gives up on this piece of work."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dujiang.jobs.converting.commands import TooLong, Word, expand, fixed, is_fixed
+from dujiang.jobs.converting.commands import LONGEST, TooLong, Word, expand, fixed, is_fixed
 from dujiang.jobs.converting.draft import Draft
 from dujiang.jobs.converting.parts import Part
 from dujiang.kit.spec.problems import quote
@@ -43,6 +43,7 @@ class Environment:
         self.values: dict[str, str | None] = dict.fromkeys(given)
         """As later references see them; None is known only where the job runs."""
         self.exports: list[str] = []
+        self._left = LONGEST
         self._draft, self._maps, self._index, self._labels = draft, maps, index, labels
 
     def read(self, container: Part) -> None:
@@ -86,9 +87,10 @@ class Environment:
 
     def _value(self, name: str, variable: Part) -> None:
         try:
-            word = expand(variable.text("value") or "", self.values)
+            word = expand(variable.text("value") or "", self.values, self._left)
+            self._left -= sum(len(piece.text) for piece in word)
         except TooLong as error:
-            message = "What its references stand for is longer than any variable may be."
+            message = "With what its references stand for, the variables are longer than all of a job's may be."
             raise variable.report.refuse(variable.under("value"), message, at=variable.at("value")) from error
         if is_fixed(word):
             self._fixed(name, fixed(word), variable, "value")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dujiang.jobs.converting.commands import Run, TooLong, Word, expand, run_of
+from dujiang.jobs.converting.commands import Run, TooLong, Word, expand_all, run_of
 from dujiang.jobs.converting.draft import Draft
 from dujiang.jobs.converting.kubernetes import words as pod_words
 from dujiang.jobs.converting.kubernetes.environment import ConfigMaps, Environment
@@ -101,23 +101,22 @@ def _main(containers: Sequence[Part], around: Around, spec: Part) -> Part:
     return main
 
 
-def words_of(container: Part, environment: Environment) -> tuple[list[Word], list[Word]]:
+def words_of(container: Part, environment: Environment) -> list[Word]:
     """Return command and arguments with their references resolved.
 
     Raises:
-        Refused: they are too long.
+        Refused: they are too long; the problem is noted.
     """
     try:
-        command = [expand(word, environment.values) for word in container.words("command")]
-        return command, [expand(word, environment.values) for word in container.words("args")]
+        return expand_all([*container.words("command"), *container.words("args")], environment.values)
     except TooLong as error:
-        message = "What its references stand for is longer than any command may be."
+        message = "With what its references stand for, the command is longer than any may be."
         raise container.report.refuse(container.under("command"), message, at=container.place) from error
 
 
 def _command(container: Part, environment: Environment, draft: Draft, *, required: bool) -> Run | None:
-    command, args = words_of(container, environment)
-    if not command:
+    words = words_of(container, environment)
+    if "command" not in container or not words:
         if not required:
             return None
         message = "No command is given: what runs is in the image alone, which is not looked into."
@@ -129,7 +128,7 @@ def _command(container: Part, environment: Environment, draft: Draft, *, require
         why = "Its value is known only where the job runs; there it is one word or several, and never shell text."
         container.report.note(container.under("command"), what, why, at=container.at("command"), kept=True)
 
-    run = run_of([*command, *args], tell)
+    run = run_of(words, tell)
     draft.put("", "run", at=container.at("command"))
     return run.with_exports(environment.exports)
 
@@ -140,13 +139,12 @@ def _setup(spec: Part, draft: Draft, image: str | None, around: Around) -> None:
     for container in spec.parts("initContainers", "a container"):
         name, path = container.text("name") or "", container.path
         other = container.text("image")
-        command, args = container.words("command"), container.words("args")
         why = ""
         if container.text("restartPolicy") == "Always":
             why = "It runs beside the work, and a job has one container on each node."
         elif image and other and other != image:
             why = "It runs another image, and setup runs in the job's own."
-        elif not command:
+        elif "command" not in container:
             why = "What it runs is in the image alone, which is not looked into."
         if why:
             instead = "Write what it does as setup, or as a job that this one comes after."
@@ -156,7 +154,7 @@ def _setup(spec: Part, draft: Draft, image: str | None, around: Around) -> None:
         inner = Draft(draft.source, spec.report, container.place)
         environment = Environment(inner, around.maps, around.index, around.labels, around.given)
         environment.read(container)
-        words = [expand(word, environment.values) for word in (*command, *args)]
+        words = words_of(container, environment)
         own = [f"export {name}={shlex.quote(value)}" for name, value in (inner.get("env") or {}).items()
                if draft.get("env", name) != value]  # fmt: skip
         body = run_of(words).with_exports([*own, *environment.exports]).text(plain=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from dujiang.jobs.converting.commands import Run, expand, joined, run_of
+from dujiang.jobs.converting.commands import Run, joined, run_of
 from dujiang.jobs.converting.draft import Converted, Draft
 from dujiang.jobs.converting.kubernetes.environment import ConfigMaps, Environment
 from dujiang.jobs.converting.kubernetes.kubeflow import processes_of, put_launch, torch
 from dujiang.jobs.converting.kubernetes.metadata import Words, take_metadata
 from dujiang.jobs.converting.kubernetes.placement import take_placement
+from dujiang.jobs.converting.kubernetes.pods import words_of
 from dujiang.jobs.converting.kubernetes.resources import take_resources
 from dujiang.jobs.converting.kubernetes.work import end, required
 from dujiang.jobs.converting.launchers import launch_of
@@ -80,7 +81,7 @@ def convert_train_job(whole: Part, source: str, report: Report, maps: ConfigMaps
 def _command(trainer: Part, draft: Draft, maps: ConfigMaps) -> Run:
     environment = Environment(draft, maps, "$RANK", {})
     environment.read(trainer)
-    words = [expand(word, environment.values) for word in (*trainer.words("command"), *trainer.words("args"))]
+    words = words_of(trainer, environment)
     if "command" not in trainer:
         message = "No command is given: what runs is in the runtime alone, which is in the cluster."
         instead = "Write command: [...] as the runtime has it."

@@ -13,8 +13,7 @@ from typing import Final
 
 from dujiang.jobs.converting.report import Report
 from dujiang.jobs.converting.slurm.words import ALIASES, OPTIONS, SHORT, Takes
-from dujiang.kit.errors import did_you_mean
-from dujiang.kit.spec.problems import Refused, quote
+from dujiang.kit.spec.problems import SHOWN, Refused, quote
 
 MAGIC: Final = "#SBATCH"
 _OTHERS: Final = re.compile(r"#(PBS|BSUB|\$)(?=\s)")
@@ -80,6 +79,8 @@ def read_script(text: str, report: Report) -> Script:
                 options += _options(line, number, report)
             except Refused:
                 wrong = True
+                if len(report.problems) >= SHOWN:
+                    break
             continue
         if line.startswith(MAGIC):
             why = "Slurm reads no options after the first command."
@@ -144,7 +145,7 @@ def _full(written: str, at: tuple[int, int], report: Report) -> str:
     if alike:
         message = f"--{written} is the beginning of several options."
         raise report.refuse(f"--{written}", message, f"Write --{' or --'.join(alike[:5])}.", at=at)
-    near = did_you_mean(written, sorted(OPTIONS)).replace('"', "").strip()
+    near = report.nearest(written, OPTIONS).replace('"', "")
     shown = quote(f"--{written}")
     raise report.refuse(shown[1:-1], f"sbatch has no option {shown}.", near, at=at)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from dujiang.jobs.converting.amounts import BadAmount, slurm_seconds
+from dujiang.jobs.converting.commands import LONGEST
 from dujiang.jobs.converting.devices import model_of
 from dujiang.jobs.converting.draft import Converted, Draft
 from dujiang.jobs.converting.kubernetes.pods import LONGEST_S, class_of
@@ -54,6 +55,9 @@ def convert_sbatch(text: str, problems: Problems, around: Around) -> Converted:
         draft.name(given["job-name"].value, "--job-name", given["job-name"].at)
     else:
         draft.put(mended_name(around.name) or "job", "name")
+    if len(script.body) > LONGEST:
+        message = f"The script has {len(script.body)} characters; {LONGEST} are the most."
+        raise report.refuse("script", message, "Put it in a file and run that.", at=(1, 1))
     found = layout(given, report)
     put_layout(found, given, draft, report)
     _Options(draft, report, found, around).read(given)
@@ -160,6 +164,8 @@ class _Options:
 
     def _array(self, option: Option) -> None:
         indices, _, limit = option.value.partition("%")
+        if len(indices) > 4096:
+            raise self._report.refuse(option.path, "This is longer than 4096 characters.", at=option.at)
         try:
             numbers = parse_indices(indices)
         except BadIndices as error:

@@ -97,6 +97,14 @@ class _Shell:
         self._mpi: Step | None = None
         self._seen: list[str] = []
         """The lines whose variables of Slurm are used."""
+        self._last = {line.strip(): index for index, line in enumerate(self._lines)}
+        """Where each line stands for the last time."""
+        self._first: dict[str, tuple[int, int]] = {}
+        """Where each variable stands for the first time."""
+        for number, line in zip(script.lines, self._lines, strict=False):
+            if not line.lstrip().startswith("#"):
+                for match in _VARIABLE.finditer(line):
+                    self._first.setdefault(match[0], (number, match.start() + 1))
 
     def rewritten(self, array: str | None, known: Mapping[str, str]) -> Rewritten:
         body = "\n".join(self._each_line()).strip("\n")
@@ -114,11 +122,8 @@ class _Shell:
         )  # fmt: skip
 
     def _at_of(self, name: str) -> tuple[int | None, int | None]:
-        """Return where a word first stands in the script."""
-        for number, line in zip(self._script.lines, self._lines, strict=False):
-            if name in line and not line.lstrip().startswith("#"):
-                return number, line.index(name) + 1
-        return None, None
+        """Return where a variable first stands in the script."""
+        return self._first.get(name, (None, None))
 
     def _each_line(self) -> list[str]:
         made: list[str] = []
@@ -132,9 +137,9 @@ class _Shell:
                 self._seen.append(line)
                 here = "" if line.strip() == here else here
             else:
-                while line.endswith("\\") and index + taken < len(self._lines):
-                    line += "\n" + self._lines[index + taken]
+                while self._lines[index + taken - 1].endswith("\\") and index + taken < len(self._lines):
                     taken += 1
+                line = "\n".join(self._lines[index : index + taken])
                 line = self._line(line, number)
                 here = self._here_document(line, index + taken)
             made.append(line)
@@ -144,8 +149,7 @@ class _Shell:
     def _here_document(self, line: str, after: int) -> str:
         """Return the word that ends the text which begins after a line; empty when none does."""
         match = re.search(r"(?<=[\s\d])<<-?\s*['\"]?([A-Za-z_]\w*)['\"]?", line)
-        ends = match is not None and any(later.strip() == match[1] for later in self._lines[after:])
-        return match[1] if match is not None and ends else ""
+        return match[1] if match is not None and self._last.get(match[1], -1) >= after else ""
 
     def _line(self, line: str, number: int) -> str:
         if line.lstrip().startswith("#"):
