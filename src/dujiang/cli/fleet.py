@@ -112,6 +112,7 @@ _CLUSTERS = (
     Column("LAST ANSWER", lambda cluster: ago(cluster.get("seen_at")) if cluster.get("seen_at") else "never"),
     Column("ANSWERS TAKE", _answers),
     Column("LIMITS", _limits),
+    Column("IMAGES", lambda cluster: cluster.get("images") or "none"),
     Column("WHY", lambda cluster: cluster.get("reason") or None),
 )
 

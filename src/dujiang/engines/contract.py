@@ -153,8 +153,8 @@ class Capabilities:
     stacks_ranks: bool
     """Whether several ranks of one job may share a node."""
     images: str = ""
-    """What runs a job's container image: `kubernetes`, `pyxis`, `apptainer`, `containerd`, `podman`, `docker`; empty
-    where nothing does, and a launch with an image is refused."""
+    """What runs a job's container image: `kubernetes`, `pyxis`, `apptainer`, `containerd`, `podman`, `docker`, or
+    `simulated`; empty where nothing does, and a launch with an image is refused."""
     simulated: bool = False
     """Nothing real runs there."""
     version: str = ""

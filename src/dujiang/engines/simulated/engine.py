@@ -52,7 +52,7 @@ class SimulatedEngine:
         return Capabilities(
             kind=self.kind, limits=Isolation.ENFORCED, limits_by=LIMITS_BY,
             device_isolation=Isolation.ENFORCED if has_devices else Isolation.COUNTED_ONLY, stacks_ranks=True,
-            simulated=True,
+            simulated=True, images=self.kind,
         )  # fmt: skip
 
     async def inventory(self) -> Sequence[NodeFacts]:
