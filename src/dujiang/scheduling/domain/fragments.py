@@ -9,9 +9,9 @@ Source: Weng et al., "Beware of Fragmentation" (USENIX ATC 2023), section 3. Hos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from dujiang.scheduling.domain.fleet import Flavor, IntArray
 from dujiang.scheduling.domain.request import WHOLE, Ask, Request
 from dujiang.scheduling.domain.snapshot import Holding
+
+if TYPE_CHECKING:
+    from dujiang.scheduling.domain.prospect import Prospect
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -93,10 +96,17 @@ class Typical:
             so_far += count
         self._total = max(so_far, 1)
         self._known: dict[int, Outlook] = {}
+        self.prospect: Prospect | None = None
+        """What may come, by `prospect`, once a room has asked for it."""
 
     def __bool__(self) -> bool:
         """Say whether anything is known."""
         return bool(self._kept)
+
+    @property
+    def asks(self) -> Sequence[tuple[int, Ask]]:
+        """Return how often each of the most frequent asks for devices stands in the queue or runs."""
+        return self._kept
 
     def of(self, flavor: Flavor) -> Outlook:
         """Return what may come to a flavor."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -16,14 +16,17 @@ from dujiang.scheduling.domain.fleet import BoolArray, Flavor, Fleet, IntArray
 from dujiang.scheduling.domain.fragments import FloatArray, Typical, after_taking
 from dujiang.scheduling.domain.request import MAX_RANKS, WHOLE, Ask
 
+if TYPE_CHECKING:
+    from dujiang.scheduling.domain.prospect import Prospect
+
 NEVER: Final = np.inf
 _MANY: Final = float(1 << 10)
 """More devices than a node has."""
 _VERY_MANY: Final = float(1 << 40)
 """More thousandths of processors than a node has, and more than any best fit's key."""
 _STEP_MILLI: Final = 40
-"""What a place adds to fragments is told apart in such steps of thousandths of a device, for it is a guess; within a
-step best fit decides. Steps of 1, 25, 40 and 100 gave 94.7, 95.1, 95.4 and 94.9 % on one list (decision 0010)."""
+"""What a place adds to the expected loss is told apart in such steps of thousandths of a device, for it is a guess;
+within a step the fuller node and device is taken. Steps of 1, 10, 20 and 40 gave the same on openb (decision 0012)."""
 _MOST_SCORED: Final = 500_000
 """Nodes that are scored for asks not looked at before in a room; further asks find places by best fit alone."""
 _MOST_ROWS: Final = 2_000_000
@@ -89,6 +92,16 @@ class Room:
     def copy(self, typical: Typical | None) -> Self:
         """Return a room of its own, in which places are chosen by what may come."""
         return type(self)(self.fleet, self.node.copy(), self.milli.copy(), self.memory.copy(), typical)
+
+    def prospect(self) -> Prospect:
+        """Return what may come, drawn when it is first wanted; copies of the room share it."""
+        assert self.typical is not None
+        if self.typical.prospect is None:
+            # Not above: it loads a compiler (65 MB, 0.6 s), which what places nothing on devices does without.
+            from dujiang.scheduling.domain.prospect import Prospect
+
+            self.typical.prospect = Prospect(self.typical, self.fleet, self.node, self.milli)
+        return self.typical.prospect
 
     def recount(self) -> None:
         """Count whole devices anew, after the arrays were written to. O(d)."""
@@ -251,32 +264,35 @@ class Sight:
         key[rooms == 0] = NEVER
         if self._typical and (rooms > 0).any():
             held = np.flatnonzero(rooms)
-            key[held] = key[held] / _MANY**2 + np.rint(self._adds(room, rows[held]) / _STEP_MILLI)
+            key[held] = key[held] / _MANY**2 + self._adds(room, rows[held])
         return rooms, key
 
     def _adds(self, room: Room, rows: IntArray) -> FloatArray:
-        """Return by how much one rank on each of these nodes raises what is expected to be lost."""
-        typical, ask, nodes = self._typical, self._ask, self.nodes[rows]
-        assert typical is not None
+        """Return by how much one rank on each of these nodes raises what is expected to be lost in the end."""
+        ask, nodes, prospect = self._ask, self.nodes[rows], room.prospect()
         cpu, memory = room.node[0, nodes], room.node[1, nodes]
         if self._flavor is None:
-            return self._adds_to_devices(room, typical, nodes)
-        milli, outlook = _free(room, self._flavor, rows), typical.of(self._flavor)
-        before, cpu, memory = outlook.lost(milli, cpu, memory), cpu - ask.cpu_milli, memory - ask.memory_bytes
+            return self._adds_to_devices(room, prospect, nodes)
+        flavor, milli = self._flavor, _free(room, self._flavor, rows)
+        before = prospect.lost(flavor, milli, cpu, memory)
+        cpu, memory = cpu - ask.cpu_milli, memory - ask.memory_bytes
+        spare = prospect.spare(milli, cpu)
         if ask.whole_devices:
-            return outlook.lost(after_taking(milli, ask.whole_devices), cpu, memory) - before
-        fits = self._held(room, self._flavor, rows, milli) > 0
+            return (
+                _told_apart(prospect.lost(flavor, after_taking(milli, ask.whole_devices), cpu, memory) - before) + spare
+            )
+        fits = self._held(room, flavor, rows, milli) > 0
         at, column = np.nonzero(fits)  # each device that holds it, of each node
         after = milli[at]
         after[np.arange(len(at)), column] -= ask.gpu_milli
         adds = np.full(fits.shape, NEVER)
-        adds[at, column] = outlook.lost(after, cpu[at], memory[at]) - before[at]
-        adds += np.where(fits, milli, 0) / _MANY  # of equals the fullest
+        adds[at, column] = _told_apart(prospect.lost(flavor, after, cpu[at], memory[at]) - before[at]) + spare[at]
+        adds[at, column] += prospect.spare_device(after[np.arange(len(at)), column])
         self.device[rows] = adds.argmin(axis=1)
         least: FloatArray = adds.min(axis=1)
         return least
 
-    def _adds_to_devices(self, room: Room, typical: Typical, nodes: IntArray) -> FloatArray:
+    def _adds_to_devices(self, room: Room, prospect: Prospect, nodes: IntArray) -> FloatArray:
         """Return by how much work without devices raises what is lost: it takes what that of devices needs."""
         ask, adds = self._ask, np.zeros(len(nodes))
         cpu, memory = room.node[0, nodes], room.node[1, nodes]
@@ -286,9 +302,11 @@ class Sight:
             at[at == len(seats.nodes)] = 0
             mine = np.flatnonzero(seats.nodes[at] == nodes)
             if mine.size:
-                milli, outlook = _free(room, flavor, at[mine]), typical.of(flavor)
-                before = outlook.lost(milli, cpu[mine], memory[mine])
-                adds[mine] += outlook.lost(milli, cpu[mine] - ask.cpu_milli, memory[mine] - ask.memory_bytes) - before
+                milli = _free(room, flavor, at[mine])
+                before = prospect.lost(flavor, milli, cpu[mine], memory[mine])
+                after_cpu, after_memory = cpu[mine] - ask.cpu_milli, memory[mine] - ask.memory_bytes
+                after = prospect.lost(flavor, milli, after_cpu, after_memory)
+                adds[mine] += _told_apart(after - before) + prospect.spare(milli, after_cpu)
         return adds
 
     def _shares(self, room: Room, flavor: Flavor, rows: IntArray) -> tuple[IntArray, IntArray]:
@@ -311,6 +329,11 @@ class Sight:
         assert self._flavor is not None
         seats = room.fleet.seats[self._flavor.number]
         return Spot(int(self.nodes[row]), (int(seats.devices[row, self.device[row]]),))
+
+
+def _told_apart(adds: FloatArray) -> FloatArray:
+    """Round what places add to the expected loss: it is a guess, and small differences are chance."""
+    return _STEP_MILLI * np.rint(adds / _STEP_MILLI)
 
 
 def _free(room: Room, flavor: Flavor, rows: IntArray) -> IntArray:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dujiang.scheduling.simulator.compiled import compiled
+from dujiang.scheduling.compiled import compiled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

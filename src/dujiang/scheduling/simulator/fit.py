@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 
 
 @compiled

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import Cluster, FloatArray, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 
 POPULAR: Final = 0.95
 """The most frequent shapes that make up this part of the pods are the typical ones."""

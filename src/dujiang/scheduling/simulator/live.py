@@ -20,7 +20,8 @@ from dujiang.scheduling.simulator.traces import Node, Pod
 _GIB: Final = 1 << 30
 _MIB: Final = 1 << 20
 _LEARNT_EVERY: Final = 256
-"""Arrivals after which what may come is counted anew, from what has come."""
+_LEARNT_FIRST: Final = (16, 64)
+"""Arrivals after which what may come is counted anew, from what has come; a plan does that each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def play_live(
     allocated, placed, history = 0, 0, np.zeros(len(arrivals), dtype=np.int64)
     begun = process_time()
     for number, asks in enumerate(arrivals):
-        if number % _LEARNT_EVERY == 0:
+        if number in _LEARNT_FIRST or (number and number % _LEARNT_EVERY == 0):
             room = room.copy(Typical(seen))
         fit = next((fit for ask in asks if (fit := find(room, Shape(ask), everywhere))), None)
         for ask in asks:

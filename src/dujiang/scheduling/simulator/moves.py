@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import MOST_DEVICES, WHOLE, Cluster, FloatArray, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 from dujiang.scheduling.simulator.fit import fits, give, take
 from dujiang.scheduling.simulator.fragments import Typical, node_fragments
 from dujiang.scheduling.simulator.outlook import Outlook, node_loss, outlook_score

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, FloatArray, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 from dujiang.scheduling.simulator.fit import fits, take
 from dujiang.scheduling.simulator.fragments import Typical, node_fragments
 from dujiang.scheduling.simulator.outlook import Outlook, outlook_score

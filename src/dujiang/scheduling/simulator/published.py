@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 from dujiang.scheduling.simulator.fit import tightest
 from dujiang.scheduling.simulator.fragments import Typical, node_fragments
 

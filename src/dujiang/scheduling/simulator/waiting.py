@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dujiang.scheduling.compiled import compiled
 from dujiang.scheduling.simulator.cluster import WHOLE, Cluster, FloatArray, IntArray, Shapes
-from dujiang.scheduling.simulator.compiled import compiled
 
 NOBODY = -1
 

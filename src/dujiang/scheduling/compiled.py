@@ -21,7 +21,7 @@ def _cache_folder() -> Path | None:
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR)
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         text = path.read_bytes()
         if b"@compiled" in text or path.stem in ("cluster", "compiled"):
             sources.update(text)
