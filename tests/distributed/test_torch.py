@@ -90,3 +90,28 @@ def test_an_elastic_job_trains_on_as_many_nodes_as_it_got(desk: Desk) -> None:
     ident = train(desk, "elastic", launch, nodes={"min": 1, "max": 4}, resources=half)
     desk.completed(ident)
     assert sorted(weights(desk, ident)) == [(0, 2), (1, 2)]
+
+
+SAVES = """\
+import os, signal, sys, time
+import torch.distributed
+torch.distributed.init_process_group("gloo")
+def save(number, frame):
+    sys.stdout.write(f"saved on {os.environ['RANK']}\\n")
+    sys.exit(0)
+signal.signal(signal.SIGUSR1, save)
+torch.distributed.barrier()
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_save_signal_goes_past_the_launcher_to_the_programs(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "saves.py").write_text(SAVES)
+    point = {"signal": "SIGUSR1"}
+    run = f"{PYTHON} {tmp_path}/saves.py"
+    ident = desk.submit("saves", run, distributed=TORCHRUN, checkpoint=point, grace="20s")
+    until(lambda: desk.said(ident).count("ready") == 2, 60, "both processes are ready")
+    desk.platform.run("cancel", ident)
+    assert desk.ended(ident)["state"] == "CANCELLED"
+    assert sorted(re.findall(r"saved on (\d)", desk.said(ident))) == ["0", "1"]
