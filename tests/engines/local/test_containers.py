@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,19 +33,24 @@ def after(words: list[str], flag: str) -> list[str]:
 @pytest.mark.parametrize(
     ("reference", "full"),
     [
-        ("busybox", "docker.io/library/busybox:latest"),
-        ("busybox:1.36", "docker.io/library/busybox:1.36"),
-        ("team/train", "docker.io/team/train:latest"),
+        ("busybox", "hub.example.com/library/busybox:latest"),
+        ("busybox:1.36", "hub.example.com/library/busybox:1.36"),
+        ("team/train", "hub.example.com/library/team/train:latest"),
         ("localhost/team/train:1", "localhost/team/train:1"),
         ("localhost:5000/train", "localhost:5000/train:latest"),
         ("nvcr.io/nvidia/pytorch:25.04-py3", "nvcr.io/nvidia/pytorch:25.04-py3"),
-        ("team/train@sha256:" + "a" * 64, "docker.io/team/train@sha256:" + "a" * 64),
+        ("team/train@sha256:" + "a" * 64, "hub.example.com/library/team/train@sha256:" + "a" * 64),
         ("harbor:8443/x:v1@sha256:" + "a" * 64, "harbor:8443/x:v1@sha256:" + "a" * 64),
     ],
 )
 def test_containerd_is_given_whole_references(reference: str, full: str) -> None:
-    assert containers.full_reference(reference) == full
-    assert containers.fetch(CONTAINERD, reference)[-3:] == ["images", "pull", full]
+    runtime = replace(CONTAINERD, registry="hub.example.com/library")
+    assert containers.fetch(runtime, reference)[-3:] == ["images", "pull", full]
+    assert containers.is_here(runtime, reference)[-1] == f"name=={full}"
+
+
+def test_images_that_were_loaded_by_hand_are_found_by_their_names() -> None:
+    assert containers.is_here(CONTAINERD, "team/train")[-1] == "name==team/train:latest"
 
 
 @pytest.mark.parametrize("runtime", [PODMAN, DOCKER, CONTAINERD], ids=lambda one: one.name)

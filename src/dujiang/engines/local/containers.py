@@ -31,11 +31,13 @@ class Runtime:
     """The command with its global options."""
     env: Mapping[str, str] = field(default_factory=dict)
     """What the command needs beside the environment of jobs, such as where its daemon listens."""
+    registry: str = ""
+    """Of references that name none; containerd has no default of its own."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Runtime:
         """Return the runtime of a launch record."""
-        return cls(record["name"], tuple(record["words"]), record["env"])
+        return cls(record["name"], tuple(record["words"]), record["env"], record["registry"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,17 @@ def container_name(mark: str, key: str, rank: int) -> str:
     return f"{_PREFIX}-{mark}-{key}.{rank}"
 
 
-def full_reference(image: str) -> str:
-    """Return a reference with registry and tag, as containerd wants it: docker.io/library/busybox:latest."""
+def full_reference(image: str, registry: str = "") -> str:
+    """Return a reference with registry and tag, as containerd wants it.
+
+    Args:
+        image: the reference.
+        registry: goes in front of those that name none; empty leaves them, for images that were loaded by hand.
+    """
     name, at, digest = image.partition("@")
     first, slash, _ = name.partition("/")
-    if not slash or not (first == "localhost" or re.search(r"[.:]", first)):
-        name = f"docker.io/{name}" if slash else f"docker.io/library/{name}"
+    if registry and not (slash and (first == "localhost" or re.search(r"[.:]", first))):
+        name = f"{registry}/{name}"
     if not digest and ":" not in name.rpartition("/")[2]:
         name += ":latest"
     return name + at + digest
@@ -73,14 +80,14 @@ def full_reference(image: str) -> str:
 def is_here(runtime: Runtime, image: str) -> list[str]:
     """Return the command that prints something exactly when the image need not be fetched."""
     if runtime.name == "containerd":
-        return [*runtime.words, "images", "ls", "-q", f"name=={full_reference(image)}"]
+        return [*runtime.words, "images", "ls", "-q", f"name=={full_reference(image, runtime.registry)}"]
     return [*runtime.words, "image", "inspect", "--format", "{{.Id}}", image]
 
 
 def fetch(runtime: Runtime, image: str) -> list[str]:
     """Return the command that fetches an image."""
     if runtime.name == "containerd":
-        return [*runtime.words, "images", "pull", full_reference(image)]
+        return [*runtime.words, "images", "pull", full_reference(image, runtime.registry)]
     return [*runtime.words, "pull", image]
 
 
@@ -100,7 +107,7 @@ def make(runtime: Runtime, plan: Plan, cdi: str = "") -> list[str]:
             "--label", f"{_PREFIX}={plan.name}", "--mount", bind("/dev/shm", "options=rbind:rw"),
             *_flags("--mount", (bind(path, "options=rbind:rw") for path in plan.mounts)),
             *_flags("--gpus", (str(index) for _, index in plan.devices)),
-            full_reference(plan.image), plan.name, SHELL, *tail,
+            full_reference(plan.image, runtime.registry), plan.name, SHELL, *tail,
         ]  # fmt: skip
     own: list[str] = []
     if runtime.name == "podman":  # its default is higher than what root may set in a container of the platform

@@ -57,7 +57,7 @@ def find_runtime(settings: LocalSettings, environ: Mapping[str, str] = os.enviro
                 complaints.append(f"{PROGRAMS[name]} is not in PATH")
             continue
         env = {variable: environ[variable] for variable in _PASSED_ON if variable in environ}
-        runtime = Runtime(name, (program, *settings.container_options), env)
+        runtime = Runtime(name, (program, *settings.container_options), env, settings.container_registry)
         complaint = _complaint(runtime)
         if not complaint:
             return FoundRuntime(runtime)

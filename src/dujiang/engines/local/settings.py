@@ -39,6 +39,9 @@ class LocalSettings:
     """What runs jobs with an image; `auto` takes the first of these that answers, `none` refuses such jobs."""
     container_options: tuple[str, ...] = ()
     """Global options of its command, such as `--runtime=runc` of podman or `--namespace=k8s.io` of containerd's ctr."""
+    container_registry: str = ""
+    """With containerd, what goes in front of references that name no registry, such as `registry.example.com/library`;
+    podman and Docker have settings of their own."""
     container_mounts: tuple[str, ...] = ()
     """Further folders of this machine that images show under the same paths, such as where data sets lie."""
     mps_pipe_dir: Path | None = None
