@@ -175,7 +175,8 @@ dj_counted() {
 # -- the watcher ------------------------------------------------------------------------------------------------------
 
 dj_watch() {
-    trap : USR1
+    dj_woken= dj_timer=
+    trap dj_wake USR1
     trap - TERM
     read -r dj_self dj_rest </proc/self/stat
     : >>"$dj_state/requests"
@@ -183,6 +184,7 @@ dj_watch() {
     echo "$dj_self" >"$dj_state/watcher"
     dj_stopping= dj_saved= dj_terminated=
     while :; do
+        dj_woken=
         while read -r dj_word dj_first dj_second <&5; do dj_obey; done
         dj_advance
         [ "$dj_patience" -gt 0 ] || dj_patience=1
@@ -190,10 +192,18 @@ dj_watch() {
         [ "$dj_part" -gt 9 ] || dj_part=0$dj_part
         sleep $((dj_patience / 100)).$dj_part &
         dj_timer=$!
+        [ -z "$dj_woken" ] || kill "$dj_timer"
         wait "$dj_timer"
         kill "$dj_timer"
         wait "$dj_timer"
+        dj_timer=
     done 2>/dev/null
+}
+
+# End the sleep, and not just the wait for it: what comes in the moment before the wait would wake nobody.
+dj_wake() {
+    dj_woken=1
+    [ -z "$dj_timer" ] || kill "$dj_timer"
 }
 
 dj_obey() {

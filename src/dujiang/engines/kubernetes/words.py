@@ -23,6 +23,7 @@ TAKEN: Final[Mapping[str, End]] = {
     "TerminationByKubelet": End.PREEMPTED,
     "StoppedByKueue": End.PREEMPTED,
     "WorkloadEvictedDueToPreempted": End.PREEMPTED,
+    "WorkloadEvictedDueToNodeFailures": End.NODE_LOST,
 }
 """Of the condition `DisruptionTarget` (Kueue: `TerminationTarget`) by its reason; one that is not here: `Preempted`."""
 
