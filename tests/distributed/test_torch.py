@@ -62,8 +62,7 @@ def test_a_killed_process_ends_the_gang_and_the_job_goes_on_from_its_checkpoint(
     world = 2 if word == "none" else 4
     whole = train(desk, f"whole-{word}", launch)
     desk.completed(whole)
-    retry = {"limit": 1, "on": ["infrastructure", "unknown", "user"]}
-    ident = train(desk, f"killed-{word}", launch, pause=1.0, retry=retry)
+    ident = train(desk, f"killed-{word}", launch, pause=1.0, retry=1)
     until(lambda: "epoch=2 " in desk.said(ident), 90, "the second epoch")
     last = str(world - 1)
     (victim,) = until(lambda: programs(ident, "ddp.py", RANK=last), 10, "the last process")
