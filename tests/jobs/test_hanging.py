@@ -277,7 +277,7 @@ async def test_an_engine_that_is_upgraded_under_us_is_told(two: Two) -> None:
             return replace(await super().capabilities(), version="2.0", limits_by="cgroup-v2")
 
     two.engine.engine = Newer(two.world)
-    await two.turns(20)
+    await two.turns(40)  # it is asked at every fifteenth look
     (record,) = [one for one in await two.scene.records() if one.type == "ClusterChanged"]
     assert record.payload["name"] == FAR
     assert record.payload["before"] == {"version": "", "limits_by": "simulated"}

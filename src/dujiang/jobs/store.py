@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Boolean,
     Column,
@@ -34,6 +35,7 @@ from sqlalchemy import (
     select,
     text,
     true,
+    type_coerce,
     update,
 )
 
@@ -42,6 +44,7 @@ from dujiang.jobs.diagnosis import Diagnosis
 from dujiang.jobs.domain.job import TERMINAL, Attempt, Held, Job, JobState, Use, Waiting
 from dujiang.jobs.spec import JobSpec, read
 from dujiang.kit.db import Tx
+from dujiang.kit.errors import Invalid
 from dujiang.kit.tables import Json, UtcMicros, metadata
 
 _CHUNK = 5000
@@ -192,6 +195,19 @@ async def read_jobs(tx: Tx, job_ids: Iterable[str]) -> dict[str, Job]:
     return {job.id: job async for job in _by_ids(tx, job_ids, lock=False)}
 
 
+async def read_alike(tx: Tx, job_ids: Iterable[str]) -> dict[str, Job]:
+    """Return these jobs as the scheduler wants to know them: with specifications that lack names and texts.
+
+    Most jobs ask for what others ask for. Reading a specification costs some 0.7 ms, so at the first look after a
+    restart 20,000 running jobs took 15 s; those that are alike are read once, and a job costs 0.04 ms.
+    """
+    found: dict[str, Job] = {}
+    for chunk in _chunks(sorted(set(job_ids))):
+        for row in await tx.execute(_JOBS, {"ids": chunk}):
+            found[row.id] = _job(row, _spec_without_texts(row.spec))
+    return found
+
+
 async def _by_ids(tx: Tx, job_ids: Iterable[str], *, lock: bool) -> Any:
     for chunk in _chunks(sorted(set(job_ids))):
         for row in await tx.execute(_LOCK_JOBS if lock else _JOBS, {"ids": chunk}):
@@ -293,6 +309,27 @@ async def live_attempts(tx: Tx, cluster: str | None = None) -> list[Attempt]:
     if cluster is None:
         return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS)]
     return [_attempt(row) for row in await tx.execute(_LIVE_ATTEMPTS_OF, {"cluster": cluster})]
+
+
+async def live_marks(tx: Tx, cluster: str) -> list[tuple[str, int, str, int | None, str]]:
+    """Return (job, number, state, start in microseconds, why it is to stop) of a cluster's attempts that live.
+
+    In order; what a look at them goes by. Rows are only read whole (`read_attempts`) where one of these has changed:
+    with their places they cost ten times as much.
+    """
+    rows: Any = await tx.execute(_LIVE_MARKS, {"cluster": cluster})
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+
+
+async def read_attempts(tx: Tx, keys: Iterable[AttemptKey]) -> dict[AttemptKey, Attempt]:
+    """Return these attempts; unknown ones are left out."""
+    wanted = set(keys)
+    found: dict[AttemptKey, Attempt] = {}
+    for chunk in _chunks(sorted({key.job_id for key in wanted})):
+        for row in await tx.execute(_ATTEMPTS, {"ids": chunk}):
+            if (key := AttemptKey(row.job_id, row.number)) in wanted:
+                found[key] = _attempt(row)
+    return found
 
 
 async def clusters_of_live(tx: Tx) -> list[str]:
@@ -412,6 +449,14 @@ _CANCELLED = select(jobs.c.id, jobs.c.cancel_reason).where(jobs.c.id.in_(_IDS), 
 _IN_ORDER = select(attempts).order_by(attempts.c.job_id, attempts.c.number)
 _LIVE_ATTEMPTS = _IN_ORDER.where(attempts.c.state.in_(_LIVE))
 _LIVE_ATTEMPTS_OF = _LIVE_ATTEMPTS.where(attempts.c.cluster == bindparam("cluster"))
+_LIVE_MARKS = (
+    select(
+        attempts.c.job_id, attempts.c.number, attempts.c.state, type_coerce(attempts.c.started_at, BigInteger),
+        attempts.c.stop_reason,
+    )
+    .where(attempts.c.state.in_(_LIVE), attempts.c.cluster == bindparam("cluster"))
+    .order_by(attempts.c.job_id, attempts.c.number)
+)  # fmt: skip
 _CLUSTERS_OF_LIVE = (
     select(attempts.c.cluster).where(attempts.c.state.in_(_LIVE)).distinct().order_by(attempts.c.cluster)
 )
@@ -473,8 +518,21 @@ def spec_of(document: str) -> JobSpec:
     return read(orjson.loads(document))
 
 
-def _job(row: Any) -> Job:
-    spec = spec_of(row.spec)
+_TEXTS = ("setup", "env", "secrets", "params", "labels", "workdir")
+"""What no place and no right of a job hangs on."""
+
+
+def _spec_without_texts(document: str) -> JobSpec:
+    fields = orjson.loads(document)
+    bare = {name: value for name, value in fields.items() if name not in _TEXTS} | {"name": "job", "run": "true"}
+    try:
+        return spec_of(orjson.dumps(bare).decode())
+    except Invalid:  # something in it refers to what was left out
+        return spec_of(document)
+
+
+def _job(row: Any, read_already: JobSpec | None = None) -> Job:
+    spec = read_already or spec_of(row.spec)
     return Job(
         id=row.id, project_id=row.project_id, name=row.name, spec=spec,
         state=JobState(row.state), reason=row.reason, sentence=row.sentence, submitted_by=row.submitted_by,

@@ -60,7 +60,7 @@ class Abouts:
         """Return what is known of these attempts."""
         self._lasting = {key: one for key, one in self._lasting.items() if key in running}
         if fresh := running - self._lasting.keys():
-            jobs = await store.read_jobs(tx, {key.job_id for key in fresh})
+            jobs = await store.read_alike(tx, {key.job_id for key in fresh})
             self._lasting |= {key: lasting_of(jobs[key.job_id]) for key in fresh if key.job_id in jobs}
         before, self._told = self._told, {}
         known: dict[AttemptKey, About] = {}

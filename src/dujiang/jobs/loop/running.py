@@ -79,6 +79,8 @@ class _Memory:
     unseen: dict[AttemptKey, _Unseen] = field(default_factory=dict)
     submitted_s: dict[AttemptKey, float] = field(default_factory=dict)
     stopped_s: dict[AttemptKey, float] = field(default_factory=dict)
+    rows: dict[AttemptKey, tuple[object, Attempt]] = field(default_factory=dict)
+    """Attempts as last read, each with the mark that it had: they are read again when that is another."""
     hidden: int = 0
     """Attempts that ran, and that the last look did not show."""
     running: int = 0
@@ -86,7 +88,7 @@ class _Memory:
     def keep(self, live: Iterable[AttemptKey]) -> None:
         """Forget what is over."""
         wanted = set(live)
-        for known in (self.unseen, self.submitted_s, self.stopped_s):
+        for known in (self.unseen, self.submitted_s, self.stopped_s, self.rows):
             for key in known.keys() - wanted:
                 del known[key]
 
@@ -133,7 +135,7 @@ class AttemptLoop:
     async def look(self, cluster: str) -> TickReport:
         """Look at every attempt of a cluster that has not ended, and do what is next."""
         async with self._db.reading() as tx:
-            live = await store.live_attempts(tx, cluster)
+            live = await self._live(tx, cluster)
             if not live:
                 self._memories[cluster] = _Memory()
                 return TickReport()
@@ -151,6 +153,15 @@ class AttemptLoop:
         done = await self._write(steps, attempts)
         done += await self._act(steps, attempts)
         return TickReport({name: count for name, count in sorted(done.items()) if count})
+
+    async def _live(self, tx: Tx, cluster: str) -> list[Attempt]:
+        """Return the attempts that have not ended, in order; read whole only where something has changed."""
+        marks = {AttemptKey(mark[0], mark[1]): mark for mark in await store.live_marks(tx, cluster)}
+        rows = self._memories[cluster].rows
+        fresh = [key for key, mark in marks.items() if (known := rows.get(key)) is None or known[0] != mark]
+        for key, attempt in (await store.read_attempts(tx, fresh)).items() if fresh else ():
+            rows[key] = (marks[key], attempt)
+        return [rows[key][1] for key in marks if key in rows]
 
     def note(self, cluster: str) -> str:
         """Say what looks at a cluster leave out that they showed before; empty when nothing."""
