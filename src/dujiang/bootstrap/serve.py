@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,13 +15,11 @@ from typing import Any
 
 import dujiang
 from dujiang.api.server import Server, listen
+from dujiang.bootstrap.clusters import LOCAL, SIMULATED, connect
 from dujiang.bootstrap.home import PlatformHome
 from dujiang.bootstrap.platform import Platform, World, new_ids
 from dujiang.bootstrap.settings import Settings
-from dujiang.engines.contract import Engine, EngineRefused, EngineUnavailable
-from dujiang.engines.local.engine import LocalEngine
-from dujiang.engines.simulated import SimulatedEngine, open_world, parse_fleet
-from dujiang.engines.slurm.engine import SlurmEngine
+from dujiang.engines.contract import EngineUnavailable
 from dujiang.kit import log, migrate, tracing
 from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import Clock, SystemClock
@@ -29,7 +28,6 @@ from dujiang.kit.lease import first_of
 from dujiang.kit.loop import Runner
 from dujiang.kit.objects import open_store
 
-LOCAL, SIMULATED = "local", "simulated"
 _LOCAL_LOST_AFTER_S = 3.0
 """The local engine's view does not lag: what it does not show is not there. Some seconds for a start under way."""
 _ENGINE_WAIT_S = 5.0
@@ -88,6 +86,7 @@ async def _run(home: PlatformHome, settings: Settings, sock: Any, key: bytes, en
         token = await platform.install()
         if settings.server.loops:
             await _first_look(platform)
+            await _prepare_plans(platform)
         bound_host, bound_port = sock.getsockname()[:2]
         url = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
         home.publish({"url": url, "pid": os.getpid(), "version": dujiang.__version__}, token)
@@ -129,31 +128,11 @@ def _world(home: PlatformHome, settings: Settings, db: Database, clock: Clock, k
         endpoint=objects.endpoint, access_key_id=objects.access_key_id, secret_access_key=objects.secret_access_key,
         region=objects.region,
     )  # fmt: skip
-    clusters: dict[str, Engine] = {}
-    if settings.simulated.fleet:
-        spec = settings.simulated
-        world = open_world(
-            home.state / "world", parse_fleet(spec.fleet or ""), seed=spec.seed, clock=clock, speed=spec.speed
-        )
-        clusters[SIMULATED] = SimulatedEngine(world, sleep=clock.sleep)
-    else:
-        clusters[LOCAL] = LocalEngine(home.state / "engine", clock=clock, settings=settings.local)
-        clusters |= _slurm_clusters(settings, clock)
     return World(
-        db=db, clock=clock, ids=new_ids(clock), objects=store, clusters=clusters, door_secret=key + b"door",
+        db=db, clock=clock, ids=new_ids(clock), objects=store,
+        clusters=connect(home, settings, clock, key), door_secret=key + b"door",
         cache=home.state / "cache", lost_after_s={LOCAL: _LOCAL_LOST_AFTER_S},
     )  # fmt: skip
-
-
-def _slurm_clusters(settings: Settings, clock: Clock) -> dict[str, Engine]:
-    found: dict[str, Engine] = {}
-    for name, each in sorted(settings.clusters.items()):
-        if each.slurm is None:
-            continue
-        if name in (LOCAL, SIMULATED):
-            raise EngineRefused(f"[clusters.{name}.slurm]: {name!r} is taken, give the Slurm cluster another name")
-        found[name] = SlurmEngine(each.slurm, clock=clock)
-    return found
 
 
 def with_home(settings: Settings, home: PlatformHome) -> Settings:
@@ -173,6 +152,16 @@ async def _first_look(platform: Platform) -> None:
         looking.result()
     except Exception as error:  # the loop tells it again, with backoff
         log.failure(_logger, "the first look at the clusters failed", error)
+
+
+async def _prepare_plans(platform: Platform) -> None:
+    """Have what places work on devices compiled, where there are some: it takes seconds at the first start of all."""
+    async with platform.world.db.reading() as tx:
+        if not (await platform.pool.inventory(tx)).devices:
+            return
+    from dujiang.scheduling.domain.prospect import warm  # not above: it loads a compiler, 65 MB
+
+    threading.Thread(target=warm, name="warm", daemon=True).start()
 
 
 async def _serve(platform: Platform, settings: Settings, sock: Any, *, holder: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dujiang.billing.service import BillingSettings
+from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.jobs.domain import Fabric
@@ -142,6 +143,8 @@ class ClusterSettings(BaseModel):
     """A table `[clusters.NAME.fabric]` says what joins its nodes; its settings stand below."""
     slurm: SlurmSettings | None = None
     """A table `[clusters.NAME.slurm]` makes it a Slurm cluster; its settings stand below."""
+    kubernetes: KubernetesSettings | None = None
+    """A table `[clusters.NAME.kubernetes]` makes it a Kubernetes cluster; its settings stand below."""
 
 
 class Settings(BaseModel):

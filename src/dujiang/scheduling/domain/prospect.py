@@ -78,7 +78,7 @@ class Prospect:
     @staticmethod
     def spare_device(milli: IntArray) -> FloatArray:
         """Return how much it counts against devices (k) that so much of them is left."""
-        counted: FloatArray = SPARE * (_DEVICE_PART * milli)
+        counted: FloatArray = milli.astype(np.float64) * (SPARE * _DEVICE_PART)
         return counted
 
 
