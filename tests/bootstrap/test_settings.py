@@ -39,7 +39,7 @@ def test_the_local_node_has_labels(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[clusters.own]\nclouds = true", 'clusters.own.clouds: there is no such setting. Did you mean "cloud"?'),
-        ("[clusters.own]\nx = true", "There are price_per_device_hour, cloud, interruptions_per_day, fabric, slurm."),
+        ("[clusters.own]\nx = true", "price_per_device_hour, cloud, interruptions_per_day, fabric, slurm, kubernetes."),
         ("[clusters.own]\nprice_per_device_hour = -1", "clusters.own.price_per_device_hour = -1 should be greater"),
         ("[clusters.own]\nprice_per_device_hour = nan", "clusters.own.price_per_device_hour = NaN should be a finite"),
         ("[clusters]\nown = 3", "clusters.own is a group of settings; write a table [clusters.own] with"),
