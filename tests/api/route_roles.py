@@ -70,6 +70,7 @@ ROUTES: Final[dict[str, str]] = {
     "PATCH /v1/reservations/{reservation}": "AAdddx",
     "DELETE /v1/reservations/{reservation}": "AAdddx",
     "GET /v1/allocations": "AAAAAx",
+    "GET /v1/allocations/reconcile": "AAddAx",
     # quotas and the queue
     "GET /v1/quotas": "AAAAAx",
     "PUT /v1/quotas/{project}": "AdAddx",
@@ -82,6 +83,7 @@ ROUTES: Final[dict[str, str]] = {
     "POST /v1/jobs": "AAAAdx",
     "POST /v1/jobs/batch": "AAAAdx",
     "POST /v1/jobs/dry-run": "AAAAdx",
+    "POST /v1/convert": "AAAAdx",
     "GET /v1/jobs": "AAAAAx",
     "GET /v1/jobs/{job_id}": "AAAAAx",
     "POST /v1/jobs/{job_id}/cancel": "AAAAdx",

@@ -28,7 +28,7 @@ from dujiang.health import api as health_api
 from dujiang.health.diagnose import Diagnoser
 from dujiang.health.signatures import Library, load_folder, load_shipped
 from dujiang.jobs import api as jobs_api
-from dujiang.jobs import looking_api, moves_api, schedule_api, scoring_api
+from dujiang.jobs import converting_api, looking_api, moves_api, schedule_api, scoring_api
 from dujiang.jobs.checkpoints import find_checkpoint, saved_at
 from dujiang.jobs.diagnosis import Diagnose
 from dujiang.jobs.domain import Site
@@ -64,8 +64,8 @@ from dujiang.models.loop import DeploymentLoop, RegistrationLoop
 from dujiang.models.predict import Predictor
 from dujiang.models.service import DeploymentService, ModelRegistry
 from dujiang.models.settings import ModelSettings
+from dujiang.pool import accounts_api, reservations_api
 from dujiang.pool import api as pool_api
-from dujiang.pool import reservations_api
 from dujiang.pool.domain import Terms
 from dujiang.pool.loop import InventoryLoop
 from dujiang.pool.reserving import Reservations
@@ -253,12 +253,14 @@ class Platform:
         routers = (
             tenancy_router(tenancy, self.audit),
             pool_api.router(self.pool, tenancy),
+            accounts_api.router(self.pool, clusters),
             reservations_api.router(self.reservations, tenancy),
             scheduling_api.router(self.scheduling, tenancy, self.pool),
             queues_api.router(self.scheduling, tenancy, self.pool, self.jobs.named_queues),
             jobs_api.router(self.jobs, tenancy, db=db, clusters=clusters, clock=clock),
             scoring_api.router(self.jobs, tenancy),
             schedule_api.router(self.schedules, tenancy),
+            converting_api.router(),
             telemetry_api.router(self.telemetry, partial(placed, self.jobs)),
             looking_api.router(self.jobs, tenancy, live=self.live, trials=self.trials),
             moves_api.router(self.settings.scheduling),

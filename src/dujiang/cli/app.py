@@ -11,6 +11,7 @@ from dujiang import __version__
 from dujiang.cli import (
     accounts,
     catalogue,
+    converting,
     doctor,
     explaining,
     fleet,
@@ -59,8 +60,8 @@ def _root(
 
 for _function, _panel in (
     (submitting.submit, WORK), (jobs.ps, WORK), (jobs.show, WORK), (jobs.logs, WORK), (explaining.explain, WORK),
-    (jobs.cancel, WORK), (jobs.queue, WORK), (jobs.metrics, WORK), (fleet.pool, POOL), (fleet.clusters, POOL),
-    (moving.moves, POOL), (catalogue.deploy, MODELS),
+    (jobs.cancel, WORK), (jobs.queue, WORK), (jobs.metrics, WORK), (converting.convert, WORK), (fleet.pool, POOL),
+    (fleet.clusters, POOL), (moving.moves, POOL), (catalogue.deploy, MODELS),
     (catalogue.predict, MODELS), (money.bill, MONEY), (trust.verify, MONEY), (accounts.login, PEOPLE),
     (accounts.logout, PEOPLE), (accounts.whoami, PEOPLE), (up.up, PLATFORM), (doctor.doctor, PLATFORM),
 ):  # fmt: skip

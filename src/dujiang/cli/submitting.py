@@ -1,4 +1,4 @@
-"""`dujiang submit`: files to specifications, specifications to jobs.
+"""`dujiang submit`: files to specifications, in our words or those of Kubernetes and Slurm, specifications to jobs.
 
 Everything is checked here first, so that nothing is submitted when one of several files is wrong, and so that problems
 show the line they are on. The server checks again.
@@ -27,7 +27,9 @@ _AGAIN_FOR_S = 15.0
 
 
 def submit(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML or JSON; - is standard input.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="YAML, JSON or a batch script; - is standard input.")
+    ],
     project: Project = None,
     name: Annotated[str | None, typer.Option("--name", help="Call the job this.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", help="Count it in this queue.")] = None,
@@ -54,7 +56,7 @@ def submit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Submit jobs from specification files."""
+    """Submit jobs from specification files, objects of Kubernetes, or batch scripts of Slurm."""
     specs = read_files(files)
     if name is not None:
         specs = [_renamed(spec, name) for spec in specs]
@@ -130,13 +132,19 @@ def read_source(file: str) -> bytes:
 
 
 def _understand(file: str, source: bytes) -> list[JobSpec]:
-    from dujiang.jobs.spec import mended_name, parse, resolve_secrets
+    from dujiang.cli.converting import converted, name_of, show_lost
+    from dujiang.jobs.converting import is_foreign
+    from dujiang.jobs.spec import parse, resolve_secrets
 
     folder = Path.cwd() if file == "-" else Path(file).absolute().parent
-    stem = "job" if file == "-" else mended_name(Path(file).stem) or "job"
+    if is_foreign(source):
+        conversion = converted(file, source)
+        show_lost(file, conversion)
+        specs = [item.spec for item in conversion.items]
+    else:
+        specs = parse(source, default_name=name_of(file))
     return [
-        _placed(resolve_secrets(spec, os.environ, lambda path: _secret_text(folder, path)), folder)
-        for spec in parse(source, default_name=stem)
+        _placed(resolve_secrets(spec, os.environ, lambda path: _secret_text(folder, path)), folder) for spec in specs
     ]
 
 

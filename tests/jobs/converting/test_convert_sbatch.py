@@ -369,7 +369,7 @@ def run_as_a_rank(run: str, folder: Path, **env: str) -> subprocess.CompletedPro
 
 
 def test_several_tasks_on_a_node_run_at_once_and_end_as_the_worst(tmp_path: Path) -> None:
-    task = 'echo "$SLURM_PROCID/$SLURM_NTASKS $SLURM_LOCALID"; exit $((SLURM_PROCID == 6 ? 7 : 0))'
+    task = 'echo "$SLURM_PROCID/$WORLD_SIZE $LOCAL_RANK"; exit $((SLURM_PROCID == 6 ? 7 : 0))'
     body = f"set -e\nsrun sh -c '{task}'\necho on"
     run = spec_of("-N 2 --ntasks-per-node=4", body=body).run
     first = run_as_a_rank(run, tmp_path, RANK="0", DUJIANG_NODES="2")

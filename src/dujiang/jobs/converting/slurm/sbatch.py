@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ class _Options:
 
     def _folder(self, option: Option | None) -> None:
         if option is not None:
-            self._draft.put(option.value, "workdir", at=option.at)
+            folder = posixpath.join(self._around.workdir or "", option.value)
+            self._draft.put(folder, "workdir", at=option.at)
         elif self._around.workdir is not None:
             self._draft.put(self._around.workdir, "workdir")
         else:

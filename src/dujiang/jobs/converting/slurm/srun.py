@@ -118,12 +118,16 @@ def _spread(given: Sequence[tuple[str, str]], command: str, found: Layout) -> St
 
 
 def _loop(command: str, count: int) -> str:
-    """Return shell text that runs a command so many times at once, as the tasks of a node, and ends as the worst."""
+    """Return shell text that runs a command so many times at once, as the tasks of a node, and ends as the worst.
+
+    RANK and its like tell the same as Slurm's variables: some programs look at these first.
+    """
     return f"""dujiang_pids= dujiang_task=0
 while [ "$dujiang_task" -lt {count} ]; do
 (
 export SLURM_LOCALID="$dujiang_task" SLURM_PROCID="$((${{RANK:-0}} * {count} + dujiang_task))"
 export SLURM_NTASKS="$((${{DUJIANG_NODES:-1}} * {count}))"
+export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
 {command}
 ) &
 dujiang_pids="$dujiang_pids $!" dujiang_task="$((dujiang_task + 1))"
