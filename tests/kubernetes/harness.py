@@ -19,9 +19,11 @@ from tests.kubernetes.cluster import Cluster
 class KubernetesHarness(LocalHarness):
     """An engine with namespaces of the test's own; the test's folder is there in every Pod under the same path."""
 
-    def __init__(self, folder: Path, cluster: Cluster, *, image: str = images.BUSYBOX, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, cluster: Cluster, *, image: str = images.BUSYBOX, node: str = "", **settings: Any
+    ) -> None:
         self.folder, self.clock, self.cluster = folder, SystemClock(), cluster
-        self.node = next(iter(cluster.nodes))
+        self.node = node or next(iter(cluster.nodes))
         self.mark = f"test-{secrets.token_hex(4)}"
         volumes = {str(folder): {"hostPath": {"path": str(folder)}}}
         if image == images.HOST_PYTHON:

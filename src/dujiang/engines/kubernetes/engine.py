@@ -35,6 +35,7 @@ from dujiang.engines.kubernetes.keeping import Keeper
 from dujiang.engines.kubernetes.namespaces import may_work
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
+from dujiang.engines.kubernetes.planning import Sight
 from dujiang.engines.kubernetes.records import Record, Stop
 from dujiang.engines.kubernetes.seeing import Pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -83,15 +84,18 @@ class KubernetesEngine:
         with contextlib.suppress(EngineUnavailable):
             found = [device.isolation for node in await self.inventory() for device in node.devices]
             best = min(found, key=list(Isolation).index, default=best)
+        version = ""
+        with contextlib.suppress(EngineUnavailable, ApiError):
+            version = await self._api.version()
         return Capabilities(
-            kind=self.kind, limits=Isolation.ENFORCED, limits_by=LIMITS, device_isolation=best, stacks_ranks=True,
-            images="kubernetes", missing=(*self._closer.missing, *await self._missing()),
+            kind=self.kind, version=version, limits=Isolation.ENFORCED, limits_by=LIMITS, device_isolation=best,
+            stacks_ranks=True, images="kubernetes", missing=(*self._closer.missing, *await self._missing()),
         )  # fmt: skip
 
     async def _missing(self) -> list[str]:
         found: list[str] = []
         try:
-            if not await may_work(self._api, "create", "pods", subresource="exec"):
+            if self._keeper.may_not_exec or not await may_work(self._api, "create", "pods", subresource="exec"):
                 found.append("the account may not `exec` into Pods: stops are as coarse as the kubelet's, signals fail")
             if not await self._api.may("patch", "nodes"):
                 found.append("the account may not change nodes: what is closed here stays open to others")
@@ -116,28 +120,18 @@ class KubernetesEngine:
 
     async def observe(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation]:
         """Return what records and Pods say of these attempts; of one that has just ended, its end is written first."""
-        known = await self._known()
+        self._keeper.start()
+        found, over = await self._seen.look(keys)
         room = asyncio.Semaphore(_AT_ONCE)
 
-        async def look(record: Record) -> Observation | None:
+        async def conclude(sight: Sight) -> Record | None:
             async with room:
-                return await self._look(record)
+                return await self._keeper.conclude(sight)
 
-        wanted = [known[key] for key in dict.fromkeys(keys) if key in known]
-        found = [planning.ended(record) for record in wanted if record.verdict is not None]
-        found += [one for one in await asyncio.gather(*map(look, [r for r in wanted if r.verdict is None])) if one]
-        return {one.key: one for one in found}
-
-    async def _look(self, record: Record) -> Observation | None:
-        sight = await self._seen.see(record)
-        if sight is None:
-            return None
-        if not sight.is_over:
-            return planning.observation(sight)
-        now = await self._keeper.conclude(sight)
-        if now is None:
-            return None
-        return planning.ended(now) if now.verdict is not None else planning.observation(sight)
+        for now in await asyncio.gather(*map(conclude, over)):
+            if now is not None and now.verdict is not None:
+                found[now.key] = planning.ended(now)
+        return found
 
     async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
         """Return which of these attempts run; nothing measures what they use."""

@@ -46,6 +46,8 @@ class Keeper:
         self._api, self._seen, self._output, self._settings, self._clock = api, seen, output, settings, clock
         self._locks: defaultdict[AttemptKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._told: dict[str, tuple[str, int]] = {}
+        self.may_not_exec = False
+        """The cluster has refused it."""
         self._rests: dict[str, float] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._pods: Mapping[str, Pod] = {}
@@ -104,8 +106,8 @@ class Keeper:
         before, self._pods = self._pods, pods
         were, self._records = self._records, known
         if everything:
-            open_ = {key: None for key, record in known.items() if record.verdict is None}
-            return list(open_ | dict.fromkeys(AttemptKey.parse(pod.key) for pod in pods.values()))
+            waits = [key for key, record in known.items() if not _just_runs(record, pods)]
+            return list(dict.fromkeys([*waits, *(AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod))]))
         found = [key for key, record in known.items() if were.get(key) is not record]
         found += [AttemptKey.parse(pod.key) for name, pod in pods.items() if before.get(name) is not pod]
         found += [AttemptKey.parse(pod.key) for name, pod in before.items() if name not in pods]
@@ -263,7 +265,13 @@ class Keeper:
     async def _carry_out(self, sight: Sight) -> None:
         wait_us = int(self._settings.gang_start_s * 1e6)
         steps = planning.steps(sight, now_us=self._seen.now_us(), wait_us=wait_us)
-        done = await asyncio.gather(*(self._do(sight.record, step) for step in steps), return_exceptions=True)
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def do(step: planning.Step) -> None:
+            async with room:
+                await self._do(sight.record, step)
+
+        done = await asyncio.gather(*map(do, steps), return_exceptions=True)
         for error in done:
             if isinstance(error, BaseException):
                 raise error
@@ -331,9 +339,11 @@ class Keeper:
         try:
             code, _, _ = await self._api.exec(pod.namespace, pod.name, CONTAINER, command, timeout_s=_EXEC_S)
         except Forbidden:
+            self.may_not_exec = True
             raise
         except ApiError:
             return False
+        self.may_not_exec = False
         return code == 0
 
     async def delete(self, record: Record, pod: Pod, grace_s: int) -> None:
@@ -352,3 +362,20 @@ class Keeper:
         with contextlib.suppress(EngineUnavailable, NotFound, Invalid, Gone, ApiError, TimeoutError):
             async with asyncio.timeout(_LOG_S):
                 await self._output.pull(record, rank, pod)
+
+
+def _just_runs(record: Record, pods: Mapping[str, Pod]) -> bool:
+    """Say whether only a change of its record or Pods can give us anything to do for an attempt."""
+    if record.verdict is not None:
+        return True
+    if record.launch["waits_for_go"]:
+        return False
+    own = [pods.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
+    return record.stop is None and all(
+        pod is not None and pod.box.state == "running" and pod.deleted_us is None for pod in own
+    )
+
+
+def _goes(pod: Pod) -> bool:
+    """Say whether a Pod is being deleted and waits for us to let it go."""
+    return pod.deleted_us is not None and pod.is_kept

@@ -7,11 +7,12 @@ anything is concluded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from dujiang.engines.contract import AttemptKey, EngineUnavailable
+from dujiang.engines.contract import AttemptKey, EngineUnavailable, Observation
 from dujiang.engines.kubernetes import planning
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError, NotFound, said_no
@@ -46,6 +47,7 @@ class Observer:
         )
         self._by_key: tuple[int, dict[AttemptKey, Record]] = (-1, {})
         self._not_there: dict[str, float] = {}
+        self._steady: dict[AttemptKey, tuple[Record, list[Pod], Observation]] = {}
         self._told = (-1, -1)
 
     async def known(self) -> Mapping[AttemptKey, Record]:
@@ -66,6 +68,34 @@ class Observer:
             EngineUnavailable: the cluster cannot be looked at.
         """
         return (await self.known()).get(key)
+
+    async def look(self, keys: Iterable[AttemptKey]) -> tuple[dict[AttemptKey, Observation], list[Sight]]:
+        """Return what is seen of attempts, and apart from that those that are over and have no verdict yet.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at, or does not answer where it must be asked.
+        """
+        known, shown = await self.known(), await self.pods.fresh()
+        found, over = dict[AttemptKey, Observation](), list[Sight]()
+        for record in [known[key] for key in dict.fromkeys(keys) if key in known]:
+            if record.verdict is not None:
+                found[record.key] = planning.ended(record)
+                continue
+            pods = [shown.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
+            last = self._steady.get(record.key)
+            if last is not None and last[0] is record and all(map(operator.is_, last[1], pods)):
+                found[record.key] = last[2]
+            elif (sight := await self.see(record)) is None:
+                continue
+            elif sight.is_over:
+                over.append(sight)
+            else:
+                found[record.key] = planning.observation(sight)
+                if not sight.ends and all(pod is not None and pod.deleted_us is None for pod in pods):
+                    self._steady[record.key] = (record, list(sight.pods.values()), found[record.key])
+        if len(self._steady) > 2 * len(known):
+            self._steady = {key: last for key, last in self._steady.items() if key in known}
+        return found, over
 
     async def see(self, record: Record) -> Sight | None:
         """Return what is seen of an attempt without a verdict; None where it was never wholly submitted.
@@ -91,7 +121,9 @@ class Observer:
 
         def is_ready(name: str) -> bool | None:
             node = nodes.get(name)
-            return None if node is None else node.ready
+            if node is not None:
+                return node.ready
+            return True if self._settings.node_selector else None  # it may be there, and not be shown to us
 
         return planning.see(record, pods, missing, is_ready, now_us)
 

@@ -42,6 +42,7 @@ class Submitter:
         self._settings, self._mark = settings, mark
         self._namespaces = Namespaces(api, settings)
         self._with_runner: set[str] = set()
+        self._making_runner = asyncio.Lock()
         self._locks: defaultdict[AttemptKey, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @contextlib.asynccontextmanager
@@ -113,11 +114,12 @@ class Submitter:
             raise said_no(error, f"read {path}") from error
 
     async def _runner(self, namespace: str) -> None:
-        if namespace in self._with_runner:
-            return
-        with contextlib.suppress(AlreadyExists):
-            await self._api.create(f"/api/v1/namespaces/{namespace}/configmaps", runner.config_map(namespace))
-        self._with_runner.add(namespace)
+        async with self._making_runner:
+            if namespace in self._with_runner:
+                return
+            with contextlib.suppress(AlreadyExists):
+                await self._api.create(f"/api/v1/namespaces/{namespace}/configmaps", runner.config_map(namespace))
+            self._with_runner.add(namespace)
 
     async def _make(self, plan: Plan, record: Record, devices: list[DeviceRequest], version: str) -> None:
         """Make what belongs to a record; where the cluster does not take all of it, take away what it took."""
