@@ -15,9 +15,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+
+from tests.slurm import database
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "slurm-wlm-basic-plugins")
@@ -54,7 +56,7 @@ JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,default_queue_depth=1000,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
-{nodes}
+{accounting}{nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 """
@@ -68,28 +70,30 @@ class MissingSlurm(Exception):
     """Slurm is not here and cannot be installed; the sentence says why."""
 
 
-def install() -> None:
-    """Install Debian's Slurm where it is missing.
+def install(programs: Sequence[str] = PROGRAMS, packages: Sequence[str] = PACKAGES) -> None:
+    """Install Debian's Slurm, or a further part of it, where it is missing.
 
     Raises:
         MissingSlurm: not possible here.
     """
-    if all(shutil.which(name, path=SEARCHED) for name in PROGRAMS):
+    if all(shutil.which(name, path=SEARCHED) for name in programs):
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise MissingSlurm(f"Slurm is not installed, and only root with apt can: apt install {' '.join(PACKAGES)}")
+        raise MissingSlurm(f"Slurm is not installed, and only root with apt can: apt install {' '.join(packages)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
         done = subprocess.run(["apt-get", *words], env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MissingSlurm(f"apt-get {words[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
 
 
 class Cluster:
-    """One cluster; a context manager."""
+    """One cluster; a context manager. With `accounting` it has slurmdbd over MariaDB."""
 
-    def __init__(self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300) -> None:
-        self.folder, self.conf = folder, folder / "slurm.conf"
+    def __init__(
+        self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False
+    ) -> None:  # fmt: skip
+        self.folder, self.conf, self.accounting = folder, folder / "slurm.conf", accounting
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._min_job_age_s = min_job_age_s
@@ -99,6 +103,8 @@ class Cluster:
         try:
             self._write()
             self._start_munge()
+            if self.accounting:
+                self._start_accounting()
             self.start_controller()
             for node in self.nodes:
                 self.start_node(node)
@@ -175,12 +181,14 @@ class Cluster:
         key.chmod(0o400)
         for number in range(4):
             (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
-        ports = _free_ports(1 + len(self.nodes))
+        ports = _free_ports(3 + len(self.nodes))
+        self._dbd_port, self._sql_port = ports.pop(), ports.pop()
         lines = [NODE.format(name=name, port=port) for name, port in zip(self.nodes, ports[1:], strict=True)]
         self.conf.write_text(
             CONFIG.format(
                 folder=self.folder, user=getpass.getuser(), ctld_port=ports[0], nodes="\n".join(lines),
                 min_job_age_s=self._min_job_age_s,
+                accounting=database.write(self.folder, self._dbd_port, self._sql_port) if self.accounting else "",
             )
         )  # fmt: skip
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
@@ -201,6 +209,17 @@ class Cluster:
         )  # fmt: skip
         self.wait("munge", lambda: (munge / "socket").exists())
 
+    def _start_accounting(self) -> None:
+        self._daemon("mariadbd", *database.server(self.folder, self._sql_port))
+        self.wait("the database", lambda: _listens(self._sql_port))
+        self.start_accounts()
+        self.client("sacctmgr", "-i", "add", "cluster", "tests", check=False)
+
+    def start_accounts(self) -> None:
+        """Start slurmdbd."""
+        self._daemon("slurmdbd", "slurmdbd", "-D")
+        self.wait("slurmdbd", lambda: _listens(self._dbd_port))
+
     def _daemon(self, name: str, program: str, *words: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
@@ -216,7 +235,7 @@ class Cluster:
             self.client("scancel", "-u", me, check=False)
             with contextlib.suppress(AssertionError):
                 self.wait("the jobs to be gone", lambda: not self.client("squeue", "-h", check=False).strip(), 20)
-        for name in [*self.nodes, "slurmctld", "munged"]:
+        for name in [*self.nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"]:
             if name in self._daemons:
                 self.stop(name)
 
@@ -243,6 +262,12 @@ def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def _free_ports(count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,16 @@ from tests.slurm.cluster import Cluster, install
 def cluster() -> Iterator[Cluster]:
     """A cluster of three nodes with four GPUs each."""
     install()
+    with scratch() as folder, Cluster(folder / "c") as cluster:
+        yield cluster
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a folder for a cluster, which other users of the machine may enter; its path is short, as sockets need."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)
     try:
-        with Cluster(folder / "c") as cluster:
-            yield cluster
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

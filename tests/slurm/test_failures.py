@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -58,8 +59,8 @@ class Lossy(LocalCommands):
         super().__init__(settings)
         self.lose, self.empty = "", ""
 
-    async def run(self, *words: str) -> Said:
-        said = await super().run(*words)
+    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
+        said = await super().run(*words, env=env)
         if words[0] == self.lose:
             self.lose = ""
             raise EngineUnavailable("the answer was lost")

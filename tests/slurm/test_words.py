@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dujiang.engines.contract import AttemptKey, Checkpointing, DeviceShare, End, EngineRefused, Launch, RankPlacement
-from dujiang.engines.slurm import asking, nodes, reading, words
+from dujiang.engines.slurm import accounts, asking, nodes, reading, words
 from dujiang.engines.slurm.runner import granted, launch_on, read_requests, together
 from dujiang.engines.slurm.settings import SlurmSettings
 
@@ -201,3 +201,25 @@ def test_the_first_failure_ends_an_attempt_of_several_nodes() -> None:
     assert (ended["exit_code"], ended["rank"], ended["at"]) == (3, 1, 9)
     assert together(["a", "b"], {"a": good, "b": stopped}, None, "")["end"] == "Stopped"
     assert together(["a", "b"], {"a": good}, None, "srun ended with 1")["end"] == "NodeLost"
+
+
+SACCT = """\
+7|COMPLETED|1795670538|1795670540|2|2|billing=2,cpu=2,gres/gpu:h100=2,gres/gpu=2,mem=1000G,node=2|n[1-2]||/w|dj-job_x.1
+8|CANCELLED by 0|None|1795670540|0|0||None assigned||/w/|dj-job_y.2
+9|RUNNING|1795670538|Unknown|40|4|cpu=4,gres/gpu:a=1,gres/gpu:b=2|n3|dujiang:m:job_z.1|/elsewhere|renamed
+10|COMPLETED|1795670538|1795670540|2|1|cpu=1|n1||/other|dj-job_x.1
+11|COMPLETED|1795670538|1795670540|2|1|cpu=1|n1|dujiang:other:job_x.1|/w|dj-job_x.1
+12|COMPLETED|1795670538|1795670540|2|1|cpu=1|n1||/w|a person's|with a bar
+"""
+
+
+def test_what_sacct_says_of_our_jobs() -> None:
+    found = list(accounts.accounted(SACCT, "m", "/w"))
+    assert [(str(one.key), one.job, one.state, one.cpu_milli, one.devices, one.nodes) for one in found] == [
+        ("job_x.1", "7", "COMPLETED", 2000, 2, ("n1", "n2")), ("job_y.2", "8", "CANCELLED", 0, 0, ()),
+        ("job_z.1", "9", "RUNNING", 4000, 3, ("n3",)),
+    ]  # fmt: skip
+    assert [one.elapsed_s for one in found] == [2.0, 0.0, 40.0]
+    assert [one.started_at is not None and one.ended_at is not None for one in found] == [True, False, False]
+    assert found[0].started_at is not None
+    assert found[0].started_at.isoformat() == "2026-11-26T05:22:18+00:00"

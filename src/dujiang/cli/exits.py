@@ -27,7 +27,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.NOT_ALLOWED: "not signed in, or not allowed",
     Exit.UNREACHABLE: "no server answers, or it cannot answer now",
     Exit.REFUSED: "refused: it conflicts with what is",
-    Exit.NOT_PROVEN: "verify found a row that breaks an invariant",
+    Exit.NOT_PROVEN: "verify or reconcile found a row that does not hold",
     Exit.INTERRUPTED: "interrupted; what was submitted goes on",
 }
 

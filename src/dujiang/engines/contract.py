@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from dujiang.kit.errors import DujiangError
 
@@ -394,4 +394,38 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Let go of sockets and helpers; what runs goes on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """What a cluster's own accounting says of one piece of work that ran for an attempt."""
+
+    key: AttemptKey
+    job: str
+    """Its name there, such as the number of a batch job."""
+    state: str
+    """In the cluster's own words, for people."""
+    started_at: datetime | None
+    """None when it never began."""
+    ended_at: datetime | None
+    """None while it runs, and when it never began."""
+    elapsed_s: float
+    """Time that counts as used: without that in which it was suspended."""
+    cpu_milli: int
+    devices: int
+    nodes: tuple[str, ...]
+
+
+@runtime_checkable
+class Accounts(Protocol):
+    """What an engine offers besides, whose cluster keeps accounts of its own: the ledger can be compared with them."""
+
+    async def accounted(self, since: datetime, until: datetime) -> Sequence[Accounted]:
+        """Return what ran, waited or ended there for attempts of ours in a time; several for a key where it says so.
+
+        Raises:
+            EngineUnavailable: no answer.
+            EngineRefused: this cluster keeps no accounts.
+        """
         ...

@@ -20,9 +20,12 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from dujiang.engines.answers import Answers, CallFacts
 from dujiang.engines.contract import (
+    Accounted,
+    Accounts,
     AttemptKey,
     Capabilities,
     Engine,
+    EngineRefused,
     EngineUnavailable,
     Launch,
     LogChunk,
@@ -211,6 +214,20 @@ class Line:
     async def attempts(self) -> Sequence[AttemptKey]:
         """Ask for every attempt that the engine knows."""
         return (await self._ask("attempts", None, lambda: self.engine.attempts()))[0]
+
+    async def accounted(self, since: datetime, until: datetime) -> Sequence[Accounted]:
+        """Ask what the cluster's own accounts say of attempts.
+
+        Raises:
+            EngineRefused: it keeps none.
+        """
+        engine = self.engine
+        if not isinstance(engine, Accounts):
+            raise EngineRefused(
+                f'The cluster "{self.cluster}" ({engine.kind}) keeps no accounts of its own: there is nothing to'
+                " compare the ledger with."
+            )
+        return (await self._ask("accounted", (since, until), lambda: engine.accounted(since, until)))[0]
 
     async def forget(self, key: AttemptKey) -> None:
         """Ask for an attempt's record to be dropped."""

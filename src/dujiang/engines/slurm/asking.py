@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
+from dujiang.engines.slurm.accounts import NAME
 from dujiang.engines.slurm.images import refuse_unmountable
 from dujiang.engines.slurm.runner import nodes_of
 from dujiang.engines.slurm.settings import SlurmSettings
@@ -116,7 +117,7 @@ def options(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str
     """Return the options of `sbatch`, pinned to the nodes that the platform chose."""
     each, nodes = largest(taken), list(taken)
     words = [
-        "--parsable", f"--job-name=dj-{launch.key}", f"--comment={comment(mark, launch.key)}",
+        "--parsable", f"--job-name={NAME}{launch.key}", f"--comment={comment(mark, launch.key)}",
         f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
         f"--cpus-per-task={each.cpus}", "--no-requeue", "--open-mode=append", f"--output={folder}/slurm.out",
         f"--chdir={settings.work_dir}",

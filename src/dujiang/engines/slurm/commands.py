@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from dujiang.engines.contract import EngineUnavailable
@@ -46,8 +47,8 @@ class Said:
 class Commands(Protocol):
     """A way to run Slurm's commands as the cluster's user."""
 
-    async def run(self, *words: str) -> Said:
-        """Run a command.
+    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
+        """Run a command, with these variables besides.
 
         Raises:
             EngineUnavailable: it does not answer, or says that the controller does not.
@@ -63,12 +64,12 @@ class LocalCommands:
         env = {"PATH": _DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
         self._env = {**env, **({"SLURM_CONF": settings.conf} if settings.conf else {})}
 
-    async def run(self, *words: str) -> Said:
+    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
         """Run a command; it is killed when it takes too long."""
-        line = command_line(words, self._settings)
+        line = command_line(words, self._settings, env)
         try:
             process = await asyncio.create_subprocess_exec(
-                *line, env=self._env, cwd="/", start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
+                *line, env={**self._env, **env}, cwd="/", start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
         except OSError as error:
@@ -91,12 +92,15 @@ class LocalCommands:
         return said
 
 
-def command_line(words: Sequence[str], settings: SlurmSettings) -> list[str]:
+def command_line(
+    words: Sequence[str], settings: SlurmSettings, env: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:  # fmt: skip
     """Return what is to be executed: the command in the folder that is set, by SSH where a login node is."""
     program = f"{settings.commands.rstrip('/')}/{words[0]}" if settings.commands else words[0]
     line = [program, *words[1:]]
     if not settings.ssh:
         return line
-    conf = [f"SLURM_CONF={settings.conf}"] if settings.conf else []
+    given = {**({"SLURM_CONF": settings.conf} if settings.conf else {}), **env}
+    named = [f"{name}={value}" for name, value in given.items()]
     timeout = f"ConnectTimeout={max(1, int(settings.command_timeout_s))}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", timeout, "--", settings.ssh, shlex.join(["env", *conf, *line])]
+    return ["ssh", "-o", "BatchMode=yes", "-o", timeout, "--", settings.ssh, shlex.join(["env", *named, *line])]

@@ -6,9 +6,10 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from dujiang.engines.contract import EngineRefused, EngineUnavailable
-from dujiang.engines.slurm import reading, words
+from dujiang.engines.contract import Accounted, EngineRefused, EngineUnavailable
+from dujiang.engines.slurm import accounts, reading, words
 from dujiang.engines.slurm.commands import Commands
 from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
 from dujiang.engines.slurm.reading import SlurmNode
@@ -89,21 +90,35 @@ class Controller:
             raise EngineUnavailable(f"Slurm does not say what became of job {number}: {said.complaint}")
         return await self._accounted(number)
 
-    async def _accounted(self, number: str) -> Job:
+    async def keeps_accounts(self) -> bool:
+        """Say whether the cluster has slurmdbd."""
         if self._accounts is None:
             self._accounts = "slurmdbd" in (await self.configuration()).get("AccountingStorageType", "")
-        if not self._accounts:
+        return self._accounts
+
+    async def accounted(self, since: datetime, until: datetime, mark: str, work_dir: str) -> list[Accounted]:
+        """Return our jobs of a time as the accounting tells them."""
+        listed = await self._sacct(*accounts.asked(since, until))
+        return list(accounts.accounted(listed, mark, work_dir))
+
+    async def _accounted(self, number: str) -> Job:
+        if not await self.keeps_accounts():
             return Job(number, "")
-        said = await self._commands.run(
-            "sacct", "-X", "-n", "-P", "-D", "-j", number, "-o", "State,ExitCode,NodeList,Reason"
-        )
-        if said.status:
-            raise EngineUnavailable(f"Slurm's accounting does not answer: {said.complaint}")
-        lines = [line for line in said.out.splitlines() if line.strip()]
+        told = await self._sacct("-X", "-n", "-P", "-D", "-j", number, "-o", "State,ExitCode,NodeList,Reason")
+        lines = [line for line in told.splitlines() if line.strip()]
         if not lines:
             return Job(number, "")
         state, _, more = lines[-1].partition("|")
         return Job(number, words.base_state(state), more)
+
+    async def _sacct(self, *options: str) -> str:
+        try:
+            said = await self._commands.run("sacct", *options, env=accounts.TIMES)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"Slurm's accounting does not answer: {error.sentence}") from error
+        if said.status:
+            raise EngineUnavailable(f"Slurm's accounting does not answer: {said.complaint}")
+        return said.out
 
     async def submit(self, options: list[str], script: str) -> str:
         """Submit the batch script at a path; return the job's number.

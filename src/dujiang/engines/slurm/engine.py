@@ -12,9 +12,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar
 
 from dujiang.engines.contract import (
+    Accounted,
     AttemptKey,
     Capabilities,
     EngineRefused,
@@ -103,6 +105,14 @@ class SlurmEngine:
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that is listed in the work folder."""
         return self._work.known()
+
+    async def accounted(self, since: datetime, until: datetime) -> Sequence[Accounted]:
+        """Return what slurmdbd says of our jobs of a time."""
+        if not await self._slurm.keeps_accounts():
+            raise EngineRefused(
+                "this Slurm cluster keeps no accounts (no slurmdbd): there is nothing to compare the ledger with"
+            )
+        return await self._slurm.accounted(since, until, self._work.mark, self._settings.work_dir)
 
     # -- start --------------------------------------------------------------------------------------------------------
 
