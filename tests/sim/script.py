@@ -222,10 +222,9 @@ def with_room(script: Script, dice: Dice) -> Script:
     for n in range(rng.randint(0, 2)):
         gpu, ranks = Gpu(rng.choice((500, 1000))), rng.randint(2, 4)
         arrivals.append(_lasting(rng, f"wide{n}", gpu, rng.uniform(100, 300), rng.uniform(0, 10), nodes=ranks))
-    arrivals += [
-        _lasting(rng, f"part{n}", Gpu(rng.choice((300, 500, 600))), rng.uniform(90, 250), rng.uniform(0, 25))
-        for n in range(rng.randint(4, 8))
-    ]  # fmt: skip
+    for n in range(rng.randint(8, 14)):  # well placed at first; when the short ones have gone, the others are spread
+        lasts_s = rng.uniform(120, 300) if n % 3 == 0 else rng.uniform(15, 40)
+        arrivals.append(_lasting(rng, f"part{n}", Gpu(rng.choice((300, 400, 500, 600))), lasts_s, rng.uniform(0, 25)))
     arrivals += [
         _lasting(rng, f"late{n}", Gpu(2000), rng.uniform(5, 20), rng.uniform(30, 100)) for n in range(rng.randint(2, 6))
     ]
