@@ -64,6 +64,7 @@ def report(args: argparse.Namespace, told: dict[str, Any], taken_s: float) -> No
     slowest = max(again)
     rows: list[list[object]] = [
         ["first look: all listed and told", 1, f"{first:.2f} s", "<= 5 s", met(first <= LOOK_TARGET_S)],
+        ["its processor time here", 1, f"{told['first_cpu_s']:.2f} s", "", ""],
         ["further looks, p50", len(again), f"{quantile(again, 0.5):.2f} s", "", ""],
         ["further looks, max", len(again), f"{slowest:.2f} s", "<= 5 s", met(slowest <= LOOK_TARGET_S)],
         [f"of a core, with a look each {PAUSE_S:g} s", len(again), f"{told['cpu_share']:.2f}", "", ""],
@@ -133,8 +134,9 @@ async def look(kubeconfig: Path, looks: int) -> dict[str, Any]:
     settings = KubernetesSettings(kubeconfig=str(kubeconfig), request_timeout_s=120)
     engine = KubernetesEngine(settings, clock=SystemClock(), archive=kubeconfig.parent / "archive", mark="bench")
     before_mb, taken, begun = memory_mb(os.getpid())[0], list[float](), time.perf_counter()
+    ran_s = time.process_time()
     told = await engine.inventory()
-    first_s, ran_s = time.perf_counter() - begun, time.process_time()
+    first_s, first_cpu_s, ran_s = time.perf_counter() - begun, time.process_time() - ran_s, time.process_time()
     for _ in range(looks):
         await asyncio.sleep(PAUSE_S)  # they beat: some have changed meanwhile
         begun = time.perf_counter()
@@ -144,6 +146,7 @@ async def look(kubeconfig: Path, looks: int) -> dict[str, Any]:
     found = {
         "nodes": len(told), "ready": sum(node.ready for node in told),
         "devices": sum(len(node.devices) for node in told), "first_s": first_s, "again_s": taken,
+        "first_cpu_s": first_cpu_s,
         "cpu_share": ran_s / (looks * PAUSE_S + sum(taken)), "before_mb": before_mb,
         "rss_mb": memory_mb(os.getpid())[0], "peak_mb": _peak_mb(),
     }  # fmt: skip

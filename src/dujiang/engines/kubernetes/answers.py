@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,12 +79,23 @@ def object_of(content: bytes, server: str) -> dict[str, Any]:
         Foreign: it is none.
     """
     try:
-        told = orjson.loads(content)
+        told = _read(content)
     except ValueError as error:
         raise Foreign(server, "no JSON", content) from error
     if not isinstance(told, dict):
         raise Foreign(server, "no object", content)
     return told
+
+
+def _read(content: bytes) -> Any:
+    """Read JSON without a collection of garbage: of a page of 500 nodes those would be over half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(content)
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager
