@@ -84,6 +84,4 @@ class TestKubernetesWithSharedFolder(ProcessContract):
         assert alive.read_text() == last
 
     # Not there yet: see docs/kubernetes.md, "What is weaker than elsewhere".
-    test_inputs_are_hashed_after_the_setup = None
-    test_interpreter_and_packages_are_written_down = None
     test_what_runs_is_told_with_the_processor_time_it_takes = None

@@ -31,6 +31,7 @@ def a_node(name: str, *taints: tuple[str, str, str]) -> KubeNode:
 
 def a_launch(ranks: int = 1, **more: Any) -> Launch:
     placed = tuple(RankPlacement(rank, f"n{rank + 1}", 1500, 256 << 20) for rank in range(ranks))
+    placed = more.pop("placed", placed)
     return Launch(
         **{"key": KEY, "name": "train", "project": "vision", "run": "python train.py", "ranks": placed, **more}
     )
@@ -118,7 +119,7 @@ def test_a_forgotten_record_keeps_its_key_alone() -> None:
     record = a_record(a_plan(a_launch()))
     change = records.forgotten(record, datetime(2026, 1, 31, tzinfo=UTC), runner.FILES)
     assert change["metadata"]["labels"] == {records.FORGOTTEN: "20260131"}
-    assert set(change["data"]) == {"launch.json", "verdict.json", "launch", "run", "setup"}
+    assert set(change["data"]) == {"launch.json", "verdict.json", *runner.FILES}
     meta = {
         "name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "6", "annotations": {records.KEY: str(KEY)},
         "labels": change["metadata"]["labels"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import signal
@@ -14,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from dujiang.engines.contract import AttemptKey, Checkpointing, Launch, RankPlacement
-from dujiang.engines.kubernetes import runner
+from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Launch, RankPlacement
+from dujiang.engines.kubernetes import recording, runner
 from dujiang.engines.kubernetes.words import said_by_runner
 
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "ash"], "bash": ["bash"]}
@@ -57,6 +59,7 @@ class Box:
             path = self.folder / "bin" / name
             path.write_text(text)
             path.chmod(0o755)
+        (self.folder / "bin" / recording.ARCHIVE).write_bytes(base64.b64decode(recording.archive()))
         (self.folder / "last").touch()
         command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *self.shell]
         command += [f"{self.folder}/bin/runner", "run", str(rank)]
@@ -78,7 +81,8 @@ class Box:
         first = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0]
         inside = ["nsenter", "--pid", "--mount", f"--target={first}", *self.shell]
         asked = [*inside, f"{self.folder}/bin/runner", "ask", *words]
-        subprocess.run(asked, check=False)  # it may be killed with all the rest
+        while subprocess.run(asked, check=False).returncode and self.process.poll() is None:
+            pass  # a stop that begins sends its signals to everything
         return self
 
     def end(self) -> dict[str, str]:
@@ -238,3 +242,19 @@ def test_a_rank_that_is_stopped_while_it_waits_never_begins(box: Box) -> None:
     end = box.ask("stop", "asked", "100").end()
     assert (end["unstarted"], end["cause"]) == ("1", "asked")
     assert box.output() == ""
+
+
+def test_what_it_is_made_from_fits_into_the_last_word(box: Box) -> None:
+    inputs = (Input("made", "made.txt"), Input("gone", "no-such-file"))
+    launch = a_launch("true", setup="printf 123 > made.txt", inputs=inputs, record_environment=True)
+    box.start(launch).end()
+    word = (box.folder / "last").read_bytes()
+    assert len(word) < 4096
+    facts = recording.unpack((said_by_runner(word.decode()) or {})["facts"])
+    assert facts["inputs"]["made"]["digest"] == hashlib.sha256(b"123").hexdigest()
+    assert "no-such-file" in facts["inputs"]["gone"]["error"]
+    assert facts["environment"]["python"].startswith("3.")
+
+
+def test_a_text_that_is_no_finding_says_nothing() -> None:
+    assert [recording.unpack(text) for text in ("", "x", "aGk=", "eJyLrgUAAb0A9g==")] == [{}] * 4

@@ -26,7 +26,7 @@ T0, SECOND = 1_700_000_000_000_000, 1_000_000
 """2023-11-14T22:13:20Z, in microseconds."""
 LAUNCH = {
     "nodes": ["n1", "n2"], "grace_s": 30.0, "at_us": T0, "ports": [], "workdir": "/w", "output_dir": "/o",
-    "waits_for_go": False, "queued": False,
+    "waits_for_go": False, "queued": False, "lineage": {},
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 from dujiang.engines.contract import (
     AttemptKey,
     Capabilities,
+    End,
     EngineRefused,
     EngineUnavailable,
     Isolation,
@@ -227,13 +228,16 @@ class KubernetesEngine:
 
     async def _save_output(self, record: Record, pod: Pod) -> None:
         assert record.verdict is not None
+        age_us = to_micros(self._clock.now()) - int(record.verdict["at_us"])
         try:
-            await self._output.pull(record, pod.rank, pod)
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await self._output.pull(record, pod.rank, pod)
         except ApiError:
             return  # the cluster has it no more
-        except EngineUnavailable:
-            if to_micros(self._clock.now()) - int(record.verdict["at_us"]) < _OUTPUT_WITHIN_US:
-                raise
+        except (EngineUnavailable, TimeoutError) as error:
+            if record.verdict["end"] == End.NODE_LOST or age_us > _OUTPUT_WITHIN_US:
+                return
+            raise EngineUnavailable(f"The output of {record.key} cannot be read now: {error}") from error
 
     async def _take_away(self, record: Record, pods: Sequence[Pod]) -> None:
         base = f"/api/v1/namespaces/{record.namespace}"

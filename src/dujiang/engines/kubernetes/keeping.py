@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import structlog
 
-from dujiang.engines.contract import AttemptKey, EngineUnavailable
+from dujiang.engines.contract import AttemptKey, End, EngineUnavailable
 from dujiang.engines.kubernetes import planning, records, runner
 from dujiang.engines.kubernetes.api import Api
-from dujiang.engines.kubernetes.errors import ApiError, Conflict, Forbidden, Gone, Invalid, NotFound, said_no
+from dujiang.engines.kubernetes.errors import ApiError, Conflict, Forbidden, NotFound, said_no
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.planning import Delete, GiveUp, Go, Sight, Tell, Ungate
@@ -34,7 +34,8 @@ _AT_ONCE: Final = 32
 _TRIES: Final = 8
 """How often a change of a record that others were quicker with is tried."""
 _EXEC_S: Final = 10.0
-_LOG_S: Final = 20.0
+_LOG_S: Final = 10.0
+"""How long the output of a Pod that is going away is waited for."""
 _REST_S: Final = 2.0
 """Before a Pod whose runner could not be told is told again."""
 
@@ -50,8 +51,6 @@ class Keeper:
         """The cluster has refused it."""
         self._rests: dict[str, float] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
-        self._pods: Mapping[str, Pod] = {}
-        self._records: Mapping[AttemptKey, Record] = {}
         self._tasks: dict[AttemptKey, asyncio.Task[None]] = {}
         self._again: set[AttemptKey] = set()
         self._task: asyncio.Task[None] | None = None
@@ -101,17 +100,13 @@ class Keeper:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _changed(self, *, everything: bool) -> list[AttemptKey]:
-        """Return the attempts of which anything is another than at the last look."""
+        """Return the attempts of which anything is another than at the last look, or all that wait for anything."""
+        changed = await self._seen.news()
+        if not everything:
+            return changed
         known, pods = await self._seen.known(), await self._seen.pods.fresh()
-        before, self._pods = self._pods, pods
-        were, self._records = self._records, known
-        if everything:
-            waits = [key for key, record in known.items() if not _just_runs(record, pods)]
-            return list(dict.fromkeys([*waits, *(AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod))]))
-        found = [key for key, record in known.items() if were.get(key) is not record]
-        found += [AttemptKey.parse(pod.key) for name, pod in pods.items() if before.get(name) is not pod]
-        found += [AttemptKey.parse(pod.key) for name, pod in before.items() if name not in pods]
-        return list(dict.fromkeys(found))
+        waits = [key for key, record in known.items() if not _just_runs(record, pods)]
+        return list(dict.fromkeys([*waits, *(AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod))]))
 
     def see_to(self, key: AttemptKey) -> None:
         """Act on an attempt soon; once more where that is under way."""
@@ -164,9 +159,11 @@ class Keeper:
             return await self._conclude(sight)
 
     async def _conclude(self, sight: Sight) -> Record | None:
-        for rank, pod in sight.pods.items():
-            if pod.deleted_us is not None:  # its output goes with it
-                await self._save_output(sight.record, rank, pod)
+        going = [
+            pod for rank, pod in sight.pods.items()
+            if pod.deleted_us is not None and sight.ends[rank].end is not End.NODE_LOST
+        ]  # fmt: skip
+        await asyncio.gather(*(self._save_output(sight.record, pod) for pod in going))  # it goes with the Pod
         for pod in sight.pods.values():
             self._told.pop(pod.uid, None)
             self._rests.pop(pod.uid, None)
@@ -231,9 +228,13 @@ class Keeper:
     async def _let_go(self, record: Record) -> None:
         """Let Pods that somebody deleted go, now that their end is known."""
         for rank in range(record.ranks):
-            pod = self._pods.get(f"{record.namespace}/{record.pod(rank)}")
-            if pod is not None and pod.deleted_us is not None and pod.is_kept:
+            pod = await self._seen.pods.find(f"{record.namespace}/{record.pod(rank)}")
+            if pod is None:
+                continue
+            if pod.deleted_us is not None and pod.is_kept:
                 await self.let_go(pod)
+            elif pod.deleted_us is None and not pod.is_over and record.stop is not None:
+                await self.delete(record, pod, 1)  # made while another platform stopped what was not there yet
 
     async def let_go(self, pod: Pod) -> None:
         """Take our finalizer off a Pod.
@@ -247,7 +248,7 @@ class Keeper:
 
     async def _clear_orphans(self, key: AttemptKey) -> None:
         """Take away Pods whose record somebody deleted, or that was forgotten in between."""
-        for pod in [pod for pod in self._pods.values() if pod.key == str(key)]:
+        for pod in [pod for pod in (await self._seen.pods.fresh()).values() if pod.key == str(key)]:
             path = f"/api/v1/namespaces/{pod.namespace}/configmaps/{name_of(key)}"
             try:
                 record = reduce_record(await self._api.get(path))
@@ -262,7 +263,22 @@ class Keeper:
 
     # -- on the way ---------------------------------------------------------------------------------------------------
 
+    async def made(self, record: Record) -> Record:
+        """Write down that all Pods of an attempt were made; return its record.
+
+        Raises:
+            EngineUnavailable: it is gone, or cannot be written now.
+        """
+        now = await self.change(
+            record, lambda now: None if now.is_made or now.stop or now.verdict else records.made(now)
+        )
+        if now is None:
+            raise EngineUnavailable(f"The record of {record.key} was deleted while its Pods were being made.")
+        return now
+
     async def _carry_out(self, sight: Sight) -> None:
+        if sight.record.ranks == 1 and sight.started_us is not None:
+            await self.made(sight.record)
         wait_us = int(self._settings.gang_start_s * 1e6)
         steps = planning.steps(sight, now_us=self._seen.now_us(), wait_us=wait_us)
         room = asyncio.Semaphore(_AT_ONCE)
@@ -353,22 +369,22 @@ class Keeper:
             ApiError, EngineUnavailable: the cluster says no, or nothing.
         """
         if pod.box.state == "running":
-            await self._save_output(record, pod.rank, pod)
+            await self._save_output(record, pod)
         await self._api.delete(pod.path, uid=pod.uid, grace_s=grace_s)
 
-    async def _save_output(self, record: Record, rank: int, pod: Pod) -> None:
+    async def _save_output(self, record: Record, pod: Pod) -> None:
         if pod.box.started_us is None:
             return
-        with contextlib.suppress(EngineUnavailable, NotFound, Invalid, Gone, ApiError, TimeoutError):
+        with contextlib.suppress(EngineUnavailable, ApiError, TimeoutError):
             async with asyncio.timeout(_LOG_S):
-                await self._output.pull(record, rank, pod)
+                await self._output.pull(record, pod.rank, pod)
 
 
 def _just_runs(record: Record, pods: Mapping[str, Pod]) -> bool:
     """Say whether only a change of its record or Pods can give us anything to do for an attempt."""
     if record.verdict is not None:
         return True
-    if record.launch["waits_for_go"]:
+    if record.launch["waits_for_go"] or not record.is_made:
         return False
     own = [pods.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
     return record.stop is None and all(

@@ -234,7 +234,7 @@ def decide(sight: Sight, *, now_us: int) -> dict[str, Any]:
         "end": str(end), "exit_code": first.exit_code if is_plain else None,
         "signal": first.signal if is_plain else None, "rank": first.rank, "at_us": max([at_us, *started]),
         "started_us": min(started, default=None), "evidence": [*why, *lines][:_MOST_EVIDENCE],
-        "facts": _facts(ends, started, at_us), **_place(record, sight.pods),
+        "facts": {**record.launch["lineage"], **_facts(ends, started, at_us)}, **_place(record, sight.pods),
     }  # fmt: skip
 
 
@@ -245,6 +245,8 @@ def _facts(ends: list[RankEnd], started: list[int], at_us: int) -> dict[str, Any
     peaks = [end.facts["peak_memory_bytes"] for end in ends if "peak_memory_bytes" in end.facts]
     if peaks:
         facts |= {"peak_memory_bytes": max(peaks), "peak_memory_of": "limit group"}
+    for end in ends:
+        facts |= {name: end.facts[name] for name in ("inputs", "environment") if name in end.facts}
     if any("cpu_seconds" in end.facts for end in ends):
         facts["cpu_seconds"] = round(sum(end.facts.get("cpu_seconds", 0.0) for end in ends), 6)
     return facts

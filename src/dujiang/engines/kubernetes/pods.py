@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dujiang.engines.contract import EngineRefused, Launch, RankPlacement
-from dujiang.engines.kubernetes import environment, runner
+from dujiang.engines.kubernetes import environment, recording, runner
 from dujiang.engines.kubernetes.namespaces import ACCOUNT
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.records import KEY, RANK, Record, labels_of, owner
@@ -59,7 +59,7 @@ class Plan:
             "ports": environment.ports_of(self.launch)[1:], "workdir": workdir, "output_dir": output_dir,
             "waits_for_go": waits and not environment.go_file(self.launch, self.settings),
             "queued": bool(self.settings.queue), "has_secrets": bool(self.launch.secrets),
-            "has_service": self.has_service,
+            "has_service": self.has_service, "lineage": recording.unknown(self.launch),
         }  # fmt: skip
 
     @property
@@ -239,7 +239,7 @@ def _volumes(plan: Plan, record: Record) -> tuple[list[dict[str, Any]], list[dic
     settings = plan.settings
     own = [{"key": name, "path": name} for name in runner.FILES]
     sources = [
-        {"configMap": {"name": runner.name(), "items": [{"key": "runner", "path": "runner"}]}},
+        {"configMap": {"name": runner.name()}},
         {"configMap": {"name": record.name, "items": own}},
     ]
     found: list[tuple[str, dict[str, Any], str, bool]] = [

@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any, Final
 
 from dujiang.engines.contract import Launch
+from dujiang.engines.kubernetes import recording
 from dujiang.engines.kubernetes.namespaces import MANAGED_BY, MANAGER
 from dujiang.engines.kubernetes.records import KIND
 
@@ -22,7 +23,7 @@ BIN: Final = "/dujiang/bin"
 STATE: Final = "/dujiang/state"
 SHELL: Final = "/bin/sh"
 LAST_WORD: Final = "/dev/termination-log"
-FILES: Final = ("launch", "run", "setup")
+FILES: Final = ("launch", "run", "setup", recording.ASKED)
 """What lies beside the runner; each attempt's own."""
 _LONGEST_ARGUMENT = 100_000
 """Bytes; Linux takes 128 KiB for one argument, longer text is run from its file."""
@@ -37,7 +38,8 @@ def text() -> str:
 @cache
 def name() -> str:
     """Return the name of the ConfigMap that holds it: another for each version, so that what runs keeps its own."""
-    return f"dujiang-runner-{hashlib.sha256(text().encode()).hexdigest()[:12]}"
+    content = text() + recording.archive()
+    return f"dujiang-runner-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def config_map(namespace: str) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def config_map(namespace: str) -> dict[str, Any]:
         "metadata": {"name": name(), "namespace": namespace, "labels": {MANAGED_BY: MANAGER, KIND: "runner"}},
         "immutable": True,
         "data": {"runner": text()},
+        "binaryData": {recording.ARCHIVE: recording.archive()},
     }
 
 
@@ -74,10 +77,12 @@ def files_of(launch: Launch, *, workdir: str, output_dir: str, go: str) -> dict[
         "save": checkpoint.signal or "" if checkpoint else "",
         "setup": _way(launch.setup) if launch.setup.strip() else "",
         "text": _way(launch.run),
+        "lineage": "1" if recording.is_wanted(launch) else "",
         "go": go,
     }
     lines = [f"dj_{variable}={shlex.quote(str(value))}" for variable, value in told.items()]
-    return {"launch": "\n".join(lines) + "\n", "run": launch.run, "setup": launch.setup}
+    own = {"run": launch.run, "setup": launch.setup, recording.ASKED: recording.asked_of(launch)}
+    return {"launch": "\n".join(lines) + "\n", **own}
 
 
 def begin(rank: int) -> list[str]:

@@ -12,6 +12,8 @@
 # as they were, and says on its error output when a signal ended it: so exit code 137 is told from SIGKILL. The watcher
 # beside it obeys, keeps the time limit, and sends the signals of a stop.
 
+[ "$1" != ask ] || trap '' TERM # which a stop that began just before sends to everything
+
 dj_bin=${0%/*}
 . "$dj_bin/launch"
 
@@ -32,6 +34,7 @@ dj_main() {
             dj_run setup "$dj_setup"
             [ "$dj_status" = 0 ] && [ -z "$dj_cause" ] || dj_finish SetupFailed
         fi
+        [ -z "$dj_lineage" ] || dj_find_lineage
         : >"$dj_state/went"
         [ -z "$dj_go" ] || : >"$dj_go"
     elif [ -n "$dj_setup" ]; then
@@ -54,6 +57,18 @@ dj_prepare() {
 
 dj_folder() {
     mkdir -p "$1" || dj_fail "the folder $1 cannot be made in the container: $(cat "$dj_state/said")"
+}
+
+# Find out, with the image's own Python, what the program is made from; what fails leaves nothing.
+dj_find_lineage() {
+    (
+        PATH=$dj_path
+        for dj_tool in python3 python; do
+            if command -v "$dj_tool" >/dev/null; then
+                exec "$dj_tool" -sS "$dj_bin/lineage.pyz" "$dj_bin/lineage.json" "$dj_workdir" "$dj_state/facts"
+            fi
+        done
+    ) >/dev/null
 }
 
 # Run a text; leaves dj_status, dj_signal (empty: it exited) and dj_cause (empty: nothing had asked it to stop).
@@ -131,6 +146,9 @@ dj_finish() {
         printf 'v=1\nend=%s\nstatus=%s\nsignal=%s\n' "$1" "$dj_status" "$dj_signal"
         printf 'cause=%s\nunstarted=%s\nran_cs=%s\n' "$dj_cause" "$dj_unstarted" $((dj_now - dj_began))
         printf 'peak=%s\ncpu_us=%s\noom=%s\nleft=%s\n' "$dj_peak" "$dj_cpu_us" "$dj_oom" "$dj_left_behind"
+        dj_facts=
+        [ -s "$dj_state/facts" ] && read -r dj_facts <"$dj_state/facts"
+        printf 'facts=%s\n' "$dj_facts"
     } >"$dj_last"
     exit "$dj_status"
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dujiang.engines.contract import End
+from dujiang.engines.kubernetes import recording
 from dujiang.engines.kubernetes.seeing import Pod
 
 TAKEN: Final[Mapping[str, End]] = {
@@ -222,7 +223,7 @@ def _facts(word: Mapping[str, str]) -> dict[str, Any]:
         facts |= {"peak_memory_bytes": peak, "peak_memory_of": "limit group"}
     if (cpu_us := _number(word["cpu_us"])) is not None:
         facts["cpu_seconds"] = cpu_us / 1e6
-    return facts
+    return facts | recording.unpack(word.get("facts", ""))
 
 
 def _number(text: str) -> int | None:
