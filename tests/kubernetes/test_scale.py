@@ -97,6 +97,9 @@ async def test_looking_at_many_attempts_costs_no_request(harness: KubernetesHarn
     keys = [launch.key for launch in launches]
     await all_in(engine, keys, Phase.RUNNING)
     running = harness.clock.monotonic_s()
+    async with asyncio.timeout(WITHIN_S):
+        while not all(record.is_made for record in (await engine._seen.known()).values()):  # soon after its start
+            await engine.changed(1.0)
     assert (api.asked["create pods"], api.asked["create configmaps"], api.asked["patch configmaps"]) == (
         MANY, MANY + 1, MANY,
     )  # fmt: skip

@@ -46,6 +46,7 @@ class Mirror(Generic[T]):
     Args:
         reduce: what to keep of an object; None leaves it out. An object that it fails on is logged and left as it was.
         stale_after_s: for how long a broken watch may go on telling what it last saw.
+        told: called at each change with what was kept of an object before and what is now; None: nothing.
     """
 
     def __init__(
@@ -58,12 +59,16 @@ class Mirror(Generic[T]):
         fields: str = "",
         clock: Clock,
         stale_after_s: float,
+        told: Callable[[T | None, T | None], None] | None = None,
     ) -> None:
         self._api, self._path, self._labels, self._fields = api, path, labels, fields
         self._reduce, self._clock, self._stale_after_s = reduce, clock, stale_after_s
+        self._told = told
         self.version = 0
         """Goes up with each change."""
         self._kept: dict[str, _Kept[T]] = {}
+        self._values: dict[str, T] = {}
+        """What is kept, beside its version: copied whole in a tenth of the time that picking it out takes."""
         self._dropped: dict[str, int] = {}
         self._seen = 0
         """All that happened up to this version of the cluster has been told."""
@@ -79,7 +84,29 @@ class Mirror(Generic[T]):
     async def fresh(self) -> Mapping[str, T]:
         """Return what is there now, by `namespace/name`, or by name what has no namespace. It does not change any more.
 
-        Starts the watch at the first call and waits for its first list.
+        Raises:
+            EngineUnavailable: as `ready`.
+        """
+        await self.ready()
+        if self._shown[0] != self.version:
+            self._shown = (self.version, MappingProxyType(self._values.copy()))
+        return self._shown[1]
+
+    async def find(self, key: str) -> T | None:
+        """Return one of what is there now, None where it is not. Costs the same however many there are.
+
+        Raises:
+            EngineUnavailable: as `ready`.
+        """
+        await self.ready()
+        return self._values.get(key)
+
+    def peek(self, key: str) -> T | None:
+        """Return one of what was there when it was last looked, whether or not that is long ago."""
+        return self._values.get(key)
+
+    async def ready(self) -> None:
+        """Start the watch at the first call, and wait for its first list.
 
         Raises:
             EngineUnavailable: nothing could be listed yet, or the watch has been broken for too long.
@@ -92,10 +119,6 @@ class Mirror(Generic[T]):
             await self._news.wait()
         if self._broken and self._clock.monotonic_s() - self._broken[0] > self._stale_after_s:
             raise EngineUnavailable(self._broken[1])
-        if self._shown[0] != self.version:
-            values = {key: kept.value for key, kept in self._kept.items() if kept.value is not None}
-            self._shown = (self.version, MappingProxyType(values))
-        return self._shown[1]
 
     def put(self, obj: dict[str, Any]) -> None:
         """Show what one of our own writes was answered, at once; never over what is newer, nor after its deletion."""
@@ -110,7 +133,7 @@ class Mirror(Generic[T]):
         before = self._kept.pop(key, None)
         self._dropped[key] = max(self._seen, before.version if before else 0)
         if before:
-            self._changed()
+            self._changed(key, None)
 
     async def wait(self, version: int, timeout_s: float) -> bool:
         """Wait until there is a later version than this one; False when there is none after that many seconds."""
@@ -168,19 +191,20 @@ class Mirror(Generic[T]):
         self._dropped = {key: at for key, at in self._dropped.items() if at > seen or dropped.get(key) != at}
         now = {key: kept for key, kept in before.items() if kept.version > seen}
         for key, kept in found:
-            old = before.get(key)
+            last = before.get(key)
             if kept.broken:
-                if old:
-                    now[key] = old
-            elif kept.version > self._dropped.get(key, -1) and not (old and old.version > kept.version):
+                if last:
+                    now[key] = last
+            elif kept.version > self._dropped.get(key, -1) and not (last and last.version > kept.version):
                 now[key] = kept
-        changed = {key: kept.version for key, kept in now.items()} != {
-            key: old.version for key, old in self._kept.items()
-        }
+        old = self._kept
         self._kept, self._seen, self._listed = now, seen, True
         self._works()
-        if changed:
-            self.version += 1
+        for key in [key for key in old if key not in now]:
+            self._changed(key, None)
+        for key, kept in now.items():
+            if key not in old or old[key].version != kept.version:
+                self._changed(key, kept.value)
         self._wake()
 
     async def _watch(self, timeout_s: int) -> None:
@@ -206,7 +230,7 @@ class Mirror(Generic[T]):
             before = self._kept.get(key)
             if before and before.version <= self._seen:
                 del self._kept[key]
-                self._changed()
+                self._changed(key, None)
             return
         kept = self._keep(obj)
         before = self._kept.get(key)
@@ -223,7 +247,7 @@ class Mirror(Generic[T]):
                 self._dropped[key] = kept.version
             if self._kept.pop(key, None) is None:
                 return
-        self._changed()
+        self._changed(key, kept.value)
 
     def _entry(self, obj: dict[str, Any]) -> tuple[str, _Kept[T]] | None:
         kept = self._keep(obj)
@@ -237,8 +261,15 @@ class Mirror(Generic[T]):
             _log.exception("object_not_understood", path=self._path, object=_key(obj))
             return _Kept(version, None, broken=True)
 
-    def _changed(self) -> None:
+    def _changed(self, key: str, value: T | None) -> None:
+        before = self._values.get(key)
+        if value is not None:
+            self._values[key] = value
+        elif before is not None:
+            del self._values[key]
         self.version += 1
+        if self._told:
+            self._told(before, value)
         self._wake()
 
     def _wake(self) -> None:

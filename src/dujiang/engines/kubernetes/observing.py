@@ -40,12 +40,14 @@ class Observer:
         stale_s, ours = settings.stale_after_s, f"{MARK}={mark}"
         self.records: Mirror[Record] = Mirror(
             api, "/api/v1/configmaps", reduce_record, labels=f"{ours},{KIND}=attempt,!{FORGOTTEN}", clock=clock,
-            stale_after_s=stale_s,
+            stale_after_s=stale_s, told=self._record_changed,
         )  # fmt: skip
         self.pods: Mirror[Pod] = Mirror(
-            api, "/api/v1/pods", reduce_pod, labels=ours, clock=clock, stale_after_s=stale_s
+            api, "/api/v1/pods", reduce_pod, labels=ours, clock=clock, stale_after_s=stale_s, told=self._pod_changed
         )
-        self._by_key: tuple[int, dict[AttemptKey, Record]] = (-1, {})
+        self._by_key: dict[AttemptKey, Record] = {}
+        self._copied: tuple[int, Mapping[AttemptKey, Record]] = (-1, {})
+        self._news: dict[AttemptKey, None] = {}
         self._not_there: dict[str, float] = {}
         self._steady: dict[AttemptKey, tuple[Record, list[Pod], Observation]] = {}
         self._told = (-1, -1)
@@ -56,10 +58,10 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
         """
-        shown = await self.records.fresh()
-        if self._by_key[0] != self.records.version:
-            self._by_key = (self.records.version, {record.key: record for record in shown.values()})
-        return self._by_key[1]
+        await self.records.ready()
+        if self._copied[0] != self.records.version:
+            self._copied = (self.records.version, self._by_key.copy())
+        return self._copied[1]
 
     async def record(self, key: AttemptKey) -> Record | None:
         """Return the record of an attempt, None where there is none.
@@ -67,7 +69,33 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
         """
-        return (await self.known()).get(key)
+        await self.records.ready()
+        return self._by_key.get(key)
+
+    async def news(self) -> list[AttemptKey]:
+        """Return the attempts of which anything is another than when this was asked last.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        await self.records.ready()
+        await self.pods.ready()
+        found, self._news = list(self._news), {}
+        return found
+
+    def _record_changed(self, before: Record | None, now: Record | None) -> None:
+        if now is not None:
+            self._by_key[now.key] = now
+            self._news[now.key] = None
+        elif before is not None:
+            if self._by_key.get(before.key) is before:
+                del self._by_key[before.key]
+            self._news[before.key] = None
+
+    def _pod_changed(self, before: Pod | None, now: Pod | None) -> None:
+        if (pod := now or before) is not None:
+            with suppress(ValueError):  # somebody has written over our annotation
+                self._news[AttemptKey.parse(pod.key)] = None
 
     async def look(self, keys: Iterable[AttemptKey]) -> tuple[dict[AttemptKey, Observation], list[Sight]]:
         """Return what is seen of attempts, and apart from that those that are over and have no verdict yet.
@@ -103,10 +131,10 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at, or does not answer where it must be asked.
         """
-        shown, nodes = await self.pods.fresh(), await self._nodes.fresh()
+        await self._nodes.ready()
         now_us, pods, missing = self.now_us(), dict[int, Pod](), dict[int, str]()
         for rank in range(record.ranks):
-            pod = shown.get(f"{record.namespace}/{record.pod(rank)}")
+            pod = await self.pods.find(f"{record.namespace}/{record.pod(rank)}")
             if pod is None and record.is_made:
                 pod = await self._ask(record, rank)
                 if pod is None:
@@ -120,7 +148,7 @@ class Observer:
                 return None
 
         def is_ready(name: str) -> bool | None:
-            node = nodes.get(name)
+            node = self._nodes.peek(name)
             if node is not None:
                 return node.ready
             return True if self._settings.node_selector else None  # it may be there, and not be shown to us
