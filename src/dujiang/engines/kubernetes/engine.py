@@ -181,7 +181,7 @@ class KubernetesEngine:
 
     async def cancel(self, key: AttemptKey, *, grace_s: float | None = None) -> None:
         """Write down that an attempt is to end; its runners are told, and what has not started is deleted."""
-        async with self._submitter.apart(key):
+        async with self._submitter.apart.hold(key):
             record = (await self._known()).get(key)
             if record is None or record.verdict is not None:
                 return

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import structlog
 
 from dujiang.engines.contract import AttemptKey, End, EngineUnavailable
 from dujiang.engines.kubernetes import planning, records, runner
+from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError, Conflict, Forbidden, NotFound, said_no
 from dujiang.engines.kubernetes.observing import Observer
@@ -45,7 +45,7 @@ class Keeper:
 
     def __init__(self, api: Api, seen: Observer, output: Output, settings: KubernetesSettings, *, clock: Clock) -> None:
         self._api, self._seen, self._output, self._settings, self._clock = api, seen, output, settings, clock
-        self._locks: defaultdict[AttemptKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._apart: Apart[AttemptKey] = Apart()
         self._told: dict[str, tuple[str, int]] = {}
         self.may_not_exec = False
         """The cluster has refused it."""
@@ -124,7 +124,7 @@ class Keeper:
 
     async def _see_to(self, key: AttemptKey) -> None:
         try:
-            async with self._room, self._locks[key]:
+            async with self._room, self._apart.hold(key):
                 record = await self._seen.record(key)
                 if record is None:
                     await self._clear_orphans(key)
@@ -139,9 +139,6 @@ class Keeper:
             _log.info("attempt_not_seen_to", attempt=str(key), error=str(error))
         except Exception:
             _log.exception("attempt_not_seen_to", attempt=str(key))
-        finally:
-            if not self._locks[key].locked():
-                self._locks.pop(key, None)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +149,7 @@ class Keeper:
             EngineUnavailable: it cannot be written now.
         """
         key = sight.record.key
-        async with self._locks[key]:
+        async with self._apart.hold(key):
             record = await self._seen.record(key)
             if record is None or record.verdict is not None:
                 return record

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from typing import Final
 import orjson
 
 from dujiang.engines.contract import AttemptKey, EngineUnavailable, LogChunk
+from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError, Invalid
 from dujiang.engines.kubernetes.records import Record
@@ -61,7 +61,7 @@ class Output:
 
     def __init__(self, api: Api, folder: Path, *, clock: Clock, every_s: float) -> None:
         self._api, self._folder, self._clock, self._every_s = api, folder, clock, every_s
-        self._locks: defaultdict[tuple[AttemptKey, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._apart: Apart[tuple[AttemptKey, int]] = Apart()
         self._pulled_s: dict[str, float] = {}
 
     async def pull(self, record: Record, rank: int, pod: Pod) -> None:
@@ -72,7 +72,7 @@ class Output:
             EngineUnavailable: the cluster or the node does not answer.
         """
         key = (record.key, rank)
-        async with self._locks[key]:
+        async with self._apart.hold(key):
             at, has_ended = self._at(*key), pod.is_over
             if at.is_whole or pod.box.started_us is None:
                 return
@@ -94,7 +94,6 @@ class Output:
             if has_ended:
                 writer.close(is_whole=True)
                 self._pulled_s.pop(pod.uid, None)
-        self._locks.pop(key, None)
 
     def size(self, key: AttemptKey, rank: int) -> int:
         """Return how many bytes of a rank's output were read so far."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailable, Launch
 from dujiang.engines.kubernetes import pods, records, runner
+from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import AlreadyExists, ApiError, NotFound, said_no
 from dujiang.engines.kubernetes.keeping import Keeper
@@ -44,17 +44,8 @@ class Submitter:
         self._namespaces = Namespaces(api, settings)
         self._with_runner: set[str] = set()
         self._making_runner = asyncio.Lock()
-        self._locks: defaultdict[AttemptKey, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    @contextlib.asynccontextmanager
-    async def apart(self, key: AttemptKey) -> Any:
-        """Hold off everything else that makes or stops this attempt."""
-        try:
-            async with self._locks[key]:
-                yield
-        finally:
-            if not self._locks[key].locked():
-                self._locks.pop(key, None)
+        self.apart: Apart[AttemptKey] = Apart()
+        """Holds off everything else that makes or stops an attempt."""
 
     async def submit(self, launch: Launch, closed: Mapping[str, str]) -> None:
         """Make an attempt; a known one is left alone, and one that is half made is gone on with.
@@ -64,7 +55,7 @@ class Submitter:
             EngineUnavailable: no answer, or no room in a quota; it may have taken effect.
         """
         records.refuse_bad_key(launch.key)
-        async with self.apart(launch.key):
+        async with self.apart.hold(launch.key):
             record = await self._seen.record(launch.key)
             if record is not None and _is_known(record):
                 return
