@@ -182,6 +182,14 @@ class TestSentences:
         )
 
 
+def test_a_cluster_that_has_never_answered() -> None:
+    fleet = with_nodes(*some_nodes(1, 4), clusters=[ClusterRow("c"), ClusterRow("silent")])
+    assert refused(fleet, a_job(cpu=1, cluster="silent")) == (
+        "Cluster silent has shown no node yet, so nothing is known of what it could hold; `dujiang clusters` says "
+        "whether it answers, and why not. Submit again when it has."
+    )
+
+
 class TestClouds:
     FLEET = with_nodes(
         *some_nodes(1, 4), *some_nodes(2, 8, cluster="rented", model="H100", prefix="h"),

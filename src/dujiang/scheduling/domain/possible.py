@@ -169,6 +169,11 @@ class _Judge:
         where, ask, names = shape.where, shape.ask, [cluster.name for cluster in self.fleet.clusters]
         if where.cluster and where.cluster not in names:
             return f'There is no cluster "{where.cluster}".{did_you_mean(where.cluster, names)}'
+        if where.cluster and not _has_nodes(self.fleet, names.index(where.cluster)):
+            return (
+                f"Cluster {where.cluster} has shown no node yet, so nothing is known of what it could hold; `dujiang "
+                "clusters` says whether it answers, and why not. Submit again when it has."
+            )
         if where.image and (told := self._imageless(where.cluster)):
             return told
         if where.selector and not any(
@@ -284,6 +289,11 @@ class _Judge:
 
     def _have(self) -> str:
         return f" Devices here: {'; '.join(self.fleet.models()) or 'none'}."
+
+
+def _has_nodes(fleet: Fleet, cluster: int) -> bool:
+    nodes = fleet.cluster_nodes[cluster]
+    return bool(nodes.stop > nodes.start)
 
 
 def _with(shape: Shape, *, ask: Ask | None = None, ranks: int | None = None, where: Constraints | None = None) -> Shape:
