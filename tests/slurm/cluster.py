@@ -21,8 +21,9 @@ from types import TracebackType
 
 from tests.slurm import database
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "slurm-wlm-basic-plugins")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "slurmrestd")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurmrestd", "munge", "slurm-wlm-basic-plugins",
+            "slurm-wlm-jwt-plugin")  # fmt: skip
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 WITHIN_S = 60.0
 
@@ -34,6 +35,8 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
+AuthAltTypes=auth/jwt
+AuthAltParameters=jwt_key={folder}/jwt.key
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -90,10 +93,14 @@ def install(programs: Sequence[str] = PROGRAMS, packages: Sequence[str] = PACKAG
 class Cluster:
     """One cluster; a context manager. With `accounting` it has slurmdbd over MariaDB."""
 
+    rest_plugins: tuple[str, ...] = ("-s", "openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38")
+    cgroups = "CgroupAutomount=no\n"
+
     def __init__(
         self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False
     ) -> None:  # fmt: skip
         self.folder, self.conf, self.accounting = folder, folder / "slurm.conf", accounting
+        self.jwt_key = folder / "jwt.key"
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._min_job_age_s = min_job_age_s
@@ -121,7 +128,8 @@ class Cluster:
 
     def client(self, *words: str, check: bool = True) -> str:
         """Run a command of Slurm's; returns what it prints."""
-        done = subprocess.run([_path(words[0]), *words[1:]], env=self.env, capture_output=True, text=True, check=False)
+        line = self._line(words[0], *words[1:])
+        done = subprocess.run(line, env=self.env, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
@@ -152,6 +160,14 @@ class Cluster:
         """Start a node's slurmd."""
         self._daemon(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
 
+    def start_rest(self, port: int = 0) -> str:
+        """Start slurmrestd for holders of a token; return its URL. It refuses to be root's."""
+        port = port or _free_ports(1)[0]
+        words = ["slurmrestd", "-a", "rest_auth/jwt", *self.rest_plugins, f"127.0.0.1:{port}"]
+        self._daemon("slurmrestd", *words, user="nobody", SLURM_JWT="daemon")
+        self.wait("slurmrestd", lambda: _listens(port))
+        return f"http://127.0.0.1:{port}"
+
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End slurmctld or a node's slurmd."""
         daemon = self._daemons.pop(name)
@@ -179,6 +195,8 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
+        self.jwt_key.write_bytes(secrets.token_bytes(32))
+        self.jwt_key.chmod(0o600)
         for number in range(4):
             (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
         ports = _free_ports(3 + len(self.nodes))
@@ -191,7 +209,7 @@ class Cluster:
                 accounting=database.write(self.folder, self._dbd_port, self._sql_port) if self.accounting else "",
             )
         )  # fmt: skip
-        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (self.folder / "cgroup.conf").write_text(self.cgroups)
         (self.folder / "topology.conf").write_text(
             f"SwitchName=s1 Nodes={','.join(self.nodes[:2])}\nSwitchName=s2 Nodes={','.join(self.nodes[2:])}\n"
             "SwitchName=top Switches=s1,s2\n"
@@ -220,11 +238,17 @@ class Cluster:
         self._daemon("slurmdbd", "slurmdbd", "-D")
         self.wait("slurmdbd", lambda: _listens(self._dbd_port))
 
-    def _daemon(self, name: str, program: str, *words: str) -> None:
+    def _daemon(self, name: str, program: str, *words: str, user: str = "", **variables: str) -> None:
+        line = self._line(program, *words, user=user if os.geteuid() == 0 else "")
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
-                [_path(program), *words], env=self.env, stdout=output, stderr=output, start_new_session=True
+                line, env={**self.env, **variables}, stdout=output, stderr=output, start_new_session=True
             )
+
+    def _line(self, program: str, *words: str, user: str = "") -> list[str]:
+        """Return the command that runs a program, as another user where one is named."""
+        as_user = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"] if user else []
+        return [*as_user, _path(program), *words]
 
     def _stop_all(self) -> None:
         if "slurmctld" in self._daemons:
@@ -235,7 +259,7 @@ class Cluster:
             self.client("scancel", "-u", me, check=False)
             with contextlib.suppress(AssertionError):
                 self.wait("the jobs to be gone", lambda: not self.client("squeue", "-h", check=False).strip(), 20)
-        for name in [*self.nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"]:
+        for name in ["slurmrestd", *self.nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"]:
             if name in self._daemons:
                 self.stop(name)
 

@@ -21,6 +21,12 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def rest(cluster: Cluster) -> str:
+    """The URL of that cluster's slurmrestd."""
+    return cluster.start_rest()
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a folder for a cluster, which other users of the machine may enter; its path is short, as sockets need."""

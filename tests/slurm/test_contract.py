@@ -21,3 +21,13 @@ class TestSlurm(EngineContract, ProcessContract):
         harness = SlurmHarness(tmp_path, cluster)
         yield harness
         await harness.clean()
+
+
+class TestSlurmOverRest(EngineContract, ProcessContract):
+    """With slurmrestd, and the commands for what v0.0.38 does not have: the state of nodes, topology."""
+
+    @pytest.fixture
+    async def harness(self, tmp_path: Path, cluster: Cluster, rest: str) -> AsyncIterator[SlurmHarness]:
+        harness = SlurmHarness(tmp_path, cluster, rest_url=rest, rest_key_file=str(cluster.jwt_key))
+        yield harness
+        await harness.clean()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from dujiang.engines.contract import DeviceShare, EngineRefused, EngineUnavailable, Launch, RankPlacement
 from dujiang.engines.slurm import asking, images
+from dujiang.engines.slurm.by_commands import CommandController
 from dujiang.engines.slurm.commands import Said
-from dujiang.engines.slurm.controller import Controller
 from dujiang.engines.slurm.settings import SlurmSettings
 from tests.containers.registry import NAME, Registry
 from tests.contract.engine_contract import EngineContract
@@ -105,7 +106,7 @@ class Answers:
     def __init__(self, **said: str) -> None:
         self._said = said
 
-    async def run(self, *words: str) -> Said:
+    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
         if words[0] not in self._said:
             raise EngineUnavailable(f"{words[0]} cannot be run here")
         return Said(0, self._said[words[0]], "")
@@ -121,7 +122,7 @@ class Answers:
     ],
 )
 async def test_what_runs_images_is_asked_of_srun_and_of_this_machine(said: dict[str, str], found: str) -> None:
-    assert await Controller(Answers(**said)).images() == found
+    assert await CommandController(Answers(**said), SlurmSettings(work_dir="/w")).images() == found
 
 
 class ApptainerHarness(SlurmHarness):

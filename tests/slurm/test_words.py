@@ -143,7 +143,8 @@ def test_what_sbatch_is_told() -> None:
         [("g1", 500, ["h100-0"]), ("g1", 700, ["h100-1"]), ("g2", 500, ["h100-0"])], time_limit_s=90.0,
         checkpoint=Checkpointing("/c", 10),
     )  # fmt: skip
-    told = asking.options(launch, asking.portions(launch.ranks, devices), "m", "/f", SETTINGS)
+    batch = asking.batch(launch, asking.portions(launch.ranks, devices), "m", "/f", SETTINGS)
+    told = asking.options(batch, SETTINGS)
     assert {
         "--comment=dujiang:m:j.2", "--nodelist=g1,g2", "--nodes=2", "--cpus-per-task=2", "--mem=200M",
         "--gres=gpu:h100:2", "--time=4", "--no-requeue", "--partition=train", "--signal=B:USR2@45",

@@ -113,25 +113,61 @@ def largest(taken: Mapping[str, Portion]) -> Portion:
     )
 
 
-def options(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch job, before it is said in the words of `sbatch` or of REST."""
+
+    name: str
+    comment: str
+    nodes: tuple[str, ...]
+    """Pinned to these."""
+    each: Portion
+    """What every node gives."""
+    folder: str
+    """Where it begins."""
+    output: str
+    limit_min: int | None
+    warning_s: int
+    """So long before Slurm's own limit, USR2 is sent to the batch script."""
+    partition: str
+    account: str
+    qos: str
+
+
+def batch(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> Batch:
+    """Return the batch job of a launch."""
+    limit_s = launch.time_limit_s
+    return Batch(
+        name=f"{NAME}{launch.key}", comment=comment(mark, launch.key), nodes=tuple(taken), each=largest(taken),
+        folder=settings.work_dir, output=f"{folder}/slurm.out",
+        limit_min=None if limit_s is None else minutes(limit_s + launch.grace_s),
+        warning_s=min(65535, math.ceil(launch.grace_s) + _WARNING_S), partition=settings.partition,
+        account=settings.account, qos=settings.qos,
+    )  # fmt: skip
+
+
+def options(batch: Batch, settings: SlurmSettings) -> list[str]:
     """Return the options of `sbatch`, pinned to the nodes that the platform chose."""
-    each, nodes = largest(taken), list(taken)
+    each, count = batch.each, len(batch.nodes)
     words = [
-        "--parsable", f"--job-name={NAME}{launch.key}", f"--comment={comment(mark, launch.key)}",
-        f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
-        f"--cpus-per-task={each.cpus}", "--no-requeue", "--open-mode=append", f"--output={folder}/slurm.out",
-        f"--chdir={settings.work_dir}",
+        "--parsable", f"--job-name={batch.name}", f"--comment={batch.comment}", f"--nodelist={','.join(batch.nodes)}",
+        f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", f"--cpus-per-task={each.cpus}", "--no-requeue",
+        "--open-mode=append", f"--output={batch.output}", f"--chdir={batch.folder}",
     ]  # fmt: skip
     if each.memory_mib:
         words.append(f"--mem={each.memory_mib}M")
     if each.gpus:
-        kinds = ",".join(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in each.gpus.items())
-        words.append(f"--gres={kinds}")
-    if launch.time_limit_s is not None:
-        words.append(f"--time={minutes(launch.time_limit_s + launch.grace_s)}")
-    words.append(f"--signal=B:USR2@{min(65535, math.ceil(launch.grace_s) + _WARNING_S)}")
-    named = {"partition": settings.partition, "account": settings.account, "qos": settings.qos}
+        words.append(f"--gres={gres(each.gpus)}")
+    if batch.limit_min is not None:
+        words.append(f"--time={batch.limit_min}")
+    words.append(f"--signal=B:USR2@{batch.warning_s}")
+    named = {"partition": batch.partition, "account": batch.account, "qos": batch.qos}
     return [*words, *(f"--{name}={value}" for name, value in named.items() if value), *settings.sbatch_options]
+
+
+def gres(gpus: Mapping[str, int]) -> str:
+    """Return whole devices as Slurm writes them: `gpu:h100:2`."""
+    return ",".join(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in gpus.items())
 
 
 def minutes(limit_s: float) -> int:

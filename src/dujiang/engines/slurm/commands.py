@@ -17,8 +17,8 @@ from dujiang.engines.slurm.settings import SlurmSettings
 
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "SLURM_CONF")
 """What of the platform's environment commands get, and through `sbatch` jobs too. It may hold secrets otherwise."""
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_AWAY = re.compile(
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+AWAY = re.compile(
     r"unable to contact slurm controller|connection refused|connection timed out|socket timed out|zero bytes were"
     r"|communication connection failure|unable to establish control machine|could not establish a configuration"
     r"|invalid authentication|protocol authentication|munge|temporarily unable|resource temporarily unavailable"
@@ -61,7 +61,7 @@ class LocalCommands:
 
     def __init__(self, settings: SlurmSettings, environ: Mapping[str, str] = os.environ) -> None:
         self._settings = settings
-        env = {"PATH": _DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
+        env = {"PATH": DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
         self._env = {**env, **({"SLURM_CONF": settings.conf} if settings.conf else {})}
 
     async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
@@ -87,7 +87,7 @@ class LocalCommands:
                     process.kill()
                 await process.wait()
         said = Said(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
-        if said.status and (_AWAY.search(said.err) or (self._settings.ssh and said.status == _SSH_FAILED)):
+        if said.status and (AWAY.search(said.err) or (self._settings.ssh and said.status == _SSH_FAILED)):
             raise EngineUnavailable(f"Slurm does not answer: {said.complaint}")
         return said
 

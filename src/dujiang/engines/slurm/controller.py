@@ -1,21 +1,22 @@
-"""What the engine asks of Slurm, one method a question; answers are read by `reading`."""
+"""What the engine asks of Slurm, one method a question. Two can answer: its commands (`by_commands`) and slurmrestd
+(`by_rest`), chosen for each cluster by its settings.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from dujiang.engines.contract import Accounted, EngineRefused, EngineUnavailable
-from dujiang.engines.slurm import accounts, reading, words
-from dujiang.engines.slurm.commands import Commands
-from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
+from dujiang.engines.contract import Accounted
+from dujiang.engines.slurm import words
+from dujiang.engines.slurm.asking import Batch
 from dujiang.engines.slurm.reading import SlurmNode
 
-_GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
-_FORBIDDEN = re.compile(r"access/permission denied|invalid user id|permission|not permitted", re.IGNORECASE)
+GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
+FORBIDDEN = re.compile(r"access/permission denied|invalid user id|permission|not permitted", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,131 +30,89 @@ class Job:
     """Reason, exit code and the like, for evidence."""
 
 
-class Controller:
-    """Slurm, as its user sees it."""
-
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
-        self._accounts: bool | None = None
+class Controller(Protocol):
+    """Slurm, as its user sees it. Each method raises EngineUnavailable where there is no answer."""
 
     async def configuration(self) -> Mapping[str, str]:
-        """Return what `scontrol show config` says."""
-        said = await self._commands.run("scontrol", "show", "config")
-        self._must(said.status, said.complaint)
-        pairs = (line.partition("=") for line in said.out.splitlines())
-        return {name.strip(): value.strip() for name, _, value in pairs if value}
+        """Return Slurm's configuration, as far as it can be asked for."""
+        ...
 
     async def images(self) -> str:
-        """Return what runs container images, as far as the machine of the commands shows; empty where nothing does."""
-        said = await self._commands.run("srun", "--help")
-        if "--container-image" in said.out:
-            return PYXIS
-        for name in (APPTAINER, SINGULARITY):
-            with contextlib.suppress(EngineUnavailable):
-                if (await self._commands.run(name, "--version")).status == 0:
-                    return name
-        return ""
+        """Return what runs container images, as far as that can be seen; empty where nothing does."""
+        ...
 
     async def nodes(self) -> list[SlurmNode]:
         """Return every node."""
-        said = await self._commands.run("scontrol", "show", "node", "-d", "-o")
-        self._must(said.status, said.complaint)
-        return reading.nodes_of(said.out)
+        ...
 
     async def switches(self) -> dict[str, str]:
-        """Return the lowest switch of each node; none where the cluster has no topology."""
-        said = await self._commands.run("scontrol", "show", "topology")
-        return {} if said.status else reading.switches_of(said.out)
+        """Return the lowest switch of each node; none where no topology is told."""
+        ...
 
-    async def jobs(self, mark: str) -> dict[str, Job]:
-        """Return our jobs that Slurm has in memory, the newest of each attempt, by the attempt's printed key."""
-        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", "--me", "-o", "%i|%T|%k")
-        self._must(said.status, said.complaint)
-        found: dict[str, Job] = {}
-        for number, state, comment in reading.jobs_of(said.out):
-            name, _, key = comment.removeprefix("dujiang:").partition(":")
-            if not comment.startswith("dujiang:") or name != mark:
-                continue
-            before = found.get(key)
-            if before is None or _rank(state, number) > _rank(before.state, before.number):
-                found[key] = Job(number, state)
-        return found
+    async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
+        """Return our jobs that Slurm has in memory, the newest of each attempt, by the attempt's printed key.
+
+        Without `complete`, jobs whose number was never learnt may be left out, where that costs less.
+        """
+        ...
 
     async def job(self, number: str) -> Job:
         """Return what is known of one job: by the controller, else by the accounting where there is one."""
-        said = await self._commands.run("scontrol", "show", "job", number, "-o")
-        if not said.status and said.out.strip():
-            told = reading.fields_of(said.out.splitlines()[0])
-            more = f"reason {told.get('Reason', '')}, exit code {told.get('ExitCode', '')}"
-            return Job(number, words.base_state(told.get("JobState", "")), more)
-        if said.status and not _GONE.search(said.err):
-            raise EngineUnavailable(f"Slurm does not say what became of job {number}: {said.complaint}")
-        return await self._accounted(number)
+        ...
 
     async def keeps_accounts(self) -> bool:
-        """Say whether the cluster has slurmdbd."""
-        if self._accounts is None:
-            self._accounts = "slurmdbd" in (await self.configuration()).get("AccountingStorageType", "")
-        return self._accounts
+        """Say whether the cluster has slurmdbd, and it can be asked."""
+        ...
 
     async def accounted(self, since: datetime, until: datetime, mark: str, work_dir: str) -> list[Accounted]:
         """Return our jobs of a time as the accounting tells them."""
-        listed = await self._sacct(*accounts.asked(since, until))
-        return list(accounts.accounted(listed, mark, work_dir))
+        ...
 
-    async def _accounted(self, number: str) -> Job:
-        if not await self.keeps_accounts():
-            return Job(number, "")
-        told = await self._sacct("-X", "-n", "-P", "-D", "-j", number, "-o", "State,ExitCode,NodeList,Reason")
-        lines = [line for line in told.splitlines() if line.strip()]
-        if not lines:
-            return Job(number, "")
-        state, _, more = lines[-1].partition("|")
-        return Job(number, words.base_state(state), more)
-
-    async def _sacct(self, *options: str) -> str:
-        try:
-            said = await self._commands.run("sacct", *options, env=accounts.TIMES)
-        except EngineUnavailable as error:
-            raise EngineUnavailable(f"Slurm's accounting does not answer: {error.sentence}") from error
-        if said.status:
-            raise EngineUnavailable(f"Slurm's accounting does not answer: {said.complaint}")
-        return said.out
-
-    async def submit(self, options: list[str], script: str) -> str:
+    async def submit(self, batch: Batch, script: str) -> str:
         """Submit the batch script at a path; return the job's number.
 
         Raises:
             EngineRefused: Slurm will not take it.
             EngineUnavailable: no answer; it may have taken effect.
         """
-        said = await self._commands.run("sbatch", *options, script)
-        if said.status:
-            raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
-        number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""
-        if not number.isdigit():
-            raise EngineUnavailable(f"sbatch did not say which job it made: {said.out.strip()[:200]!r}")
-        return number
+        ...
 
-    async def cancel(self, number: str, *options: str) -> None:
-        """Cancel a job, or send it a signal; quiet when it is gone."""
-        said = await self._commands.run("scancel", *options, number)
-        if said.status and not _GONE.search(said.err):
-            raise EngineUnavailable(f"Slurm does not cancel job {number}: {said.complaint}")
+    async def cancel(self, number: str) -> None:
+        """Cancel a job; quiet when it is gone."""
+        ...
 
-    async def update_node(self, node: str, *changes: str) -> bool:
-        """Change a node's state; False when this user may not."""
-        said = await self._commands.run("scontrol", "update", f"NodeName={node}", *changes)
-        if not said.status:
-            return True
-        if _FORBIDDEN.search(said.err):
-            return False
-        raise EngineUnavailable(f"Slurm does not change node {node}: {said.complaint}")
+    async def wake(self, number: str) -> None:
+        """Send the runner of a job its signal; quiet when it is gone."""
+        ...
 
-    @staticmethod
-    def _must(status: int, complaint: str) -> None:
-        if status:
-            raise EngineUnavailable(f"Slurm does not answer as expected: {complaint}")
+    async def drain(self, node: str, reason: str) -> bool:
+        """Close a node; False when this user may not."""
+        ...
+
+    async def resume(self, node: str) -> bool:
+        """Open a node; False when this user may not."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+def attempt_of(comment: str, mark: str) -> str:
+    """Return the attempt's printed key in a comment of ours, empty in any other."""
+    name, _, key = comment.removeprefix("dujiang:").partition(":")
+    return key if comment.startswith("dujiang:") and name == mark else ""
+
+
+def newest(mark: str, listed: Iterable[tuple[str, str, str]]) -> dict[str, Job]:
+    """Return our jobs of a listing of number, state and comment: of each attempt the newest that is not over."""
+    found: dict[str, Job] = {}
+    for number, state, comment in listed:
+        key = attempt_of(comment, mark)
+        before = found.get(key)
+        if key and (before is None or _rank(state, number) > _rank(before.state, before.number)):
+            found[key] = Job(number, state)
+    return found
 
 
 def _rank(state: str, number: str) -> tuple[bool, int]:

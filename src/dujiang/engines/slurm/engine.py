@@ -30,13 +30,12 @@ from dujiang.engines.contract import (
 )
 from dujiang.engines.slurm import asking, nodes
 from dujiang.engines.slurm.asking import MINE
-from dujiang.engines.slurm.commands import Commands, LocalCommands
-from dujiang.engines.slurm.controller import Controller
+from dujiang.engines.slurm.by_rest import controller_of
+from dujiang.engines.slurm.commands import Commands
 from dujiang.engines.slurm.folder import Folder, WorkDir, unwritable
 from dujiang.engines.slurm.observing import Observer, micros_now
 from dujiang.engines.slurm.output import read_chunks
 from dujiang.engines.slurm.reading import SlurmNode
-from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.using import Meter
 from dujiang.kit.clock import Clock
@@ -54,12 +53,12 @@ class SlurmEngine:
         if not settings.work_dir.startswith("/"):
             raise EngineRefused(f"`work_dir` of a Slurm cluster must be absolute, not {settings.work_dir!r}")
         self._settings, self._clock = settings, clock
-        self._slurm = Controller(commands or LocalCommands(settings))
+        self._slurm = controller_of(settings, clock, commands)
         self._work = WorkDir(settings.work_dir)
         self._seen = Observer(self._work, self._slurm, settings, clock)
         self._meter = Meter()
         self._runner = ""
-        self._limits_by = ""
+        self._limits_by, self._version = "", ""
         self._images: str | None = None
         self._nodes: dict[str, SlurmNode] = {}
         self._nodes_at_s = -_NODES_S
@@ -85,6 +84,7 @@ class SlurmEngine:
             limits_by=by,
             device_isolation=Isolation.COUNTED_ONLY,
             stacks_ranks=True,
+            version=self._version,
             missing=tuple(missing),
         )
 
@@ -146,9 +146,9 @@ class SlurmEngine:
             folder.write("launch", record)
         except OSError as error:
             raise unwritable(self._work.root, error) from error
-        options = asking.options(launch, taken, self._work.mark, folder.path, self._settings)
+        batch = asking.batch(launch, taken, self._work.mark, folder.path, self._settings)
         try:
-            number = await self._slurm.submit(options, f"{folder.path}/job.sh")
+            number = await self._slurm.submit(batch, f"{folder.path}/job.sh")
         except EngineRefused:
             self._work.drop(launch.key)
             folder.remove("secrets.json", "launch.json")
@@ -234,7 +234,7 @@ class SlurmEngine:
         except OSError as error:
             raise unwritable(self._work.root, error) from error
         if job := folder.read("job"):
-            await self._slurm.cancel(job["job"], "--batch", f"--signal={int(WAKE)}")
+            await self._slurm.wake(job["job"])
 
     @staticmethod
     def _has_ended(folder: Folder) -> bool:
@@ -252,14 +252,14 @@ class SlurmEngine:
         except OSError as error:
             raise unwritable(self._work.root, error) from error
         if not nodes.is_persons(found):
-            await self._slurm.update_node(node, "State=DRAIN", f"Reason={MINE}{reason or 'closed'}")
+            await self._slurm.drain(node, f"{MINE}{reason or 'closed'}")
 
     async def uncordon(self, node: str) -> None:
         """Open a node again, in Slurm too where we closed it."""
         found = await self._node(node)
         self._work.open_node(node)
         if "DRAIN" in found.states and found.reason.startswith(MINE):
-            await self._slurm.update_node(node, "State=RESUME")
+            await self._slurm.resume(node)
 
     async def drain(self, node: str, reason: str, *, grace_s: float | None = None) -> None:
         """Close a node and begin to stop what is ours on it."""
@@ -287,6 +287,7 @@ class SlurmEngine:
     async def close(self) -> None:
         """Let go of what is known; what runs goes on."""
         self._seen.clear()
+        await self._slurm.close()
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +306,7 @@ class SlurmEngine:
         if not self._limits_by:
             told = await self._slurm.configuration()
             confined = "cgroup" in told.get("TaskPlugin", "") and told.get("ConstrainRAMSpace", "no") == "yes"
+            self._version = told.get("SLURM_VERSION", "")
             self._limits_by = "slurm-cgroup" if confined else "rlimits"
         return self._limits_by
 

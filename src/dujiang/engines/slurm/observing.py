@@ -137,7 +137,7 @@ class Observer:
 
     async def adopt(self, key: AttemptKey) -> str:
         """Return the batch job of an attempt whose number was not written down, and write it down; empty: none."""
-        await self._refresh(max_age_s=0.0)
+        await self._refresh(max_age_s=0.0, complete=True)
         found = self._jobs.get(str(key))
         if found is None:
             return ""
@@ -152,13 +152,13 @@ class Observer:
             return found
         return await self._slurm.job(number) if number else Job("", "")
 
-    async def _refresh(self, *, max_age_s: float) -> None:
+    async def _refresh(self, *, max_age_s: float, complete: bool = False) -> None:
         asked_s = self._clock.monotonic_s()
         async with self._asking:
             if self._jobs_at_s >= asked_s - max_age_s:
                 return
             began_s = self._clock.monotonic_s()
-            self._jobs = await self._slurm.jobs(self._work.mark)
+            self._jobs = await self._slurm.jobs(self._work.mark, complete=complete)
             self._jobs_at_s = began_s
 
     async def running_launches(self) -> list[Mapping[str, Any]]:

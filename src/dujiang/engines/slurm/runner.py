@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -228,6 +229,10 @@ def main(arguments: Sequence[str]) -> int:
     for number in (WARNED, KICK):
         signal.signal(number, signal.SIG_DFL)  # the batch script had them ignored until now
     folder, node = arguments[0], os.environ.get("SLURMD_NODENAME", "")
+    with contextlib.suppress(KeyError):  # over REST a job has no environment but what it was given
+        me = pwd.getpwuid(os.getuid())
+        for name, value in (("HOME", me.pw_dir), ("USER", me.pw_name), ("LOGNAME", me.pw_name)):
+            os.environ.setdefault(name, value)
     if arguments[1:] == ["node"]:
         launch = read_whole(f"{folder}/launch.json")
         if launch is None:

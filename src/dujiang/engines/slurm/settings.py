@@ -32,6 +32,19 @@ class SlurmSettings:
     ssh: str = ""
     """`user@login-node`: run the commands there, without a password (`ssh -o BatchMode=yes`). The work folder must be
     mounted here all the same."""
+    rest_url: str = ""
+    """Of slurmrestd, `http://HOST:PORT`, `https://...` or `unix:/path`: what it can do is asked of it instead of the
+    commands, which may then be missing here. Empty asks by commands alone."""
+    rest_user: str = ""
+    """Whose jobs they are over REST; empty takes the user that the platform runs as."""
+    rest_token_file: str = ""
+    """Holds a token of that user (`scontrol token`), readable by the platform's user alone; read again when it is
+    another, so that something else can renew it."""
+    rest_key_file: str = ""
+    """The cluster's own key (jwt_hs256.key), with which short tokens are made here. Whoever reads it is root on the
+    cluster: prefer a token."""
+    rest_version: str = "auto"
+    """Of its API, such as `v0.0.42`; `auto` takes the newest that it serves of those known here."""
     python: str = "python3"
     """Python 3.10 or newer on the nodes; it runs what watches over an attempt there."""
     shell: str = "/bin/sh"

@@ -1,0 +1,175 @@
+"""What the engine asks of Slurm, by slurmrestd; what that cannot tell is asked by commands where those are here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dujiang.engines.contract import Accounted, EngineRefused, EngineUnavailable
+from dujiang.engines.slurm import rest_words
+from dujiang.engines.slurm.asking import Batch
+from dujiang.engines.slurm.by_commands import CommandController
+from dujiang.engines.slurm.commands import DEFAULT_PATH, Commands, LocalCommands
+from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Controller, Job, attempt_of, newest
+from dujiang.engines.slurm.reading import SlurmNode
+from dujiang.engines.slurm.rest import Denied, Rest
+from dujiang.engines.slurm.settings import SlurmSettings
+from dujiang.engines.slurm.tokens import Tokens
+from dujiang.kit.clock import Clock
+
+_WAKE = "URG"
+
+
+def controller_of(settings: SlurmSettings, clock: Clock, commands: Commands | None = None) -> Controller:
+    """Return what answers for a cluster: slurmrestd where one is set, else the commands."""
+    by_commands = CommandController(commands or LocalCommands(settings), settings)
+    if not settings.rest_url:
+        return by_commands
+    if settings.sbatch_options:
+        raise EngineRefused("`sbatch_options` cannot be said over REST: leave them out, or `rest_url`")
+    user = settings.rest_user or getpass.getuser()
+    tokens = Tokens(
+        user=user, token_file=settings.rest_token_file, key_file=settings.rest_key_file, clock=clock
+    )  # fmt: skip
+    there = commands is not None or _has_commands(settings)
+    return RestController(Rest(settings, tokens), by_commands if there else None, settings)
+
+
+class RestController:
+    """Slurm, as the user of a token sees it."""
+
+    def __init__(self, rest: Rest, commands: CommandController | None, settings: SlurmSettings) -> None:
+        self._rest, self._commands, self._settings = rest, commands, settings
+        self._comments: dict[str, str] = {}
+        """Of our jobs whose number is known: `/jobs/state/` tells numbers and states alone."""
+        self._is_complete = False
+
+    async def configuration(self) -> Mapping[str, str]:
+        """Return the configuration by command; REST does not tell it."""
+        return await self._commands.configuration() if self._commands else {}
+
+    async def images(self) -> str:
+        """Return what runs images, by command; without, `images` has to be set."""
+        return await self._commands.images() if self._commands else ""
+
+    async def nodes(self) -> list[SlurmNode]:
+        """Return every node."""
+        told = await self._must("GET", "/nodes")
+        return [rest_words.node_of(each) for each in told.get("nodes") or []]
+
+    async def switches(self) -> dict[str, str]:
+        """Return the switches by command; REST does not tell them."""
+        return await self._commands.switches() if self._commands else {}
+
+    async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
+        """Return our jobs: states alone where that is served and the numbers are known, else all of all jobs."""
+        if self._is_complete and not complete and await self._rest.serves("/jobs/state/"):
+            listed = list(rest_words.jobs_of(await self._must("GET", "/jobs/state/")))
+            there = {number for number, _, _ in listed}
+            self._comments = {number: said for number, said in self._comments.items() if number in there}
+            return newest(mark, ((number, state, self._comments.get(number, "")) for number, state, _ in listed))
+        listed = list(rest_words.jobs_of(await self._must("GET", "/jobs")))
+        self._comments |= {number: said for number, _, said in listed if attempt_of(said, mark)}
+        self._is_complete = True
+        return newest(mark, listed)
+
+    async def job(self, number: str) -> Job:
+        """Return one job: by the controller, else by the accounting where commands can ask that."""
+        try:
+            told = await self._rest.call("GET", f"/job/{number}")
+        except Denied as denied:
+            if not GONE.search(denied.said):
+                raise EngineUnavailable(f"Slurm does not say what became of job {number}: {denied.said}") from denied
+            return await self._commands.accounted_job(number) if self._commands else Job(number, "")
+        for each in told.get("jobs") or []:
+            if str(each.get("job_id")) == number:
+                return Job(number, rest_words.state_of(each.get("job_state")), rest_words.why_of(each))
+        raise EngineUnavailable(f"slurmrestd answered without job {number}, and without saying that it is gone")
+
+    async def keeps_accounts(self) -> bool:
+        """Say whether there is slurmdbd, and `sacct` here to ask it."""
+        return self._commands is not None and await self._commands.keeps_accounts()
+
+    async def accounted(self, since: datetime, until: datetime, mark: str, work_dir: str) -> list[Accounted]:
+        """Return our jobs of a time, by `sacct`."""
+        assert self._commands is not None
+        return await self._commands.accounted(since, until, mark, work_dir)
+
+    async def submit(self, batch: Batch, script: str) -> str:
+        """Submit the batch script at a path; return the job's number."""
+        text = await asyncio.to_thread(Path(script).read_text)
+        conf = {"SLURM_CONF": self._settings.conf} if self._settings.conf else {}
+        body = rest_words.submission(batch, text, {"PATH": DEFAULT_PATH, **conf}, await self._rest.version())
+        try:
+            told = await self._rest.call("POST", "/job/submit", body=body)
+        except Denied as denied:
+            raise EngineRefused(f"Slurm refuses the job: {denied.said}") from denied
+        number = str(told.get("job_id") or "")
+        if not number.isdigit():
+            raise EngineUnavailable("slurmrestd did not say which job it made")
+        self._comments[number] = batch.comment
+        return number
+
+    async def cancel(self, number: str) -> None:
+        """Cancel a job; quiet when it is gone."""
+        await self._delete(number)
+
+    async def wake(self, number: str) -> None:
+        """Send the signal, to the whole job where that is all that can be said: by default it does nothing."""
+        old = rest_words.is_old(await self._rest.version())
+        await self._delete(number, {"signal": _WAKE, **({} if old else {"flags": "BATCH_JOB"})})
+
+    async def drain(self, node: str, reason: str) -> bool:
+        """Close a node; False when this user may not, or neither REST nor a command can."""
+        return await self._update(node, {"state": ["DRAIN"], "reason": reason})
+
+    async def resume(self, node: str) -> bool:
+        """Open a node; False when this user may not, or neither REST nor a command can."""
+        return await self._update(node, {"state": ["RESUME"]})
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._rest.close()
+
+    async def _delete(self, number: str, query: Mapping[str, str] | None = None) -> None:
+        try:
+            await self._rest.call("DELETE", f"/job/{number}", query=query)
+        except Denied as denied:
+            if not GONE.search(denied.said):
+                raise EngineUnavailable(f"Slurm does not cancel job {number}: {denied.said}") from denied
+
+    async def _update(self, node: str, change: Mapping[str, Any]) -> bool:
+        if rest_words.is_old(await self._rest.version()):
+            if self._commands is None:
+                return False
+            reason = change.get("reason")
+            return await (self._commands.drain(node, str(reason)) if reason else self._commands.resume(node))
+        try:
+            await self._rest.call("POST", f"/node/{node}", body=change)
+        except Denied as denied:
+            if FORBIDDEN.search(denied.said):
+                return False
+            raise EngineUnavailable(f"Slurm does not change node {node}: {denied.said}") from denied
+        return True
+
+    async def _must(self, method: str, path: str) -> dict[str, Any]:
+        try:
+            return await self._rest.call(method, path)
+        except Denied as denied:
+            raise EngineUnavailable(f"Slurm does not answer as expected: {denied.said}") from denied
+
+
+def _has_commands(settings: SlurmSettings) -> bool:
+    if settings.ssh:
+        return True
+    with contextlib.suppress(OSError):
+        folder = settings.commands or os.environ.get("PATH", DEFAULT_PATH)
+        return shutil.which("scontrol", path=folder) is not None
+    return False
