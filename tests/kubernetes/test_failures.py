@@ -428,3 +428,16 @@ async def test_a_stop_reaches_a_node_once_its_kubelet_is_back(harness: Kubernete
     finally:
         harness.cluster.start(f"{harness.node}/kubelet")
     assert (await ended(harness, key)).end is End.STOPPED
+
+
+async def test_what_ran_when_its_node_went_down_for_a_moment_is_lost(harness: KubernetesHarness) -> None:
+    key = await harness.submit(Waits())
+    await harness.ready(key)
+    harness.cluster.power_off(harness.node)
+    harness.cluster.power_on(harness.node)
+    harness.cluster.wait("the node", lambda: harness.cluster.is_ready(harness.node))
+    seen = await ended(harness, key)
+    assert (seen.end, seen.exit_code, seen.signal) == (End.LOST, None, None), seen
+    assert "Unknown: exit code 255" in told(seen)
+    assert harness.runs(key) == 1
+    assert await harness.printed(key) == b"ready\n"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
@@ -80,7 +81,10 @@ class Output:
             if not has_ended and now_s - self._pulled_s.get(pod.uid, -1e9) < self._every_s:
                 return
             self._pulled_s[pod.uid] = now_s
-            writer = Writer(self._path(*key), replace(at, uid=pod.uid) if at.uid in ("", pod.uid) else At(pod.uid))
+            if at.uid not in ("", pod.uid):  # somebody deleted the record, and the attempt was made anew
+                shutil.rmtree(self._path(*key), ignore_errors=True)
+                at = At()
+            writer = Writer(self._path(*key), replace(at, uid=pod.uid))
             try:
                 since = _second(at.last_ns) if at.last_ns else ""
                 log = self._api.log(pod.namespace, pod.name, CONTAINER, since=since, timestamps=True)

@@ -52,8 +52,10 @@ BROKEN: Final[Mapping[str, End]] = {
     "StartError": End.LAUNCH_FAILED,
     "ContainerCannotRun": End.LAUNCH_FAILED,
     "ContainerStatusUnknown": End.LOST,
+    "Unknown": End.LOST,
 }
-"""Of a container that has terminated without a word of our runner, by its reason."""
+"""Of a container that has terminated without a word of our runner, by its reason; `Unknown` is containerd's word for
+what ran when the machine went down."""
 
 HOPELESS: Final = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Reasons for which a container waits, and waiting longer does not help."""
