@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -43,8 +44,8 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+ProctrackType=proctrack/{track}
+TaskPlugin=task/{task}
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -62,6 +63,12 @@ PreemptMode=CANCEL
 {accounting}{nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
+"""
+CONFINED = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainDevices=yes
+ConstrainRAMSpace=yes
 """
 NODE = (
     "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=64 Boards=1 SocketsPerBoard=1 "
@@ -91,16 +98,17 @@ def install(programs: Sequence[str] = PROGRAMS, packages: Sequence[str] = PACKAG
 
 
 class Cluster:
-    """One cluster; a context manager. With `accounting` it has slurmdbd over MariaDB."""
+    """One cluster; a context manager. With `accounting` it has slurmdbd over MariaDB, with `confined` cgroups of v1."""
 
     rest_plugins: tuple[str, ...] = ("-s", "openapi/v0.0.36,openapi/v0.0.37,openapi/v0.0.38")
     cgroups = "CgroupAutomount=no\n"
 
     def __init__(
-        self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False
+        self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False,
+        confined: bool = False, gres: str = "",
     ) -> None:  # fmt: skip
         self.folder, self.conf, self.accounting = folder, folder / "slurm.conf", accounting
-        self.jwt_key = folder / "jwt.key"
+        self.jwt_key, self.confined, self.gres = folder / "jwt.key", confined, gres
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._min_job_age_s = min_job_age_s
@@ -147,7 +155,9 @@ class Cluster:
         """Wait until something is so."""
         deadline = time.monotonic() + within_s
         while not is_so():
-            if time.monotonic() > deadline:
+            ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                what = f"{what} ({', '.join(ended)} ended by itself)" if ended else what
                 said = "".join(path.read_text()[-600:] for path in sorted(self.folder.glob("*.out")))
                 raise AssertionError(f"{what}: not within {within_s:g} s; {self.states()}; {said.strip()}")
             time.sleep(0.1)
@@ -198,7 +208,12 @@ class Cluster:
         self.jwt_key.write_bytes(secrets.token_bytes(32))
         self.jwt_key.chmod(0o600)
         for number in range(4):
-            (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+            device = self.folder / "dev" / f"nvidia{number}"
+            if self.confined:  # numbers of their own, which a limit on devices needs; no driver stands behind them
+                os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(195, number))
+                device.chmod(0o666)
+            else:
+                device.symlink_to("/dev/null")
         ports = _free_ports(3 + len(self.nodes))
         self._dbd_port, self._sql_port = ports.pop(), ports.pop()
         lines = [NODE.format(name=name, port=port) for name, port in zip(self.nodes, ports[1:], strict=True)]
@@ -206,10 +221,11 @@ class Cluster:
             CONFIG.format(
                 folder=self.folder, user=getpass.getuser(), ctld_port=ports[0], nodes="\n".join(lines),
                 min_job_age_s=self._min_job_age_s,
+                track="cgroup" if self.confined else "linuxproc", task="cgroup" if self.confined else "none",
                 accounting=database.write(self.folder, self._dbd_port, self._sql_port) if self.accounting else "",
             )
         )  # fmt: skip
-        (self.folder / "cgroup.conf").write_text(self.cgroups)
+        (self.folder / "cgroup.conf").write_text(CONFINED if self.confined else self.cgroups)
         (self.folder / "topology.conf").write_text(
             f"SwitchName=s1 Nodes={','.join(self.nodes[:2])}\nSwitchName=s2 Nodes={','.join(self.nodes[2:])}\n"
             "SwitchName=top Switches=s1,s2\n"
@@ -262,6 +278,16 @@ class Cluster:
         for name in ["slurmrestd", *self.nodes, "slurmctld", "slurmdbd", "mariadbd", "munged"]:
             if name in self._daemons:
                 self.stop(name)
+        if self.confined:
+            self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        """Remove the limit groups that slurmd leaves behind."""
+        for top in Path("/sys/fs/cgroup").glob("*/slurm*"):
+            if top.name.partition("_")[2] in ("", *self.nodes):
+                for folder, _, _ in os.walk(top, topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
 
 
 def _processes_naming(*marks: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from functools import cache
 from importlib import resources
 
 _NAMES = (
@@ -21,6 +22,7 @@ _MAIN = "import sys\nfrom dujiang.engines.slurm.runner import main\nsys.exit(mai
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 
 
+@cache
 def archive() -> bytes:
     """Return the file; the same code gives the same bytes."""
     buffer = io.BytesIO()
