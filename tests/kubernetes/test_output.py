@@ -74,6 +74,17 @@ def test_what_the_node_threw_away_is_missing_and_the_rest_goes_on(tmp_path: Path
     assert read(tmp_path) == LINES[0][1] + LINES[3][1] + LINES[4][1]
 
 
+@pytest.mark.parametrize("known", [0, 2])
+def test_what_a_kubelet_says_in_the_place_of_output_is_none(tmp_path: Path, known: int) -> None:
+    """Seen on 1.36.3 when a container was just removed: status 200, and this."""
+    pull(tmp_path, told(lines=LINES[:known]))
+    before = read(tmp_path)
+    pull(
+        tmp_path, b"unable to retrieve container logs for containerd://181d8124b4f5e5322fe231b29f5c6df1d202c41407b83e66"
+    )
+    assert read(tmp_path) == before
+
+
 def test_the_tail_of_a_line_that_began_before_is_known(tmp_path: Path) -> None:
     """A line of several entries is told from the middle on when it began before the second that is asked from."""
     pull(tmp_path, told(lines=[("2026-01-31T12:00:00.9Z", b"a long line\n"), ("2026-01-31T12:00:01.5Z", b"next\n")]))

@@ -193,7 +193,7 @@ class Writer:
 
     def _begin_line(self, at_ns: int) -> None:
         self._in_line, self._line_ns = True, at_ns
-        if not self._seeks:
+        if not self._seeks or not at_ns:
             return
         if at_ns == self._at.first_ns:
             self._seeks, self._skip = False, self._at.bytes_since
@@ -201,8 +201,8 @@ class Writer:
             self._seeks = False
 
     def _content(self, data: bytes) -> None:
-        if self._seeks:
-            return
+        if self._seeks or not self._line_ns:
+            return  # known, or without a time: then a kubelet says, in the place of output, that it has none any more
         known = min(self._skip, len(data))
         self._skip -= known
         data = data[known:]
