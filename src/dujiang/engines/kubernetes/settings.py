@@ -31,7 +31,8 @@ class KubernetesSettings:
     """What `work_dir` is, as a Pod writes a volume: `{persistentVolumeClaim = {claimName = "dujiang"}}`,
     `{nfs = {server = ..., path = ...}}`, `{hostPath = {path = ...}}`."""
     volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Further volumes by the absolute path at which they are mounted in every Pod, such as data sets."""
+    """Further volumes by the absolute path at which they are mounted in every Pod, such as data sets; `readOnly = true`
+    beside a source mounts it so."""
     placement: Literal["pinned", "delegated"] = "pinned"
     """Whether Pods go exactly to the nodes that the platform chose, or its choice is only preferred and the cluster's
     scheduler has the last word."""
