@@ -57,6 +57,12 @@ def test_with_a_limit_group_it_is_known_that_memory_was_not_the_reason(diagnoser
     assert [one.line for one in told.evidence] == ["rank 0 died of signal 9 (SIGKILL)"]
 
 
+@pytest.mark.parametrize("watcher", ["supervisor", "runner"])
+def test_how_it_ended_is_evidence_once_whoever_watched_over_it(diagnoser: Diagnoser, watcher: str) -> None:
+    told = diagnoser(facts(code=3, evidence=((watcher, "rank 0 exited with 3"),)))
+    assert [(one.source, one.line) for one in told.evidence] == [(watcher, "rank 0 exited with 3")]
+
+
 def test_the_supervisors_words_about_the_exit_do_not_hide_the_root(diagnoser: Diagnoser) -> None:
     line = "rank 0 exited with 139, which a shell says when its command died of signal 11 (SIGSEGV)"
     seen = facts("double free or corruption (!prev)", code=139, evidence=(("supervisor", line),))

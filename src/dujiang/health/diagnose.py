@@ -21,7 +21,9 @@ from dujiang.kit.units import format_bytes, format_duration
 
 MOST_RIVALS = 5
 MOST_EVIDENCE = 4
-_EVIDENCE_ORDER = {"limit-group": 0, "kernel": 1, "supervisor": 2}
+_EVIDENCE_ORDER = {"limit-group": 0, "kernel": 1, "supervisor": 2, "runner": 2}
+_WATCHERS = frozenset({"supervisor", "runner"})
+"""What watches over programs, on this machine and Slurm, and in a Pod: it has said how they ended."""
 _SHELL_SIGNAL = 128
 """A shell leaves with 128 + n when its command died of signal n."""
 _SENT_BY_OTHERS = frozenset({1, 2, 3, 9, 15})
@@ -233,7 +235,7 @@ def _engine_evidence(facts: AttemptFacts) -> tuple[Exhibit, ...]:
     """Return what the engine saw, measured facts first; the exit status in our own words where it gave none."""
     seen = sorted(facts.observation.evidence, key=lambda one: _EVIDENCE_ORDER.get(one.source, len(_EVIDENCE_ORDER)))
     given = tuple(Exhibit(one.source, one.line) for one in seen if one.line)
-    if any(one.source == "supervisor" for one in given):
+    if any(one.source in _WATCHERS for one in given):
         return given
     if facts.observation.signal is not None:
         status = f"died of signal {facts.observation.signal} ({_name(facts.observation.signal)})"
