@@ -163,7 +163,7 @@ class TestPlanted:
         hasty = simulation.SETTINGS.model_copy(update={"jobs": replace(simulation.SETTINGS.jobs, lost_after_s=1.0)})
         monkeypatch.setattr(simulation, "SETTINGS", hasty)
         monkeypatch.setattr(running, "_FEWEST_LOOKS", 1)
-        self.found(tmp_path, template, says="ran at once")
+        self.found(tmp_path, template, says="ran at once", among=24)
 
     def test_places_given_without_looking(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path
