@@ -49,7 +49,7 @@ TaskPlugin=task/{task}
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-GresTypes=gpu
+GresTypes={kinds}
 TopologyPlugin=topology/tree
 ReturnToService=2
 SlurmdTimeout=5
@@ -72,7 +72,7 @@ ConstrainRAMSpace=yes
 """
 NODE = (
     "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=64 Boards=1 SocketsPerBoard=1 "
-    "CoresPerSocket=64 ThreadsPerCore=1 RealMemory=512000 Gres=gpu:h100:4 Feature=ib,h100"
+    "CoresPerSocket=64 ThreadsPerCore=1 RealMemory=512000 Gres=gpu:h100:4{shards} Feature=ib,h100"
 )
 
 
@@ -105,10 +105,10 @@ class Cluster:
 
     def __init__(
         self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False,
-        confined: bool = False, gres: str = "",
+        confined: bool = False, shards: int = 0,
     ) -> None:  # fmt: skip
         self.folder, self.conf, self.accounting = folder, folder / "slurm.conf", accounting
-        self.jwt_key, self.confined, self.gres = folder / "jwt.key", confined, gres
+        self.jwt_key, self.confined, self.shards = folder / "jwt.key", confined, shards
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._min_job_age_s = min_job_age_s
@@ -216,11 +216,15 @@ class Cluster:
                 device.symlink_to("/dev/null")
         ports = _free_ports(3 + len(self.nodes))
         self._dbd_port, self._sql_port = ports.pop(), ports.pop()
-        lines = [NODE.format(name=name, port=port) for name, port in zip(self.nodes, ports[1:], strict=True)]
+        lines = [
+            NODE.format(name=name, port=port, shards=f",shard:{self.shards}" if self.shards else "")
+            for name, port in zip(self.nodes, ports[1:], strict=True)
+        ]
         self.conf.write_text(
             CONFIG.format(
                 folder=self.folder, user=getpass.getuser(), ctld_port=ports[0], nodes="\n".join(lines),
                 min_job_age_s=self._min_job_age_s,
+                kinds="gpu,shard" if self.shards else "gpu",
                 track="cgroup" if self.confined else "linuxproc", task="cgroup" if self.confined else "none",
                 accounting=database.write(self.folder, self._dbd_port, self._sql_port) if self.accounting else "",
             )
@@ -232,6 +236,7 @@ class Cluster:
         )
         (self.folder / "gres.conf").write_text(
             f"AutoDetect=off\nNodeName={','.join(self.nodes)} Name=gpu Type=h100 File={self.folder}/dev/nvidia[0-3]\n"
+            + (f"NodeName={','.join(self.nodes)} Name=shard Count={self.shards}\n" if self.shards else "")
         )
 
     def _start_munge(self) -> None:

@@ -56,8 +56,8 @@ class NewerCluster(Cluster):
     rest_plugins = ("-s", "openapi/slurmctld", "-d", "v0.0.40,v0.0.41,v0.0.42")
     cgroups = "CgroupPlugin=disabled\n"
 
-    def __init__(self, folder: Path, root: Path, *, nodes: int = 3, min_job_age_s: int = 300) -> None:
-        super().__init__(folder, nodes=nodes, min_job_age_s=min_job_age_s)
+    def __init__(self, folder: Path, root: Path, *, shards: int = 0) -> None:
+        super().__init__(folder, shards=shards)
         self.root, self.commands = root, folder / "bin"
         self._holder: subprocess.Popen[bytes] | None = None
 

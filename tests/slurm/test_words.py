@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,25 @@ def test_the_devices_are_those_that_slurm_gave() -> None:
     assert (here["world"], here["setup"]) == (3, "x")
     there = launch_on(launch, "g2", [])
     assert ([rank["rank"] for rank in there["ranks"]], there["setup"], there["master_addr"]) == ([1], "", "10.0.0.7")
+
+
+def test_a_share_of_a_device_that_slurm_does_not_name_is_not_guessed() -> None:
+    ranks = [{"rank": 0, "node": "g1", "devices": [{"name": "h100-0", "index": 0}]}]
+    launch = {"ranks": ranks, "master_addr": "", "granted_only": True}
+    assert launch_on(launch, "g1", ["3"])["ranks"][0]["devices"][0]["name"] == "3"
+    with pytest.raises(RuntimeError, match="which device"):
+        launch_on(launch, "g1", [])
+    assert launch_on({**launch, "granted_only": False}, "g1", [])["ranks"][0]["devices"][0]["name"] == "0"
+
+
+def test_shares_are_asked_for_as_shards() -> None:
+    settings = replace(SETTINGS, fractions="shard")
+    launch = Launch(AttemptKey("j", 1), "n", "p", "true", (
+        RankPlacement(0, "g1", 500, 0, devices=(DeviceShare("h100-0", 0, 300, 0),)),
+    ))  # fmt: skip
+    taken = asking.portions(launch.ranks, {"g1": {"h100-0": "h100"}}, {"g1": 4})
+    told = asking.options(asking.batch(launch, taken, "m", "/f", settings), settings)
+    assert "--gres=shard:2" in told  # 1.2 of four, rounded up
 
 
 def test_requests_are_read_by_whole_lines(tmp_path: Path) -> None:

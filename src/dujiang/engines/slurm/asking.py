@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
@@ -33,6 +34,8 @@ class Portion:
     memory_mib: int
     gpus: Mapping[str, int]
     """Whole devices by type of GRES."""
+    shards: int = 0
+    """Of one device, where it is shared."""
 
 
 def refuse_bad_key(key: AttemptKey) -> None:
@@ -46,7 +49,8 @@ def refuse_bad_key(key: AttemptKey) -> None:
 
 
 def refuse_impossible(
-    launch: Launch, devices: Mapping[str, Mapping[str, str]], settings: SlurmSettings, images: str = ""
+    launch: Launch, devices: Mapping[str, Mapping[str, str]], settings: SlurmSettings, images: str = "",
+    shards: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Raise where this cluster could never run the launch.
 
@@ -55,6 +59,7 @@ def refuse_impossible(
         devices: of each node that there is, its devices by name, with their types.
         settings: of the cluster.
         images: what runs images there; empty where nothing does.
+        shards: how many shards each device of a node has, by node.
 
     Raises:
         EngineRefused: with what to change.
@@ -78,6 +83,8 @@ def refuse_impossible(
                 raise EngineRefused(
                     "this Slurm cluster gives whole devices only: ask for whole ones, or set `fractions` to `whole`"
                 )
+    if settings.fractions == "shard" and any(share.gpu_milli < 1000 for rank in launch.ranks for share in rank.devices):
+        _refuse_shares(launch.ranks, shards)
     for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):
         if "\0" in text:
             raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
@@ -88,17 +95,41 @@ def refuse_impossible(
             raise EngineRefused(f"the variable {name!r} has a name or a value that no environment can carry")
 
 
-def portions(ranks: tuple[RankPlacement, ...], devices: Mapping[str, Mapping[str, str]]) -> dict[str, Portion]:
-    """Return what the ranks take of each node: whole processors and whole devices, as Slurm gives them."""
+def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int]) -> None:
+    """Raise where Slurm cannot give these shares: it gives a job shards of one device on each of its nodes."""
+    for node in dict.fromkeys(rank.node for rank in ranks):
+        shares = [share for rank in ranks if rank.node == node for share in rank.devices]
+        if not shards.get(node):
+            raise EngineRefused(f"node {node!r} has no shards in Slurm (GRES `shard`): ask for whole devices there")
+        if len({share.name for share in shares}) != 1 or any(share.gpu_milli >= 1000 for share in shares):
+            raise EngineRefused(
+                "Slurm gives a job shares of one device a node, on all of its nodes or none, and no whole ones besides"
+            )
+
+
+def portions(
+    ranks: tuple[RankPlacement, ...], devices: Mapping[str, Mapping[str, str]],
+    shards: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Portion]:  # fmt: skip
+    """Return what the ranks take of each node: whole processors, and whole devices or shards, as Slurm gives them.
+
+    Args:
+        ranks: with their places.
+        devices: types of devices by name, by node.
+        shards: how many each device of a node has, by node; empty where shares are given whole devices.
+    """
     found: dict[str, Portion] = {}
     for node in dict.fromkeys(rank.node for rank in ranks):
         own = [rank for rank in ranks if rank.node == node]
-        names = dict.fromkeys(share.name for rank in own for share in rank.devices)
-        types = [devices[node].get(name, "") for name in names]
+        shares = [share for rank in own for share in rank.devices]
+        types = [devices[node].get(name, "") for name in dict.fromkeys(share.name for share in shares)]
+        shared = sum(share.gpu_milli for share in shares) if any(share.gpu_milli < 1000 for share in shares) else 0
+        count = math.ceil(shared * shards.get(node, 0) / 1000)
         found[node] = Portion(
             cpus=max(1, math.ceil(sum(rank.cpu_milli for rank in own) / 1000)),
             memory_mib=math.ceil(sum(rank.memory_bytes for rank in own) / _MIB),
-            gpus={kind: types.count(kind) for kind in dict.fromkeys(types)},
+            gpus={} if count else {kind: types.count(kind) for kind in dict.fromkeys(types)},
+            shards=count,
         )
     return found
 
@@ -110,6 +141,7 @@ def largest(taken: Mapping[str, Portion]) -> Portion:
         max(portion.cpus for portion in taken.values()),
         max(portion.memory_mib for portion in taken.values()),
         {kind: max(portion.gpus.get(kind, 0) for portion in taken.values()) for kind in kinds},
+        max(portion.shards for portion in taken.values()),
     )
 
 
@@ -132,6 +164,7 @@ class Batch:
     partition: str
     account: str
     qos: str
+    reservation: str = ""
 
 
 def batch(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> Batch:
@@ -142,7 +175,7 @@ def batch(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, 
         folder=settings.work_dir, output=f"{folder}/slurm.out",
         limit_min=None if limit_s is None else minutes(limit_s + launch.grace_s),
         warning_s=min(65535, math.ceil(launch.grace_s) + _WARNING_S), partition=settings.partition,
-        account=settings.account, qos=settings.qos,
+        account=settings.account, qos=settings.qos, reservation=settings.reservation,
     )  # fmt: skip
 
 
@@ -156,18 +189,21 @@ def options(batch: Batch, settings: SlurmSettings) -> list[str]:
     ]  # fmt: skip
     if each.memory_mib:
         words.append(f"--mem={each.memory_mib}M")
-    if each.gpus:
-        words.append(f"--gres={gres(each.gpus)}")
+    if asked := gres(each):
+        words.append(f"--gres={','.join(asked)}")
     if batch.limit_min is not None:
         words.append(f"--time={batch.limit_min}")
     words.append(f"--signal=B:USR2@{batch.warning_s}")
-    named = {"partition": batch.partition, "account": batch.account, "qos": batch.qos}
+    named = {
+        "partition": batch.partition, "account": batch.account, "qos": batch.qos, "reservation": batch.reservation,
+    }  # fmt: skip
     return [*words, *(f"--{name}={value}" for name, value in named.items() if value), *settings.sbatch_options]
 
 
-def gres(gpus: Mapping[str, int]) -> str:
-    """Return whole devices as Slurm writes them: `gpu:h100:2`."""
-    return ",".join(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in gpus.items())
+def gres(each: Portion) -> list[str]:
+    """Return devices as Slurm writes them: `gpu:h100:2`, or `shard:3`."""
+    shards = [f"shard:{each.shards}"] if each.shards else []
+    return [*(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in each.gpus.items()), *shards]
 
 
 def minutes(limit_s: float) -> int:
@@ -219,6 +255,7 @@ def describe(
         "hash_limit_bytes": _HASH_LIMIT_BYTES,
         "use_every_s": settings.use_every_s,
         "cpus_per_node": largest(taken).cpus,
+        "granted_only": largest(taken).shards > 0,
         "master_addr": addresses.get(first, first),
         "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }

@@ -12,7 +12,7 @@ from dujiang.engines.slurm.asking import Batch, options
 from dujiang.engines.slurm.commands import Commands
 from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Job, newest
 from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
-from dujiang.engines.slurm.reading import SlurmNode
+from dujiang.engines.slurm.reading import Reservation, SlurmNode
 from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
 
@@ -52,6 +52,12 @@ class CommandController:
         """Return the lowest switch of each node; none where the cluster has no topology."""
         said = await self._commands.run("scontrol", "show", "topology")
         return {} if said.status else reading.switches_of(said.out)
+
+    async def reservations(self) -> list[Reservation]:
+        """Return the reservations, also those to come."""
+        said = await self._commands.run("scontrol", "show", "reservation", "-o", env=accounts.TIMES)
+        self._must(said.status, said.complaint)
+        return reading.reservations_of(said.out)
 
     async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
         """Return our jobs that Slurm has in memory: always all of them."""

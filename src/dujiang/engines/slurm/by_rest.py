@@ -18,7 +18,7 @@ from dujiang.engines.slurm.asking import Batch
 from dujiang.engines.slurm.by_commands import CommandController
 from dujiang.engines.slurm.commands import DEFAULT_PATH, Commands, LocalCommands
 from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Controller, Job, attempt_of, newest
-from dujiang.engines.slurm.reading import SlurmNode
+from dujiang.engines.slurm.reading import Reservation, SlurmNode
 from dujiang.engines.slurm.rest import Denied, Rest
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.tokens import Tokens
@@ -67,6 +67,13 @@ class RestController:
     async def switches(self) -> dict[str, str]:
         """Return the switches by command; REST does not tell them."""
         return await self._commands.switches() if self._commands else {}
+
+    async def reservations(self) -> list[Reservation]:
+        """Return the reservations, also those to come; v0.0.36 does not tell them."""
+        if not await self._rest.serves("/reservations") and not await self._rest.serves("/reservations/"):
+            return []
+        told = await self._must("GET", "/reservations")
+        return [rest_words.reservation_of(each) for each in told.get("reservations") or []]
 
     async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
         """Return our jobs: states alone where that is served and the numbers are known, else all of all jobs."""

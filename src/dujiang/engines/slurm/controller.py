@@ -13,7 +13,7 @@ from typing import Protocol
 from dujiang.engines.contract import Accounted
 from dujiang.engines.slurm import words
 from dujiang.engines.slurm.asking import Batch
-from dujiang.engines.slurm.reading import SlurmNode
+from dujiang.engines.slurm.reading import Reservation, SlurmNode
 
 GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
 FORBIDDEN = re.compile(r"access/permission denied|invalid user id|permission|not permitted", re.IGNORECASE)
@@ -47,6 +47,10 @@ class Controller(Protocol):
 
     async def switches(self) -> dict[str, str]:
         """Return the lowest switch of each node; none where no topology is told."""
+        ...
+
+    async def reservations(self) -> list[Reservation]:
+        """Return the reservations, also those to come."""
         ...
 
     async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:

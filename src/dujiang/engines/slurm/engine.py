@@ -70,7 +70,9 @@ class SlurmEngine:
         """Say what Slurm's configuration holds jobs to."""
         by, images = await self._find_limits(), await self._find_images()
         enforced = by.startswith("slurm")
-        missing = ["shares of a device are not isolated by this adapter: jobs get whole devices"]
+        missing = [
+            "shares of a device are not isolated: jobs get whole devices, or what Slurm only counts (`fractions`)"
+        ]
         if not enforced:
             missing.append("Slurm holds no job to its memory: set TaskPlugin=task/cgroup and ConstrainRAMSpace=yes")
         if not images:
@@ -90,14 +92,17 @@ class SlurmEngine:
 
     async def inventory(self) -> Sequence[NodeFacts]:
         """Return the nodes of the cluster, or of its partition that is set, less what Slurm gave to others."""
-        switches = await self._slurm.switches()
-        found = await self._ask_nodes()
-        held = nodes.held_by(await self._seen.running_launches())
-        closed = self._work.closed()
+        found, switches, reservations, launches = await asyncio.gather(
+            self._ask_nodes(), self._slurm.switches(), self._slurm.reservations(), self._seen.running_launches()
+        )
+        held, closed = nodes.held_by(launches), self._work.closed()
+        reserved = nodes.reservations_now(reservations, self._clock.now().timestamp())
+        own = self._settings.reservation
         return [
             nodes.facts_of(
                 node, held=held.get(node.name, nodes.Held()), closed=closed.get(node.name),
-                switch=switches.get(node.name, ""), settings=self._settings,
+                switch=switches.get(node.name, ""), settings=self._settings, reserved=reserved.get(node.name, ()),
+                kept=nodes.why_kept(reserved.get(node.name, ()), own),
             )
             for node in found
         ]  # fmt: skip
@@ -133,7 +138,7 @@ class SlurmEngine:
     async def _submit(self, launch: Launch) -> None:
         await self._refuse_placement(launch)
         devices = {name: nodes.devices_of(self._nodes[name]) for name in {rank.node for rank in launch.ranks}}
-        taken = asking.portions(launch.ranks, devices)
+        taken = asking.portions(launch.ranks, devices, self._shards())
         record = asking.describe(
             launch, taken, addresses={name: self._nodes[name].address for name in taken},
             limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
@@ -162,7 +167,7 @@ class SlurmEngine:
             await self._ask_nodes()
         asking.refuse_impossible(
             launch, {name: nodes.devices_of(node) for name, node in self._nodes.items()}, self._settings,
-            await self._find_images() if launch.image is not None else "",
+            await self._find_images() if launch.image is not None else "", self._shards(),
         )  # fmt: skip
         closed = self._work.closed()
         for name in sorted(wanted & set(closed)):
@@ -315,6 +320,12 @@ class SlurmEngine:
             wanted = self._settings.images
             self._images = "" if wanted == "none" else await self._slurm.images() if wanted == "auto" else wanted
         return self._images
+
+    def _shards(self) -> dict[str, int]:
+        """Return how many shards a device of each node has, where shares are asked for as such."""
+        if self._settings.fractions != "shard":
+            return {}
+        return {name: nodes.shards_of(node) for name, node in self._nodes.items()}
 
     async def _ask_nodes(self) -> list[SlurmNode]:
         partition = self._settings.partition

@@ -43,6 +43,29 @@ class SlurmNode:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes that are kept for somebody for a time."""
+
+    name: str
+    nodes: tuple[str, ...]
+    starts_s: int
+    """Since 1970."""
+    ends_s: int
+
+
+def reservations_of(text: str) -> list[Reservation]:
+    """Return those of `scontrol show reservation -o`, with times in seconds (`SLURM_TIME_FORMAT=%s`)."""
+    found = [fields_of(line) for line in text.splitlines() if line.startswith("ReservationName=")]
+    return [
+        Reservation(
+            told["ReservationName"], tuple(expand(told.get("Nodes", ""))), _number(told.get("StartTime", "")),
+            _number(told.get("EndTime", "")),
+        )
+        for told in found
+    ]  # fmt: skip
+
+
 def fields_of(line: str) -> dict[str, str]:
     """Return the `Name=value` pairs of a line of `scontrol -o`; values may hold blanks."""
     marks = list(_FIELD.finditer(line))

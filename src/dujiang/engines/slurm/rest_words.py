@@ -11,7 +11,7 @@ from typing import Any
 
 from dujiang.engines.slurm import words
 from dujiang.engines.slurm.asking import Batch, gres
-from dujiang.engines.slurm.reading import SlurmNode, gres_of
+from dujiang.engines.slurm.reading import Reservation, SlurmNode, expand, gres_of
 
 _FIRST = (
     "COMPLETING",
@@ -34,7 +34,8 @@ def is_old(version: str) -> bool:
 def submission(batch: Batch, script: str, environ: Mapping[str, str], version: str) -> dict[str, Any]:
     """Return the body of a submission."""
     job = _old_job(batch, environ) if is_old(version) else _job(batch, environ)
-    named = {"partition": batch.partition, "account": batch.account, "qos": batch.qos}
+    named = {"partition": batch.partition, "account": batch.account, "qos": batch.qos,
+             "reservation": batch.reservation}  # fmt: skip
     return {"script": script, "job": {**job, **{name: value for name, value in named.items() if value}}}
 
 
@@ -49,8 +50,8 @@ def _job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     }  # fmt: skip
     if each.memory_mib:
         job["memory_per_node"] = _number(each.memory_mib)
-    if each.gpus:
-        job["tres_per_node"] = ",".join(f"gres/{part}" for part in gres(each.gpus).split(","))
+    if asked := gres(each):
+        job["tres_per_node"] = ",".join(f"gres/{part}" for part in asked)
     if batch.limit_min is not None:
         job["time_limit"] = _number(batch.limit_min)
     return job
@@ -65,8 +66,8 @@ def _old_job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     }  # fmt: skip
     if each.memory_mib:
         job["memory_per_node"] = each.memory_mib
-    if each.gpus:
-        job["gres"] = gres(each.gpus)
+    if asked := gres(each):
+        job["gres"] = ",".join(asked)
     if batch.limit_min is not None:
         job["time_limit"] = batch.limit_min
     return job
@@ -116,6 +117,12 @@ def node_of(told: Mapping[str, Any]) -> SlurmNode:
         features=_listed(told.get("active_features")),
         partitions=_listed(told.get("partitions")),
     )
+
+
+def reservation_of(told: Mapping[str, Any]) -> Reservation:
+    """Return a reservation."""
+    nodes = tuple(expand(str(told.get("node_list") or "")))
+    return Reservation(str(told["name"]), nodes, whole(told.get("start_time")), whole(told.get("end_time")))
 
 
 def whole(told: object) -> int:

@@ -324,13 +324,19 @@ def launch_on(launch: Mapping[str, Any], node: str, devices: Sequence[str]) -> d
     """Return what a node's supervisor is to run: its ranks, with the devices that Slurm chose.
 
     The setup and the lineage are the first rank's.
+
+    Raises:
+        RuntimeError: it takes a share, and Slurm does not say of which device: any would be somebody else's.
     """
     own = [dict(rank) for rank in launch["ranks"] if rank["node"] == node]
-    free = list(devices)
+    given: dict[str, str] = {}
     for rank in own:
         shares = [dict(share) for share in rank["devices"]]
         for share in shares:
-            share["name"] = free.pop(0) if free else str(share["index"])
+            nth = len(given)
+            if share["name"] not in given and nth >= len(devices) and launch.get("granted_only"):
+                raise RuntimeError("Slurm did not say which device the job has a share of")
+            share["name"] = given.setdefault(share["name"], devices[nth] if nth < len(devices) else str(share["index"]))
         rank["devices"] = shares
     several = len(nodes_of(launch)) > 1
     shared = {"world": len(launch["ranks"]), "master_addr": launch["master_addr"]} if several else {}

@@ -23,8 +23,11 @@ class SlurmSettings:
     """Of Slurm's accounting; empty takes the user's default."""
     qos: str = ""
     """Of Slurm's accounting; empty takes the user's default."""
+    reservation: str = ""
+    """In which jobs run: nodes outside it are closed to them. Nodes of other reservations are closed in any case, from
+    their beginning to their end."""
     sbatch_options: tuple[str, ...] = ()
-    """Further options of every `sbatch`, such as `--reservation=ai`."""
+    """Further options of every `sbatch`, such as `--exclude=old7`."""
     commands: str = ""
     """Folder of `sbatch`, `squeue`, `scontrol` and `scancel`; empty looks in PATH."""
     conf: str = ""
@@ -58,9 +61,9 @@ class SlurmSettings:
     """Further folders of the nodes that images show under the same paths, such as where data sets lie."""
     allow_root: bool = False
     """Whether a platform that runs as root may submit; its jobs are then root's on every node."""
-    fractions: Literal["refuse", "whole"] = "refuse"
-    """What becomes of a share of a device: refused, or given a whole device in Slurm while only the share is counted
-    here."""
+    fractions: Literal["refuse", "whole", "shard"] = "refuse"
+    """What becomes of a share of a device: refused; given a whole device in Slurm while only the share is counted here;
+    or asked for as GRES `shard`, which Slurm counts and nobody enforces."""
     vendor: str = "nvidia"
     """Of the cluster's accelerators: Slurm does not say."""
     device_memory_bytes: Mapping[str, int] = field(default_factory=dict)
