@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dujiang.api.verify import Found, Proof
 from dujiang.billing.service import BillingService
+from dujiang.engines.contract import EngineUnavailable
 from dujiang.engines.lines import Line
 from dujiang.engines.local.engine import LocalEngine
 from dujiang.jobs.history import check_allocations, check_histories
@@ -62,17 +63,14 @@ def proofs(
         return Found(verdict.rows, f"What was charged is what the ledger says.{waiting}", breaches)
 
     async def processes() -> Found:
-        found = [(f"{cluster}/{key}", "it runs and is nobody's") for cluster, key in await orphans(db, clusters)]
-        count = 0
+        count, breaches = 0, list[tuple[str, str]]()
         for cluster, line in sorted(clusters.items()):
-            engine = line.engine
-            count += len(await line.attempts())
-            if isinstance(engine, LocalEngine):
-                found += [
-                    (f"{cluster}/pid {stray.pid}", f"{stray.name} of {stray.key} runs and nobody watches over it")
-                    for stray in await engine.strays()
-                ]
-        return Found(count, "Nothing runs that is nobody's.", found)
+            try:  # each by itself: what one of them hides is no reason to be silent about the others
+                found, more = await _look(db, cluster, line)
+            except EngineUnavailable as error:
+                found, more = 0, [(cluster, f"It could not be looked at: {error.sentence}")]
+            count, breaches = count + found, breaches + more
+        return Found(count, "Nothing runs that is nobody's.", breaches)
 
     return (
         Proof("ledger", ledger),
@@ -82,3 +80,19 @@ def proofs(
         Proof("charges", charges),
         Proof("processes", processes),
     )
+
+
+async def _look(db: Database, cluster: str, line: Line) -> tuple[int, list[tuple[str, str]]]:
+    """Return how many attempts a cluster knows, and what runs there and is nobody's.
+
+    Raises:
+        EngineUnavailable: it does not answer.
+    """
+    found = [(f"{cluster}/{key}", "it runs and is nobody's") for _, key in await orphans(db, {cluster: line})]
+    engine = line.engine
+    if isinstance(engine, LocalEngine):
+        found += [
+            (f"{cluster}/pid {stray.pid}", f"{stray.name} of {stray.key} runs and nobody watches over it")
+            for stray in await engine.strays()
+        ]
+    return len(await line.attempts()), found
