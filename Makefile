@@ -10,17 +10,20 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -v -o faulthandler_timeout=300
 SIM_SEEDS ?= 1000
 
-.PHONY: help setup demo up test check sim test-chaos test-slurm test-containers test-distributed test-k8s test-gpu bench openapi migration lock clean
+.PHONY: help setup demo demo-engines up test check sim test-chaos test-slurm test-containers test-distributed test-k8s test-engines test-gpu bench openapi migration lock clean
 
 help: ## List what make can do
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
-		printf '  make %-12s %s\n' "$$name" "$$words"; done
+		printf '  make %-16s %s\n' "$$name" "$$words"; done
 
 setup: ## Make .venv from the hashed lock (PYTHON=... names the interpreter); quick when nothing has changed
 	@./requirements/setup.sh
 
 demo: setup ## Train, kill, resume, register, deploy, ask and bill a model on this machine
 	@$(PY) demo/run.py $(ARGS)
+
+demo-engines: setup ## Train, kill and resume on this machine, a real Slurm and a real Kubernetes at once, as root
+	@PYTHONPATH="$(CURDIR)" $(PY) demo/engines.py $(ARGS)
 
 # Jobs inherit the platform's PATH: so `python` is the one that has what the examples import.
 up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--port 8080 --simulate 64x8")
@@ -48,6 +51,9 @@ test-slurm: setup ## Run the Slurm engine against a real Slurm, which root insta
 
 test-k8s: setup ## Run against a real Kubernetes, compiled by Go the first time; root installs containerd where missing
 	@$(PYTEST) -p no:xdist -m kubernetes tests/kubernetes $(ARGS)
+
+test-engines: setup ## Run one platform over this machine, a real Slurm and a real Kubernetes, both as in their own tests
+	@$(PYTEST) -p no:xdist -m "slurm and kubernetes" tests/e2e $(ARGS)
 
 test-distributed: setup ## Run PyTorch, Open MPI and jax on several processes; root installs them from Debian where they are missing
 	@$(PYTEST) -p no:xdist -m distributed tests/distributed $(ARGS)

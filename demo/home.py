@@ -24,7 +24,7 @@ from dujiang.client import Client, Connection, Unreachable, locate
 
 LOCK = "demo.lock"
 MARK = "DUJIANG_DEMO"
-"""In the environment of the platform that a demo started: the folder."""
+"""In the environment of the platform and of the clusters that a demo started: the folder."""
 MOST_COMPLAINTS, LONGEST_COMPLAINT = 3, 300
 START_S, STOP_S, END_S = 30.0, 30.0, 10.0
 
@@ -128,10 +128,14 @@ class DemoHome:
         if status != 0:
             raise NotHeld("the platform to stop with exit status 0", f"exit status {status}", self._said())
 
-    def leave(self) -> None:
-        """Stop whatever of this demo still runs, in whatever state it is, and let go of the folder."""
+    def stop_quietly(self) -> None:
+        """Stop the platform, whether or not that goes in order."""
         with suppress(NotHeld):
             self.stop()
+
+    def leave(self) -> None:
+        """Stop whatever of this demo still runs, in whatever state it is, and let go of the folder."""
+        self.stop_quietly()
         if self._lock is not None:
             with suppress(NotHeld):
                 _end(self.leftovers)
@@ -143,7 +147,7 @@ class DemoHome:
         return sorted({*self._platforms(), *(pid for pid in _pids() if self._is_of_a_job(pid))})
 
     def _platforms(self) -> list[int]:
-        """Return the processes of platforms that a demo started here; their jobs do not have the mark."""
+        """Return what a demo started here, platform or clusters; jobs do not have the mark."""
         return [pid for pid in _pids() if f"{MARK}={self.path}" in _words(pid, "environ")]
 
     def _is_of_a_job(self, pid: int) -> bool:

@@ -25,6 +25,7 @@ GPU_FRACTION, GPU_FRACTION_MILLI = "1/8", 125
 WAIT_S, SILENCE_S, NOTICE_S, RESUME_S = 60.0, 60.0, 30.0, 60.0
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 _EPOCH = re.compile(rb"^epoch=(\d+) step=(\d+) loss=(\S+) accuracy=(\S+)", re.MULTILINE)
+_FINAL = re.compile(rb"^final accuracy=(\S+)", re.MULTILINE)
 _CHECKPOINT = re.compile(r"epoch-(\d+)\.ckpt$")
 
 
@@ -71,18 +72,33 @@ class Fault:
     recovered_s: float
     """Until the first new epoch."""
     lost_epochs: int
+    trained: tuple[str, str]
+    """The epochs of each attempt."""
+    accuracy: str
+    """On the images held out, at the end, as the program says it."""
 
 
 class Training:
     """A job of `examples/digits/train.yaml`."""
 
-    def __init__(self, client: Client, screen: Screen, *, epochs: int | None) -> None:
-        """Read the specification; `epochs` replaces how long it trains."""
+    def __init__(self, client: Client, screen: Screen, *, epochs: int | None, cluster: str = "") -> None:
+        """Read the specification.
+
+        Args:
+            client: of the platform.
+            screen: where it is told.
+            epochs: replaces how long it trains.
+            cluster: where it must run, on processors alone; empty lets the platform choose, a slice of a GPU too.
+        """
         self._client, self._screen = client, screen
         self.document: dict[str, Any] = read_files([str(SPEC)])[0].document(reveal_secrets=True)
         if epochs is not None:
             self.document["params"]["epochs"] = epochs
+        self._cluster = cluster
+        if cluster:
+            self.document |= {"placement": {"cluster": cluster}}
         self.epochs = int(self.document["params"]["epochs"])
+        self.half = self.epochs // 2
         self.job: dict[str, Any] = {}
 
     @property
@@ -96,7 +112,7 @@ class Training:
         Raises:
             NotHeld: it does not start.
         """
-        gpu = _gpu_with_room(self._client.get("/v1/pool"))
+        gpu = None if self._cluster else _gpu_with_room(self._client.get("/v1/pool"))
         if gpu is not None:
             self.document["resources"]["gpu"] = {"fraction": GPU_FRACTION}
         self.job = self._client.post("/v1/jobs", {"spec": self.document})
@@ -108,7 +124,7 @@ class Training:
         self._screen.say(f"runs on node {attempt['node']} after {waited_s:.2f} s in the queue{limits}")
         for row in self._client.items("/v1/allocations", job=self.id):
             self._screen.say(f"its slice of the pool: {_slice(row)}")
-        if gpu is None:
+        if gpu is None and not self._cluster:
             self._screen.say("this machine's pool has no GPU: the slice is of CPU and memory")
         return waited_s
 
@@ -118,14 +134,13 @@ class Training:
         Raises:
             NotHeld: not noticed, not resumed, or epochs repeated.
         """
-        half = self.epochs // 2
         with self._screen.training(self.epochs) as bar:
 
             def follow(output: Output, is_enough: Callable[[], bool]) -> None:
                 self._follow(output, is_enough, lambda one: bar(output.attempt, one.number, _figures(one)))
 
             first = Output(self._client, self.id, 1)
-            follow(first, lambda: bool(first.epochs) and first.epochs[-1].number >= half)
+            follow(first, lambda: bool(first.epochs) and first.epochs[-1].number >= self.half)
             killed_at, killed_s = self._kill()
             self._wait_for(
                 "the platform to notice the kill", lambda job: job["attempts"][0]["state"] in ENDED, for_s=NOTICE_S,
@@ -146,7 +161,13 @@ class Training:
             f"attempt 2 ran {running_s:.2f} s after the kill, its first new epoch came after {recovered_s:.2f} s"
         )
         self._check_end()
-        return Fault(first.epochs[-1].number, noticed_s, running_s, recovered_s, lost)
+        final = _FINAL.search(second.read)
+        hold(final is not None, "the program to say its final accuracy", second.read[-500:].decode(errors="replace"))
+        assert final is not None
+        trained = _span([one.number for one in first.epochs]), _span([one.number for one in second.epochs])
+        return Fault(
+            first.epochs[-1].number, noticed_s, running_s, recovered_s, lost, trained, final[1].decode()
+        )  # fmt: skip
 
     def _follow(self, output: Output, is_enough: Callable[[], bool], show: Callable[[Epoch], None]) -> None:
         """Show epochs as they come until there are enough of them.
@@ -187,9 +208,11 @@ class Training:
         ended += [f"signal {attempt['signal']}"] if attempt["signal"] is not None else []
         after_s = (moment(attempt["finished_at"]) - killed_at).total_seconds()
         hold(attempt["state"] != "COMPLETED", "attempt 1 to have failed", attempt["state"])
+        # Kubernetes tells whole seconds, cut off: that may lie before the kill.
+        ended_at = f"{after_s:.3f} s after the kill" if after_s >= 0 else "in the second of the kill"
         self._screen.held(
             f"noticed: attempt 1 is {attempt['state']} ({', '.join([attempt['reason'], *ended])}); it ended "
-            f"{after_s:.3f} s after the kill, and the platform showed it after {noticed_s:.3f} s"
+            f"{ended_at}, and the platform showed it after {noticed_s:.3f} s"
         )
         hold(bool(told["evidence"]), "the platform to give its evidence", "none", told["text"])
         self._screen.held("explained, with evidence:")

@@ -39,18 +39,22 @@ def pause() -> bytes:
     return busybox(PAUSE, ("/bin/sleep", "2147483647"))
 
 
-def host_python() -> bytes:
-    """Return an archive of an image that has nothing of its own: a pod mounts this machine's programs into it."""
+def host_python(name: str = HOST_PYTHON, path: str = PATH) -> bytes:
+    """Return an archive of an image that has nothing of its own: a pod mounts this machine's programs into it.
+
+    Args:
+        name: of the image.
+        path: where its programs are looked for.
+    """
     folders = ["dev", "etc", "proc", "root", "sys", "tmp", "usr"]
     links = {}
-    for name in ROOT_LINKS:
-        if Path(f"/{name}").is_symlink():
-            links[name] = os.readlink(f"/{name}")
-        elif Path(f"/{name}").is_dir():
-            folders.append(name)
-    return archive(
-        HOST_PYTHON, _layer(folders, {"etc/passwd": USERS.encode(), "etc/nsswitch.conf": LOOK_UPS}, links), ("/bin/sh",)
-    )
+    for root in ROOT_LINKS:
+        if Path(f"/{root}").is_symlink():
+            links[root] = os.readlink(f"/{root}")
+        elif Path(f"/{root}").is_dir():
+            folders.append(root)
+    layer = _layer(folders, {"etc/passwd": USERS.encode(), "etc/nsswitch.conf": LOOK_UPS}, links)
+    return archive(name, layer, ("/bin/sh",), {"PATH": path})
 
 
 def host_folders(*more: Path) -> list[Path]:
