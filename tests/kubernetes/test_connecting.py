@@ -190,6 +190,24 @@ async def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
     assert f"No way leads to the cluster at {server}" in await refusal(kubeconfig(tmp_path, server, token="t"))
 
 
+async def test_the_proxy_that_the_environment_names_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[str, str]]()
+
+    async def proxy(request: web.Request) -> web.Response:
+        asked.append((request.host, request.headers.get("Proxy-Authorization", "")))
+        return web.json_response({"kind": "Pod"})
+
+    path = kubeconfig(tmp_path, "http://cluster.invalid:6443", token="t")
+    async with answering(proxy) as server:
+        monkeypatch.setenv("http_proxy", server.replace("://", "://me:secret@"))
+        api = Api(KubernetesSettings(kubeconfig=path), clock=SystemClock())
+        assert await api.get(POD) == {"kind": "Pod"}
+        await api.close()
+        assert asked == [("cluster.invalid", "Basic bWU6c2VjcmV0")]
+        monkeypatch.setenv("no_proxy", "cluster.invalid")
+        assert "No way leads to the cluster" in await refusal(path)
+
+
 async def test_what_speaks_no_tls(tmp_path: Path) -> None:
     async with answering(lambda _: asyncio.sleep(0, web.Response())) as server:
         path = kubeconfig(tmp_path, server.replace("http:", "https:"), token="t")

@@ -76,7 +76,7 @@ class Keeper:
             try:
                 versions = self._seen.records.version, self._seen.pods.version
                 everything = self._clock.monotonic_s() - looked_s >= _LOOK_S
-                for key in await self._changed(everything=everything):
+                for key in await self._changed(everything=everything, is_first=looked_s < 0):
                     self.see_to(key)
                 if everything:
                     looked_s = self._clock.monotonic_s()
@@ -99,14 +99,16 @@ class Keeper:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _changed(self, *, everything: bool) -> list[AttemptKey]:
-        """Return the attempts of which anything is another than at the last look, or all that wait for anything."""
+    async def _changed(self, *, everything: bool, is_first: bool) -> list[AttemptKey]:
+        """Return the attempts of which anything is another than at the last look, and all that time may change."""
         changed = await self._seen.news()
         if not everything:
             return changed
         known, pods = await self._seen.known(), await self._seen.pods.fresh()
-        waits = [key for key, record in known.items() if not _just_runs(record, pods)]
-        return list(dict.fromkeys([*waits, *(AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod))]))
+        now_us, wait_us = self._seen.now_us(), int(self._settings.gang_start_s * 1e6)
+        waits = [key for key, record in known.items() if not _rests(record, pods, now_us, wait_us)]
+        goes = [AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod)]
+        return list(dict.fromkeys([*waits, *goes, *(() if is_first else changed)]))
 
     def see_to(self, key: AttemptKey) -> None:
         """Act on an attempt soon; once more where that is under way."""
@@ -377,16 +379,20 @@ class Keeper:
                 await self._output.pull(record, pod.rank, pod)
 
 
-def _just_runs(record: Record, pods: Mapping[str, Pod]) -> bool:
-    """Say whether only a change of its record or Pods can give us anything to do for an attempt."""
+def _rests(record: Record, pods: Mapping[str, Pod], now_us: int, wait_us: int) -> bool:
+    """Say whether only a change of its record or Pods can give us anything to do for an attempt now."""
     if record.verdict is not None:
         return True
-    if record.launch["waits_for_go"] or not record.is_made:
+    if record.launch["waits_for_go"] or record.stop is not None:
         return False
-    own = [pods.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
-    return record.stop is None and all(
-        pod is not None and pod.box.state == "running" and pod.deleted_us is None for pod in own
-    )
+    found = [pods.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
+    own = [pod for pod in found if pod is not None and pod.deleted_us is None]
+    if len(own) < record.ranks or any(pod.gates for pod in own):
+        return False
+    if record.is_made and all(pod.box.state == "running" for pod in own):
+        return True
+    is_early = not record.launch["queued"] and now_us - int(record.launch["at_us"]) <= wait_us
+    return is_early and not any(pod.is_over or pod.box.started_us is not None for pod in own)
 
 
 def _goes(pod: Pod) -> bool:

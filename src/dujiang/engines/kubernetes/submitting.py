@@ -123,8 +123,7 @@ class Submitter:
             await self._take_back(record, made, for_good=isinstance(refusal, EngineRefused))
             raise refusal from error
         if record.ranks == 1 or (await self._keeper.made(record)).stop is None:
-            self._keeper.see_to(record.key)
-            return
+            return  # what is to be done next the keeper sees by itself: all that was made is news
         for pod in made:  # it was stopped while it was being made
             with contextlib.suppress(ApiError):
                 await self._api.delete(pod.path, uid=pod.uid)
