@@ -42,6 +42,19 @@ def test_the_local_node_has_labels(tmp_path: Path) -> None:
         ("[clusters.own]\nx = true", "price_per_device_hour, cloud, interruptions_per_day, fabric, slurm, kubernetes."),
         ("[clusters.own]\nprice_per_device_hour = -1", "clusters.own.price_per_device_hour = -1 should be greater"),
         ("[clusters.own]\nprice_per_device_hour = nan", "clusters.own.price_per_device_hour = NaN should be a finite"),
+        ("[clusters.own.kubernetes]\nkubeconfg = 'x'", 'there is no such setting. Did you mean "kubeconfig"?'),
+        (
+            "[clusters.own.slurm]\nwork_dir = '/x'\nx = 1",
+            "clusters.own.slurm.x: there is no such setting. There are work",
+        ),
+        (
+            "[clusters.own.slurm]\npartition = 'x'",
+            "clusters.own.slurm.work_dir must be set: write work_dir = ... under",
+        ),
+        (
+            "[clusters.own]\nslurm = 'x'",
+            "clusters.own.slurm is a group of settings; write a table [clusters.own.slurm].",
+        ),
         ("[clusters]\nown = 3", "clusters.own is a group of settings; write a table [clusters.own] with"),
         ("[clusters.own]\ncloud = 'so so'", 'clusters.own.cloud = "so so" should be a valid boolean'),
     ],

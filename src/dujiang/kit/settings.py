@@ -29,6 +29,9 @@ PREFIX: Final = "DUJIANG_"
 _FOREIGN: Final = "DUJIANG_PARAM_"  # parameters of a job, named by its user
 _SECRET_NAME: Final = re.compile(r"secret|password|token|(^|_)key$")
 _MAX_SHOWN: Final = 80
+_MISSING: Final = frozenset({"missing", "missing_argument"})
+_UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+"""Pydantic's types of errors: the first of each pair for its models, the second for dataclasses."""
 
 T = TypeVar("T", bound=BaseModel)
 _Key = tuple[str, ...]
@@ -239,7 +242,7 @@ def _problem(reading: _Reading, error: Mapping[str, Any]) -> str:
     key = next((place[:depth] for depth in range(len(place), 0, -1) if place[:depth] in reading.known), place)
     wanted = re.sub(r"^(Input|Value error,) ?", "", error["msg"]).strip().rstrip(".")
     dotted = ".".join(key)
-    if error["type"] == "missing":
+    if error["type"] in _MISSING and place == key:
         file = "the settings file" if key[:-1] else "the settings"
         return f"{dotted} must be set: in {file}, or as {variable(dotted)}."
     one = reading.given.get(key)
@@ -263,13 +266,28 @@ def _table_of(info: FieldInfo) -> type[BaseModel] | None:
 def _problem_in_table(
     one: _Given, place: _Key, depth: int, of: type[BaseModel], error: Mapping[str, Any], wanted: str
 ) -> str:
-    dotted, keys = ".".join(place), ", ".join(of.model_fields)
+    dotted, table = ".".join(place), ".".join(place[:-1])
+    names = [name for name, _ in _own_fields(_within(of, place[depth + 1 : -1]))]
     if len(place) == depth + 1:
-        return f"{one.where}: {dotted} is a group of settings; write a table [{dotted}] with {keys}."
-    if error["type"] == "extra_forbidden":
-        near = did_you_mean(place[-1], of.model_fields) or f" There are {keys}."
+        return f"{one.where}: {dotted} is a group of settings; write a table [{dotted}] with {', '.join(names)}."
+    if error["type"] in _UNKNOWN:
+        near = did_you_mean(place[-1], names) or f" There are {', '.join(names)}."
         return f"{one.where}: {dotted}: there is no such setting.{near}"
+    if error["type"] in _MISSING:
+        return f"{one.where}: {dotted} must be set: write {place[-1]} = ... under [{table}]."
+    if error["type"] == "dataclass_type":
+        return f"{one.where}: {dotted} is a group of settings; write a table [{dotted}]."
     return f"{one.where}: {dotted} = {_shown(error.get('input'))} {wanted}."
+
+
+def _within(of: type[Any], names: _Key) -> type[Any]:
+    """Return the branch at the end of a path of field names, or the last that there is on the way."""
+    for name in names:
+        branch = next((_branch(info) for field_name, info in _own_fields(of) if field_name == name), None)
+        if branch is None:
+            break
+        of = branch
+    return of
 
 
 def _shown(value: Any) -> str:
