@@ -26,7 +26,7 @@ LOCK = "demo.lock"
 MARK = "DUJIANG_DEMO"
 """In the environment of the platform and of the clusters that a demo started: the folder."""
 MOST_COMPLAINTS, LONGEST_COMPLAINT = 3, 300
-START_S, STOP_S, END_S = 30.0, 30.0, 10.0
+START_S, STOP_S, END_S, FREE_S = 30.0, 30.0, 10.0, 3.0
 
 
 class CannotStart(Exception):
@@ -72,7 +72,7 @@ class DemoHome:
             if not _locks(lock):
                 raise CannotStart(f"Another demo runs in {self.path}; wait for it, or name another folder with --home.")
             _end(self._platforms)
-            if not self._is_free():
+            if not self._gets_free():
                 raise CannotStart(
                     f"A platform that no demo started runs in {self.path}; stop it with Ctrl-C where it was started, "
                     "or name another folder with --home."
@@ -155,6 +155,12 @@ class DemoHome:
             return True
         words = _words(pid, "cmdline")
         return f"{self.path}/engine" in words and any("dujiang.engines.local" in word for word in words)
+
+    def _gets_free(self) -> bool:
+        """Say whether no platform has this folder; a helper of one that was killed may outlive it by a moment."""
+        with suppress(NotHeld):
+            return until("the folder to be free", self._is_free, bool, for_s=FREE_S)
+        return False
 
     def _is_free(self) -> bool:
         """Say whether no platform has this folder for its home."""
