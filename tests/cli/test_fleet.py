@@ -32,6 +32,15 @@ def test_labels_and_taints_are_set_and_taken_away(server: StandIn, run: Run) -> 
     assert (code, "write a=VALUE, or a- to take it away" in err) == (2, True)
 
 
+def test_a_node_that_its_cluster_keeps_closed_is_told_as_that(server: StandIn, run: Run) -> None:
+    server.on("POST /v1/nodes/n1/uncordon", {**NODE, "state": "CORDONED"})
+    code, out, err = run("nodes", "uncordon", "n1")
+    assert (code, out) == (0, "n1 is open here; its cluster still shows it CORDONED.\n")
+    assert "somebody closed it there" in err
+    server.on("POST /v1/nodes/n1/uncordon", NODE)
+    assert run("nodes", "uncordon", "n1") == (0, "n1 is open again; its state is READY.\n", "")
+
+
 def test_a_reservation_is_made_with_times_as_people_write_them(server: StandIn, run: Run) -> None:
     server.on("POST /v1/reservations", RESERVATION)
     code, out, err = run(

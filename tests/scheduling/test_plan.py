@@ -337,6 +337,7 @@ class TestPossible:
             (a_job(memory_gib=257), "257GiB memory on one node is asked for, the largest possible is 256GiB"),
             (a_job(gpu=2, ranks=5), "5 ranks of 2 gpu are asked for at the same time.*largest possible is 4"),
             (a_job(cpu=1, cluster="C"), 'There is no cluster "C". Did you mean "c"'),
+            (a_job(cpu=1, cluster="hpc"), r'There is no cluster "hpc"\. Clusters here: c\.'),
             (a_job(cpu=1, selector=(("rack", "r9"),)), "No node has the labels rack=r9"),
         ],
     )

@@ -33,7 +33,7 @@ MEANINGS: dict[Exit, str] = {
 
 EPILOG = (
     "Exit codes:\n\n"
-    + "\n\n".join(f"{int(code):>3}  {meaning}" for code, meaning in MEANINGS.items())
+    + "\n".join(f"{int(code):>3}  {meaning}" for code, meaning in MEANINGS.items())
     + "\n\n`submit --wait` exits as its job did: its exit code, or 128 and the number of its signal."
 )
 

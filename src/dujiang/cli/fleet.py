@@ -18,6 +18,7 @@ from dujiang.cli.output import (
     listing,
     milli,
     moment,
+    note,
     say,
     size,
     stated,
@@ -60,7 +61,7 @@ _NODES = (
     Column("FREE MEMORY", lambda node: _of(node.get("free_memory_bytes"), node.get("memory_bytes"), size)),
     Column("FREE DISK", lambda node: _of(node.get("free_disk_bytes"), node.get("disk_bytes"), size)),
     Column("TAINTS", lambda node: ", ".join(node.get("taints") or []) or None),
-    Column("REASON", lambda node: node.get("reason") or None),
+    Column("REASON", lambda node: node.get("reason") or None, below=True),
 )
 
 
@@ -113,7 +114,7 @@ _CLUSTERS = (
     Column("ANSWERS TAKE", _answers),
     Column("LIMITS", _limits),
     Column("IMAGES", lambda cluster: cluster.get("images") or "none"),
-    Column("WHY", lambda cluster: cluster.get("reason") or None),
+    Column("WHY", lambda cluster: cluster.get("reason") or None, below=True),
 )
 
 
@@ -165,6 +166,9 @@ _DEVICES = (
 )
 
 
+_CLOSED = ("CORDONED", "DRAINING", "DRAINED")
+
+
 def _act(verb: str, done: str, node: str, cluster: str | None, reason: str, as_json: bool) -> None:
     from dujiang.client import segment
 
@@ -172,6 +176,12 @@ def _act(verb: str, done: str, node: str, cluster: str | None, reason: str, as_j
         found = client.post(f"/v1/nodes/{segment(node)}/{verb}", {"reason": reason}, cluster=cluster)
     if as_json:
         write_json(found)
+    elif verb == "uncordon" and found["state"] in _CLOSED:
+        say(f"{found['name']} is open here; its cluster still shows it {found['state']}.")
+        note(
+            "If `dujiang nodes` shows it so in some seconds too, somebody closed it there and has to open it there "
+            "(kubectl uncordon, scontrol update state=resume)."
+        )
     else:
         say(f"{found['name']} is {done}; its state is {found['state']}.")
 

@@ -18,6 +18,8 @@ from dujiang.kit.units import format_bytes, format_duration, format_milli
 
 Row = Mapping[str, Any]
 
+_WIDEST = 32
+"""Characters of a word that a table keeps whole; an id has 30."""
 _COLOURS = {
     **dict.fromkeys(("COMPLETED", "READY", "RUNNING", "ACTIVE", "ok"), "green"),
     **dict.fromkeys(("PENDING", "QUEUED", "STARTING", "CORDONED", "DRAINING", "warn"), "yellow"),
@@ -34,6 +36,8 @@ class Column:
     value: Callable[[Row], Any]
     right: bool = False
     """Numbers stand to the right."""
+    below: bool = False
+    """Sentences: on a terminal they stand under the table, each with the first column of its row."""
 
 
 def col(title: str, name: str | None = None, *, right: bool = False) -> Column:
@@ -50,8 +54,13 @@ def listing(rows: Iterable[Row], columns: Sequence[Column], *, as_json: bool, em
     elif not found:
         say(empty)
     else:
-        write_table([column.title for column in columns], [[clean(c.value(row)) for c in columns] for row in found],
-                    right=[column.right for column in columns])  # fmt: skip
+        is_terminal = sys.stdout.isatty()
+        beside = [column for column in columns if not (column.below and is_terminal)]
+        write_table([column.title for column in beside], [[clean(c.value(row)) for c in beside] for row in found],
+                    right=[column.right for column in beside])  # fmt: skip
+        for row, column in ((row, column) for row in found for column in columns if column not in beside):
+            if (text := column.value(row)) is not None:
+                console().print(f"{clean(beside[0].value(row))}: {clean(text)}")
 
 
 def write_json(value: Any) -> None:
@@ -66,16 +75,26 @@ def write_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for title, is_right in zip(titles, right, strict=True):
-            table.add_column(title, justify="right" if is_right else "left", overflow="fold", no_wrap=title == "ID")
+        least = [max(_longest_word(line[i]) for line in [titles, *rows]) for i in range(len(titles))]
+        for title, is_right, width in zip(titles, right, least, strict=True):
+            table.add_column(title, justify="right" if is_right else "left", overflow="fold", min_width=width)
         for row in rows:
             table.add_row(*(Text(cell, style=_COLOURS.get(cell.split(" ")[0], "")) for cell in row))
-        console().print(table)
+        terminal = console()
+        # Where not even the words fit, the terminal breaks the lines: a state or an id in two parts is no word at all.
+        if sum(least) + 2 * len(least) > terminal.width:
+            terminal.width = terminal.measure(table).maximum
+        terminal.print(table, crop=False)
         return
     widths = [max(len(line[i]) for line in [titles, *rows]) for i in range(len(titles))]
     for line in [titles, *rows]:
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _longest_word(text: str) -> int:
+    """Return how wide a column has to be for a cell; very long words (paths, addresses) may be broken."""
+    return min(_WIDEST, max((len(word) for word in text.split()), default=0))
 
 
 def write_facts(facts: Iterable[tuple[str, Any]], *, indent: int = 0) -> None:

@@ -139,8 +139,8 @@ ABOUT: Mapping[Cause, About] = {
         "node",
     ),
     Cause.LAUNCH_FAILED: About(
-        _P, "The engine could not start it.", "Read the engine's own words below; if they name something of the"
-        " specification (folder, shell), correct it there.", "platform",
+        _P, "The engine could not start it.", "Read the engine's own words in the evidence; if they name something of"
+        " the specification (folder, shell), correct it there.", "platform",
     ),
     Cause.SETUP_FAILED: About(
         _U, "A setup command failed, so the program was never started.",
@@ -175,8 +175,8 @@ ABOUT: Mapping[Cause, About] = {
         _U, "It wrote a file larger than allowed.", "Write several files, or ask for a larger file size limit."
     ),
     Cause.USER_CODE_ERROR: About(
-        _U, "The program stopped with an error of its own.", "Correct the line named below and submit again.",
-        "user-code",
+        _U, "The program stopped with an error of its own.",
+        "Correct the line that the evidence names and submit again.", "user-code",
     ),
     Cause.BAD_ARGUMENTS: About(
         _U, "The program does not accept the arguments or settings it was given.",
@@ -184,7 +184,7 @@ ABOUT: Mapping[Cause, About] = {
     ),
     Cause.SHAPE_OR_DTYPE_MISMATCH: About(
         _U, "Tensors of unlike shape or type met in one operation.",
-        "Print the shapes and types just before the line named below.", "user-code",
+        "Print the shapes and types just before the line that the evidence names.", "user-code",
     ),
     Cause.NAN_OR_DIVERGENCE: About(
         _U, "The numbers of the training became infinite or undefined.",

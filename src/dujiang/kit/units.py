@@ -51,7 +51,7 @@ def parse_milli(value: str | int | float | Decimal) -> int:
     except ArithmeticError as error:  # also Overflow, of an exponent such as 9e999999999
         raise BadQuantity(f'"{text}" is not a share; write 0.25, 1/4, 250m or 2.') from error
     if not amount.is_finite() or amount < 0 or amount > MAX_MILLI:
-        raise BadQuantity(f'"{text}" is out of range; a share is between 0 and {MAX_MILLI // 1000}.')
+        raise BadQuantity(f'"{text}" is out of range; 0 to {MAX_MILLI // 1000} is taken.')
     if amount != amount.to_integral_value():
         raise BadQuantity(f'"{text}" is finer than a thousandth; the smallest share is 1m (0.001).')
     return int(amount)

@@ -23,6 +23,8 @@ from dujiang.scheduling.domain.request import WHOLE, Ask, Constraints, Request, 
 from dujiang.scheduling.domain.room import Fit
 from dujiang.scheduling.domain.snapshot import Quota
 
+_MOST_NAMED = 8
+
 
 class ImpossibleRequest(Invalid):
     """No part of the pool could ever hold it, empty and open."""
@@ -168,7 +170,8 @@ class _Judge:
         """Name what does not exist at all."""
         where, ask, names = shape.where, shape.ask, [cluster.name for cluster in self.fleet.clusters]
         if where.cluster and where.cluster not in names:
-            return f'There is no cluster "{where.cluster}".{did_you_mean(where.cluster, names)}'
+            near = did_you_mean(where.cluster, names) or f" Clusters here: {_listed(names)}."
+            return f'There is no cluster "{where.cluster}".{near}'
         if where.cluster and not _has_nodes(self.fleet, names.index(where.cluster)):
             return (
                 f"Cluster {where.cluster} has shown no node yet, so nothing is known of what it could hold; `dujiang "
@@ -188,8 +191,9 @@ class _Judge:
                 )
         largest, have = self.largest(shape), self._have()
         if ask.gpu_milli and not largest.gpu_memory_bytes:
-            kind = " ".join(part for part in (ask.vendor, ask.model) if part) or "any"
-            return f"There is no device of the kind asked for ({kind}).{have}"
+            kind = " ".join(part for part in (ask.vendor, ask.model) if part)
+            of = f"of the kind asked for ({kind})" if kind else "where it may run"
+            return f"There is no device {of}.{have}"
         if ask.gpu_milli and ask.gpu_memory_bytes > largest.gpu_memory_bytes:
             return (
                 f"A device with {format_bytes(ask.gpu_memory_bytes)} of memory is asked for, the largest of that kind "
@@ -302,6 +306,10 @@ def _with(shape: Shape, *, ask: Ask | None = None, ranks: int | None = None, whe
 
 def _labels(where: Constraints) -> str:
     return ", ".join(f"{key}={value}" for key, value in where.selector)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (" ..." if len(names) > _MOST_NAMED else "") if names else "none"
 
 
 def _ranks(count: int) -> str:
