@@ -24,10 +24,11 @@ class TestSlurm(EngineContract, ProcessContract):
 
 
 class TestSlurmOverRest(EngineContract, ProcessContract):
-    """With slurmrestd, and the commands for what v0.0.38 does not have: the state of nodes, topology."""
+    """With slurmrestd alone, v0.0.38: without any command."""
 
     @pytest.fixture
     async def harness(self, tmp_path: Path, cluster: Cluster, rest: str) -> AsyncIterator[SlurmHarness]:
-        harness = SlurmHarness(tmp_path, cluster, rest_url=rest, rest_key_file=str(cluster.jwt_key))
+        harness = SlurmHarness(tmp_path, cluster, rest_url=rest, rest_key_file=str(cluster.jwt_key),
+                               commands=str(tmp_path / "none"))  # fmt: skip
         yield harness
         await harness.clean()

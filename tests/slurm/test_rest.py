@@ -183,6 +183,25 @@ async def test_without_commands_a_node_is_closed_to_us_alone(tmp_path: Path, clu
         await harness.engine.uncordon("n2")
 
 
+async def test_with_commands_beside_it_the_queue_is_listed_by_squeue(
+    tmp_path: Path, cluster: Cluster, rest: str
+) -> None:
+    async with Proxy(rest).running() as proxy:
+        harness = SlurmHarness(tmp_path, cluster, rest_url=proxy.url, rest_key_file=str(cluster.jwt_key))
+        key = await harness.submit(Waits(3))
+        await harness.ready(key)
+        await harness.engine.cordon("n2", "fans")  # v0.0.38 cannot
+        nodes = {one.name: one for one in await harness.engine.inventory()}
+        assert (nodes["n2"].reason, cluster.states()["n2"].rstrip("*")) == ("fans", "drained")
+        assert nodes["n1"].labels["dujiang.io/switch"] == "s1"
+        harness.release()
+        assert (await harness.ended(key)).exit_code == 3
+        asked = {line.split()[1].split(b"?")[0].removeprefix(b"/slurm/v0.0.38") for line in proxy.asked}
+        assert {b"/nodes", b"/job/submit"} <= asked
+        assert b"/jobs" not in asked
+        await harness.clean()
+
+
 async def test_the_key_must_be_kept_from_others(tmp_path: Path, cluster: Cluster, rest: str) -> None:
     path = token_file(tmp_path, cluster, mode=0o640)
     harness = SlurmHarness(tmp_path, cluster, rest_url=rest, rest_token_file=str(path))

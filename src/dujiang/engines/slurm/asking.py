@@ -217,9 +217,9 @@ def comment(mark: str, key: AttemptKey) -> str:
 
 
 def script(runner: str, folder: str, settings: SlurmSettings) -> str:
-    """Return the batch script: the runner takes its place, deaf to signals until it is ready for them."""
+    """Return the batch script, for /bin/sh: the runner takes its place, deaf to signals until it is ready for them."""
     words = shlex.join([settings.python, "-sS", runner, folder])
-    return f"#!/bin/sh\ntrap '' USR1 USR2\nexec {words}\n"
+    return f"trap '' USR1 USR2\nexec {words}\n"
 
 
 def describe(

@@ -108,8 +108,8 @@ class CommandController:
         return said.out
 
     async def submit(self, batch: Batch, script: str) -> str:
-        """Submit the batch script at a path; return the job's number."""
-        said = await self._commands.run("sbatch", *options(batch, self._settings), script)
+        """Submit a batch script; return the job's number."""
+        said = await self._commands.run("sbatch", *options(batch, self._settings), f"--wrap={script}")
         if said.status:
             raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
         number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""

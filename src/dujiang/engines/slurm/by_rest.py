@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import getpass
 import os
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from dujiang.engines.contract import Accounted, EngineRefused, EngineUnavailable
@@ -39,14 +37,17 @@ def controller_of(settings: SlurmSettings, clock: Clock, commands: Commands | No
         user=user, token_file=settings.rest_token_file, key_file=settings.rest_key_file, clock=clock
     )  # fmt: skip
     there = commands is not None or _has_commands(settings)
-    return RestController(Rest(settings, tokens), by_commands if there else None, settings)
+    is_same = not settings.ssh and user == getpass.getuser()
+    return RestController(Rest(settings, tokens), by_commands if there else None, settings, is_same_user=is_same)
 
 
 class RestController:
     """Slurm, as the user of a token sees it."""
 
-    def __init__(self, rest: Rest, commands: CommandController | None, settings: SlurmSettings) -> None:
-        self._rest, self._commands, self._settings = rest, commands, settings
+    def __init__(
+        self, rest: Rest, commands: CommandController | None, settings: SlurmSettings, *, is_same_user: bool
+    ) -> None:  # fmt: skip
+        self._rest, self._commands, self._settings, self._is_same_user = rest, commands, settings, is_same_user
         self._comments: dict[str, str] = {}
         """Of our jobs whose number is known: `/jobs/state/` tells numbers and states alone."""
         self._is_complete = False
@@ -76,8 +77,11 @@ class RestController:
         return [rest_words.reservation_of(each) for each in told.get("reservations") or []]
 
     async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
-        """Return our jobs: states alone where that is served and the numbers are known, else all of all jobs."""
-        if self._is_complete and not complete and await self._rest.serves("/jobs/state/"):
+        """Return our jobs by what costs least: states alone where numbers are known, `squeue`, or all jobs whole."""
+        states = await self._rest.serves("/jobs/state/")
+        if not states and self._commands is not None and self._is_same_user:
+            return await self._commands.jobs(mark)
+        if states and self._is_complete and not complete:
             listed = list(rest_words.jobs_of(await self._must("GET", "/jobs/state/")))
             there = {number for number, _, _ in listed}
             self._comments = {number: said for number, said in self._comments.items() if number in there}
@@ -110,10 +114,11 @@ class RestController:
         return await self._commands.accounted(since, until, mark, work_dir)
 
     async def submit(self, batch: Batch, script: str) -> str:
-        """Submit the batch script at a path; return the job's number."""
-        text = await asyncio.to_thread(Path(script).read_text)
+        """Submit a batch script; return the job's number."""
         conf = {"SLURM_CONF": self._settings.conf} if self._settings.conf else {}
-        body = rest_words.submission(batch, text, {"PATH": DEFAULT_PATH, **conf}, await self._rest.version())
+        body = rest_words.submission(
+            batch, f"#!/bin/sh\n{script}", {"PATH": DEFAULT_PATH, **conf}, await self._rest.version()
+        )
         try:
             told = await self._rest.call("POST", "/job/submit", body=body)
         except Denied as denied:

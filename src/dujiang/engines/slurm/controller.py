@@ -73,7 +73,7 @@ class Controller(Protocol):
         ...
 
     async def submit(self, batch: Batch, script: str) -> str:
-        """Submit the batch script at a path; return the job's number.
+        """Submit a batch script, without its first line `#!/bin/sh`; return the job's number.
 
         Raises:
             EngineRefused: Slurm will not take it.

@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dujiang.engines.contract import (
     Accounted,
@@ -92,9 +92,8 @@ class SlurmEngine:
 
     async def inventory(self) -> Sequence[NodeFacts]:
         """Return the nodes of the cluster, or of its partition that is set, less what Slurm gave to others."""
-        found, switches, reservations, launches = await asyncio.gather(
-            self._ask_nodes(), self._slurm.switches(), self._slurm.reservations(), self._seen.running_launches()
-        )
+        found, switches = await self._ask_nodes(), await self._slurm.switches()
+        reservations, launches = await self._slurm.reservations(), await self._seen.running_launches()
         held, closed = nodes.held_by(launches), self._work.closed()
         reserved = nodes.reservations_now(reservations, self._clock.now().timestamp())
         own = self._settings.reservation
@@ -143,23 +142,26 @@ class SlurmEngine:
             launch, taken, addresses={name: self._nodes[name].address for name in taken},
             limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
         )  # fmt: skip
-        try:
-            folder = self._work.begin(launch.key)
-            if launch.secrets:
-                folder.write("secrets", dict(launch.secrets))
-            folder.script(asking.script(self._runner, folder.path, self._settings))
-            folder.write("launch", record)
+        folder = self._work.attempt(launch.key)
+        try:  # in a thread: a shared folder may take milliseconds a file, and other submissions need not wait for it
+            await asyncio.to_thread(self._write_down, launch, record)
         except OSError as error:
             raise unwritable(self._work.root, error) from error
         batch = asking.batch(launch, taken, self._work.mark, folder.path, self._settings)
         try:
-            number = await self._slurm.submit(batch, f"{folder.path}/job.sh")
+            number = await self._slurm.submit(batch, asking.script(self._runner, folder.path, self._settings))
         except EngineRefused:
             self._work.drop(launch.key)
             folder.remove("secrets.json", "launch.json")
             raise
-        folder.once("job", {"job": number, "at": micros_now(self._clock)})
+        await asyncio.to_thread(folder.once, "job", {"job": number, "at": micros_now(self._clock)})
         self._seen.news()
+
+    def _write_down(self, launch: Launch, record: dict[str, Any]) -> None:
+        folder = self._work.begin(launch.key)
+        if launch.secrets:
+            folder.write("secrets", dict(launch.secrets))
+        folder.write("launch", record)
 
     async def _refuse_placement(self, launch: Launch) -> None:
         wanted = {rank.node for rank in launch.ranks}
@@ -178,8 +180,9 @@ class SlurmEngine:
     async def observe(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation]:
         """Return what the files say of these attempts, and Slurm where they say nothing."""
         seen: dict[AttemptKey, Observation] = {}
+        asked_s = self._clock.monotonic_s()
         for key in keys:
-            if (found := await self._seen.look(key)) is not None:
+            if (found := await self._seen.look(key, asked_s)) is not None:
                 seen[key] = found
         return seen
 

@@ -1,7 +1,7 @@
 """Where the Slurm engine keeps what it knows: the folder layout under the work folder that platform and nodes share.
 
 known/JOB.NUMBER               one empty file an attempt, until it is forgotten
-attempts/JOB/NUMBER/           what `runner` names, and job.sh, job.json (the batch job), verdict.json (the end for
+attempts/JOB/NUMBER/           what `runner` names, and job.json (the batch job), verdict.json (the end for
                                good), forgotten, slurm.out, output-RANK.log, output/
 work/JOB/                      the job's own folder, shared by its attempts
 closed/NODE                    why a node takes nothing new of ours
@@ -15,6 +15,7 @@ import hashlib
 import os
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,6 @@ class Folder:
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a file whole."""
         write_whole(f"{self.path}/{name}.json", payload)
-
-    def script(self, text: str) -> None:
-        """Write the batch script."""
-        Path(self.path, "job.sh").write_text(text)
 
     def has(self, name: str) -> bool:
         """Say whether a file is there."""
@@ -81,7 +78,7 @@ class WorkDir:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    @property
+    @cached_property
     def mark(self) -> str:
         """Return what tells the jobs of this work folder from those of another platform of the same user."""
         return f"{zlib.crc32(os.fsencode(os.path.realpath(self.root))):08x}"
@@ -112,7 +109,7 @@ class WorkDir:
     def begin(self, key: AttemptKey) -> Folder:
         """Make the folder of an attempt and list it."""
         folder = self.attempt(key)
-        os.makedirs(f"{folder.path}/use", mode=0o700, exist_ok=True)
+        os.makedirs(folder.path, mode=0o700, exist_ok=True)
         Path(self.root, "known", str(key)).touch()
         return folder
 

@@ -36,8 +36,13 @@ class Observer:
         self._stamps: dict[AttemptKey, Any] = {}
         self._news = asyncio.Event()
 
-    async def look(self, key: AttemptKey) -> Observation | None:
+    async def look(self, key: AttemptKey, asked_s: float | None = None) -> Observation | None:
         """Return what is seen of an attempt, None when there is nothing.
+
+        Args:
+            key: of the attempt.
+            asked_s: when it was asked for, with others: a queue that takes longer than `poll_s` to list is listed once
+                for all of them, not once for each. None is now.
 
         Raises:
             EngineUnavailable: only Slurm could tell, and it does not answer.
@@ -53,18 +58,20 @@ class Observer:
         end, started = folder.read("end"), folder.read("started")
         if end is not None and not words.is_open(end):
             return self._end(key, folder, end)
-        return await self._ask_slurm(key, folder, end, started)
+        asked_s = self._clock.monotonic_s() if asked_s is None else asked_s
+        return await self._ask_slurm(key, folder, end, started, asked_s)
 
     async def _ask_slurm(
-        self, key: AttemptKey, folder: Folder, end: dict[str, Any] | None, started: dict[str, Any] | None
-    ) -> Observation | None:
+        self, key: AttemptKey, folder: Folder, end: dict[str, Any] | None, started: dict[str, Any] | None,
+        asked_s: float,
+    ) -> Observation | None:  # fmt: skip
         claim = folder.read("claim")
         if claim is not None and claim.get("verdict") is not None:
             return self._verdict(key, folder, claim["verdict"])
         number = (folder.read("job") or {}).get("job") or await self.adopt(key)
         if not number and claim is None:
             return None  # written down and never taken by Slurm, as far as is known: the platform asks again
-        job = await self._job(str(key), number or (claim or {}).get("job", ""))
+        job = await self._job(str(key), number or (claim or {}).get("job", ""), asked_s)
         if claim is not None and job.state in words.WAITS:
             job = await self._slurm.job(job.number)  # the queue may be older than the claim
         if claim is not None and job.state in words.WAITS:
@@ -144,16 +151,16 @@ class Observer:
         self._work.attempt(key).once("job", {"job": found.number, "at": self._now_us()})
         return found.number
 
-    async def _job(self, key: str, number: str) -> Job:
-        """Return the job in the queue as it was just now, else as it is told by its number."""
-        await self._refresh(max_age_s=self._settings.poll_s)
+    async def _job(self, key: str, number: str, asked_s: float) -> Job:
+        """Return the job in the queue as it was when it was asked for, else as it is told by its number."""
+        await self._refresh(max_age_s=self._settings.poll_s, asked_s=asked_s)
         found = self._jobs.get(key)
         if found is not None and (not number or found.number == number) and not words.is_over(found.state):
             return found
         return await self._slurm.job(number) if number else Job("", "")
 
-    async def _refresh(self, *, max_age_s: float, complete: bool = False) -> None:
-        asked_s = self._clock.monotonic_s()
+    async def _refresh(self, *, max_age_s: float, complete: bool = False, asked_s: float | None = None) -> None:
+        asked_s = self._clock.monotonic_s() if asked_s is None else asked_s
         async with self._asking:
             if self._jobs_at_s >= asked_s - max_age_s:
                 return

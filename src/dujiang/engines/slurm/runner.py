@@ -185,6 +185,7 @@ class Node:
         cores = sum(int(rank["cpu_milli"]) for rank in self._launch["ranks"]) / 1000
         used_s = procfs.cpu_s(procfs.descendants(self._supervisor))
         with contextlib.suppress(OSError):  # a full disk must not end what runs
+            os.makedirs(self._at("use"), mode=0o700, exist_ok=True)
             write_whole(self._at(f"use/{self._node}.json"), {"at_s": now_s, "cpu_s": used_s, "cores": cores})
 
     def _forward_requests(self) -> None:
