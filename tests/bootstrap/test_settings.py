@@ -55,6 +55,11 @@ def test_the_local_node_has_labels(tmp_path: Path) -> None:
             "[clusters.own]\nslurm = 'x'",
             "clusters.own.slurm is a group of settings; write a table [clusters.own.slurm].",
         ),
+        (
+            "[clusters.own.kubernetes]\nwork_dir = '/x'",
+            "clusters.own.kubernetes: work_dir and work_volume belong together",
+        ),
+        ("[clusters.own.kubernetes]\nwatch_s = -4", "clusters.own.kubernetes: watch_s must be above 0."),
         ("[clusters]\nown = 3", "clusters.own is a group of settings; write a table [clusters.own] with"),
         ("[clusters.own]\ncloud = 'so so'", 'clusters.own.cloud = "so so" should be a valid boolean'),
     ],

@@ -294,7 +294,6 @@ def test_delegated_placement_prefers_and_stays_within_what_is_shown() -> None:
         ({"run": "a\0b"}, {}, "NUL"),
         ({"env": {"A": "\udc80"}}, {}, "UTF-8"),
         ({"placed": (RankPlacement(1, "n1", 1, 1),)}, {}, "numbered"),
-        ({}, {"work_volume": {"nfs": {}}}, "work_dir"),
     ],
 )
 def test_what_can_never_run_is_refused(more: dict[str, Any], settings: dict[str, Any], word: str) -> None:

@@ -42,7 +42,10 @@ def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) ->
             raise EngineRefused(f"[clusters.{name}] is both a Slurm and a Kubernetes cluster; keep one of the tables")
         if name in (LOCAL, SIMULATED):
             raise EngineRefused(f"[clusters.{name}.{kinds[0]}]: {name!r} is taken, give the cluster another name")
-        found[name] = _engine(name, each, home, clock, key)
+        try:
+            found[name] = _engine(name, each, home, clock, key)
+        except EngineRefused as error:
+            raise EngineRefused(f"[clusters.{name}.{kinds[0]}]: {error.sentence}") from error
     return found
 
 

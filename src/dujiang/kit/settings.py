@@ -275,6 +275,8 @@ def _problem_in_table(
         return f"{one.where}: {dotted}: there is no such setting.{near}"
     if error["type"] in _MISSING:
         return f"{one.where}: {dotted} must be set: write {place[-1]} = ... under [{table}]."
+    if error["type"] == "value_error":  # a rule over several settings of a table
+        return f"{one.where}: {dotted}: {wanted}."
     if error["type"] == "dataclass_type":
         return f"{one.where}: {dotted} is a group of settings; write a table [{dotted}]."
     return f"{one.where}: {dotted} = {_shown(error.get('input'))} {wanted}."

@@ -80,7 +80,7 @@ def refuse_impossible(plan: Plan) -> None:
     Raises:
         EngineRefused: with what to change.
     """
-    launch, settings = plan.launch, plan.settings
+    launch = plan.launch
     if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
         raise EngineRefused("The ranks must be numbered from 0 without a gap.")
     for rank in launch.ranks:
@@ -97,8 +97,6 @@ def refuse_impossible(plan: Plan) -> None:
     for what, text in texts.items():
         if "\0" in text or _is_broken(text):
             raise EngineRefused(f"The {what} holds characters that Kubernetes cannot carry: NUL, or bytes not UTF-8.")
-    if settings.work_volume and not settings.work_dir:
-        raise EngineRefused("`work_volume` needs `work_dir`, where it is mounted.")
 
 
 def secret(plan: Plan, record: Record) -> dict[str, Any]:

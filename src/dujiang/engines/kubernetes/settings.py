@@ -75,3 +75,17 @@ class KubernetesSettings:
     """How long Pods may wait for a node or an image before the attempt is given up as one that could not start."""
     watch_s: float = 0.5
     """How often output that is followed is asked for again."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ValueError: with what to write.
+        """
+        if bool(self.work_dir) != bool(self.work_volume):
+            raise ValueError("work_dir and work_volume belong together: where the folder is mounted, and what it is")
+        if self.work_dir and not self.work_dir.startswith("/"):
+            raise ValueError(f"work_dir must be absolute, not {self.work_dir!r}")
+        for name in ("request_timeout_s", "stale_after_s", "gang_start_s", "watch_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0")
