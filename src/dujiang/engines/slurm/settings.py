@@ -39,7 +39,8 @@ class SlurmSettings:
     """Of slurmrestd, `http://HOST:PORT`, `https://...` or `unix:/path`: what it can do is asked of it instead of the
     commands, which may then be missing here. Empty asks by commands alone."""
     rest_user: str = ""
-    """Whose jobs they are over REST; empty takes the user that the platform runs as."""
+    """Name in Slurm of the user that the platform runs as; empty takes the name here. Another user's jobs could not
+    read what the platform writes into the work folder."""
     rest_token_file: str = ""
     """Holds a token of that user (`scontrol token`), readable by the platform's user alone; read again when it is
     another, so that something else can renew it."""
