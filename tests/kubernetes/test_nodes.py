@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dujiang.engines.contract import DeviceShare, NodeFacts, RankPlacement
+from dujiang.engines.contract import NEEDS_IMAGE, DeviceShare, NodeFacts, RankPlacement
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.devices import slots_of
 from dujiang.engines.kubernetes.inventory import facts_of
@@ -28,7 +28,7 @@ from tests.kubernetes.cluster import Cluster
 
 GIB = 1 << 30
 MARK = ("dujiang.io/mark", "here")
-SETTINGS = KubernetesSettings()
+SETTINGS = KubernetesSettings(image="an-image")
 AWS = "topology.k8s.aws/network-node-layer"
 
 
@@ -238,6 +238,10 @@ def test_a_closed_node_says_who_closed_it() -> None:
     assert not opened.cordoned
     here = facts(node_of(), closed={"gpu-1": "fan"})
     assert (here.cordoned, here.reason) == (True, "fan")
+
+
+def test_a_cluster_without_an_image_of_its_own_takes_jobs_that_bring_one_alone() -> None:
+    assert facts(node_of(), settings={"image": ""}).taints == (NEEDS_IMAGE,)
 
 
 def test_taints_are_told_but_for_those_that_other_words_say() -> None:

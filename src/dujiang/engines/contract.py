@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from dujiang.kit.errors import DujiangError
 
@@ -118,6 +118,10 @@ class DeviceFacts:
     isolation: Isolation = Isolation.COUNTED_ONLY
     """What a fraction of this device would get."""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+NEEDS_IMAGE: Final = "dujiang.io/needs-image"
+"""Taint of nodes that run nothing without a container image: what has one tolerates it."""
 
 
 @dataclass(frozen=True, slots=True)

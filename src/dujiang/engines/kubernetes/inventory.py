@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from dujiang.engines.contract import NodeFacts
+from dujiang.engines.contract import NEEDS_IMAGE, NodeFacts
 from dujiang.engines.kubernetes.claims import DeviceId, KubeClaim, KubeSlice, devices_by_node
 from dujiang.engines.kubernetes.devices import Slot, slots_of
 from dujiang.engines.kubernetes.nodes import KubeNode, Taint
@@ -81,7 +81,7 @@ def _facts(
         cordoned=why is not None,
         reason=node.reason if not node.ready else why or "",
         labels=_labels(node.labels),
-        taints=tuple(_taints(node.taints, settings.tolerations)),
+        taints=(*_taints(node.taints, settings.tolerations), *(() if settings.image else (NEEDS_IMAGE,))),
     )
 
 

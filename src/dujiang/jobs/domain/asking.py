@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Isolation, Launch
+from dujiang.engines.contract import NEEDS_IMAGE, AttemptKey, Checkpointing, Input, Isolation, Launch
 from dujiang.jobs.domain.distributed import Site, spread
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.job import Attempt, Job
@@ -51,6 +51,11 @@ def where_of(placement: Placement) -> Constraints:
     )
 
 
+def _in_image(where: Constraints) -> Constraints:
+    """Return the same for a job with a container image: only where those are run, also where nothing else is."""
+    return replace(where, image=True, tolerations=(*where.tolerations, NEEDS_IMAGE))
+
+
 _ISOLATION = {
     Kept.COUNTED: Isolation.COUNTED_ONLY,
     Kept.MEMORY: Isolation.MEMORY_ONLY,
@@ -78,7 +83,7 @@ def request_of(job: Job, *, expected_s: float | None = None) -> Request:
         not_before=job.not_before,
         runs_at_most_s=runs_at_most_s,
         avoid=job.avoid,
-        where=replace(where_of(spec.placement), image=spec.image is not None),
+        where=_in_image(where_of(spec.placement)) if spec.image is not None else where_of(spec.placement),
         alternatives=tuple(_ask(one) for one in spec.resources.alternatives),
         queue=spec.queue or "",
         deadline=spec.deadline.moment(job.created_at) if spec.deadline else None,
