@@ -234,7 +234,7 @@ def decide(sight: Sight, *, now_us: int) -> dict[str, Any]:
         "end": str(end), "exit_code": first.exit_code if is_plain else None,
         "signal": first.signal if is_plain else None, "rank": first.rank, "at_us": max([at_us, *started]),
         "started_us": min(started, default=None), "evidence": [*why, *lines][:_MOST_EVIDENCE],
-        "facts": {**record.launch["lineage"], **_facts(ends, started, at_us)}, **_place(record, sight.pods),
+        "facts": {**record.launch.get("lineage", {}), **_facts(ends, started, at_us)}, **_place(record, sight.pods),
     }  # fmt: skip
 
 
