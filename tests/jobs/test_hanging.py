@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from dujiang.kit.ids import Ids
 from dujiang.kit.loop import TickReport
 from tests.hanging import Hanging
 from tests.platforms import SIM, Scene, a_scene
+from tests.sim.stage import InPlace, Mishaps, on_stage
 
 FAR = "far"
 WITHIN_S = 10.0
@@ -78,10 +80,21 @@ class Two:
 
 
 @pytest.fixture
-async def two(sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path) -> AsyncIterator[Two]:
+async def staged(clock: ManualClock, tmp_path: Path) -> AsyncIterator[Database]:
+    """A database without threads, so that how many turns a tick takes hangs on no machine's load."""
+    asyncio.get_running_loop().set_default_executor(InPlace())
+    with on_stage(Mishaps(Random(1))):
+        db = Database(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}", clock=clock, journal_key=b"test", durable=False)
+        await db.create_all()
+        yield db
+        await db.close()
+
+
+@pytest.fixture
+async def two(staged: Database, clock: ManualClock, ids: Ids, tmp_path: Path) -> AsyncIterator[Two]:
     world = Cluster(parse_fleet("4x2"), seed=9, clock=clock)
     engine = Hanging(SimulatedEngine(world))
-    async with a_scene(sqlite, clock, ids, tmp_path, engines={FAR: engine}) as scene:
+    async with a_scene(staged, clock, ids, tmp_path, engines={FAR: engine}) as scene:
         made = Two(scene, world, engine)
         yield made
         engine.let_go()
@@ -138,11 +151,11 @@ async def test_a_cluster_that_hangs_is_told_and_nothing_new_is_put_there(two: Tw
 
 
 async def test_a_cluster_that_hangs_from_the_start_is_there_to_be_seen(
-    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+    staged: Database, clock: ManualClock, ids: Ids, tmp_path: Path
 ) -> None:
     engine = Hanging(SimulatedEngine(Cluster(parse_fleet("1x2"), seed=9, clock=clock)))
     engine.hang()
-    async with a_scene(sqlite, clock, ids, tmp_path) as scene:
+    async with a_scene(staged, clock, ids, tmp_path) as scene:
         scene.platform.world.clusters[FAR] = engine  # type: ignore[index]
         platform = type(scene.platform)(scene.platform.world, scene.platform.settings)
         two = Two(
