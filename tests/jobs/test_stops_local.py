@@ -165,7 +165,7 @@ run: echo core work
     await rating.tick()
     wanted = proofs(
         db=here.platform.world.db, pool=here.platform.pool, billing=here.platform.billing, audit=here.platform.audit,
-        clusters=here.platform.world.clusters,
+        clusters=here.platform.lines,
     )  # fmt: skip
     for proof in wanted:
         found = await proof.prove()
