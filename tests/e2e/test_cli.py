@@ -370,7 +370,7 @@ def test_the_example_with_a_fraction_runs_on_a_gpu_and_is_refused_without(platfo
     if platform.run("nodes", "--json").json[0]["devices"]:
         assert ended(platform, said.json[0]["id"])["state"] == "COMPLETED"
     else:
-        refused(said, 2, "There is no device of the kind asked for (any). Devices here: none.")
+        refused(said, 2, "There is no device where it may run. Devices here: none.")
 
 
 def test_the_example_of_a_service_answers_until_it_is_cancelled(platform: PlatformProcess) -> None:

@@ -64,7 +64,10 @@ class Box:
         command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *self.shell]
         command += [f"{self.folder}/bin/runner", "run", str(rank)]
         with (self.folder / "out").open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job inherits it ignored
+            )  # fmt: skip
         return self
 
     def said(self, text: str) -> Box:

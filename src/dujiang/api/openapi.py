@@ -50,7 +50,7 @@ _SHARED: Final = {400: "The request cannot be read", 429: "Too many requests", 5
 _GUARDED: Final = {401: "Sign in first", 403: "Not allowed"}
 _ASK_THEMSELVES: Final = frozenset({"/metrics", "/v1/login"})
 """Routes that anybody may call and that ask who it is by themselves."""
-_NAMING: Final = frozenset({"project", "user", "node"})
+_NAMING: Final = frozenset({"cluster", "project", "user", "node"})
 """Parameters of queries that name an object which may not be there."""
 
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dujiang.engines.contract import Isolation
 from dujiang.kit.clock import EPOCH
@@ -201,10 +202,10 @@ async def lock_pulse(tx: Tx) -> Pulse:
     """Return where the pool stands and keep every other writer of it waiting until this transaction ends."""
     row = (await tx.execute(_PULSE.with_for_update())).first()
     if row is None:
-        await tx.execute(
-            insert(pool_version).values(id=1, version=NOWHERE.version, stamp=NOWHERE.stamp, latest_at=EPOCH)
-        )
-        return NOWHERE
+        first = {"id": 1, "version": NOWHERE.version, "stamp": NOWHERE.stamp, "latest_at": EPOCH}
+        dialect = sqlite if tx.connection.dialect.name == "sqlite" else postgresql
+        await tx.execute(dialect.insert(pool_version).values(**first).on_conflict_do_nothing())
+        row = (await tx.execute(_PULSE.with_for_update())).one()  # of two first looks at once, one made it
     return Pulse(row.version, row.stamp, row.latest_at)
 
 

@@ -94,7 +94,7 @@ def test_an_attempt_knows_itself() -> None:
         "DUJIANG_JOB_ID": "job_a", "DUJIANG_ATTEMPT": "2", "DUJIANG_JOB_NAME": "a-job",
         "DUJIANG_PROJECT": "a-project", "DUJIANG_ATTEMPT_KEY": "00c0ffee/job_a.2", "DUJIANG_LIMITS": "cgroup-v2",
         "DUJIANG_CPU_MILLI": "2500", "DUJIANG_MEMORY_BYTES": str(GIB), "DUJIANG_GPU_MILLI": "0",
-        "DUJIANG_OUTPUT_DIR": "/out/a", "DUJIANG_NODES": "1",
+        "DUJIANG_OUTPUT_DIR": "/out/a", "DUJIANG_NODES": "1", "DUJIANG_HOSTS": "127.0.0.1",
     }  # fmt: skip
 
 
