@@ -98,7 +98,7 @@ def router(pool: PoolService, clusters: Mapping[str, Line]) -> APIRouter:
     """Return the route."""
     routes = APIRouter(prefix="/v1", tags=["pool"])
 
-    @routes.get("/allocations/reconcile")
+    @routes.get("/allocations/reconcile", responses={409: {"description": "No cluster keeps accounts of its own"}})
     async def reconcile_allocations(
         caller: Verifier,
         cluster: Annotated[str | None, Query(max_length=253, description="Left out: all that keep accounts.")] = None,
