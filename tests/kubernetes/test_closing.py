@@ -44,7 +44,7 @@ class Bench:
     async def facts(self) -> NodeFacts:
         """Return what the platform is told of the node."""
         nodes = await self.mirror.fresh()
-        settings = KubernetesSettings()
+        settings = KubernetesSettings(image="shell")
         return facts_of([nodes[self.node]], [], settings=settings, closed=self.closer.closed)[0]
 
 
