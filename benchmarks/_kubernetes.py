@@ -72,9 +72,13 @@ class Bodies(Api):
 
 
 def renamed(body: Mapping[str, Any], name: str, node: str | None, mark: str) -> dict[str, Any]:
-    """Return an object of the engine under another name, on another node, and of nobody."""
+    """Return an object of the engine under another name, on another node, of nobody, and no record."""
     meta = {key: value for key, value in body["metadata"].items() if key not in ("ownerReferences", "finalizers")}
     meta |= {"name": name, "labels": {**meta["labels"], records.MARK: mark}}
+    notes = dict(meta["annotations"])
+    for note in (records.LAUNCH, records.MADE):
+        notes.pop(note, None)
+    meta["annotations"] = notes
     found = {**body, "metadata": meta}
     if node is not None:
         found["spec"] = {**body["spec"], "affinity": {"nodeAffinity": pods._affinity(node, KubernetesSettings())}}

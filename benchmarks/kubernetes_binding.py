@@ -3,7 +3,7 @@
     python benchmarks/kubernetes_binding.py [--nodes 500] [--pods 2000] [--gangs 40]
 
 Peer: kube-scheduler binds one-GPU Pods that were all there before it was started; and it binds them while they are
-created. Ours: one plan over the inventory, each job submitted through the engine (record and Pod), until the last Pod
+created. Ours: one plan over the inventory, each job submitted through the engine, until the last Pod
 has its node. Then gangs of 16 times 8 GPUs; and two of them on 20 nodes, as plain Pods and through us.
 """
 

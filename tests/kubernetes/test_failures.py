@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def merge(harness: KubernetesHarness, path: str, change: Mapping[str, Any]) -> N
     harness.cluster.request("PATCH", path, change, kind="application/merge-patch+json")
 
 
+def take(harness: KubernetesHarness, key: AttemptKey, rank: int = 0) -> None:
+    """Take a Pod away as somebody does who knows of no finalizer."""
+    merge(harness, path_of(harness, key, rank), {"metadata": {"finalizers": None}})
+    name = f"{name_of(key)}-{rank}"
+    harness.cluster.kubectl("delete", "pod", name, "-n", harness.namespace, "--grace-period=0", "--force")
+
+
 async def settled(harness: KubernetesHarness, is_so: Any, within_s: float = PATIENCE_S) -> None:
     """Wait until something of the cluster is so, while the engine goes on."""
     deadline = harness.clock.monotonic_s() + within_s
@@ -101,7 +109,7 @@ class Lossy(Api):
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         answer = await super().create(path, body)
-        self._forget(path)
+        self._forget(f"{path}/{body.get('metadata', {}).get('name', '')}")
         return answer
 
     async def patch(self, path: str, body: Any, **more: Any) -> dict[str, Any]:
@@ -157,12 +165,18 @@ async def test_a_store_that_is_away_loses_nothing(harness: KubernetesHarness) ->
     assert harness.runs(key) == 1
 
 
-@pytest.mark.parametrize("lost", ["/configmaps", "/pods", "patch /api/v1/namespaces"])
+HEAVY = "\n#" + "x" * 70_000
+"""Text that no annotation takes."""
+
+
+@pytest.mark.parametrize("lost", ["/pods", "-files", "/secrets", "-1-1", "/services", "patch /api/v1/namespaces"])
 async def test_a_submit_whose_answer_was_lost_runs_once(harness: KubernetesHarness, lost: str) -> None:
     await harness.ended(await harness.submit(Exits(0), job="job_before"))  # the namespace is there
     await harness.engine.close()
     harness.engine = harness.another(Lossy(harness, lost))  # type: ignore[assignment]
-    launch = harness.launch(Exits(3), ranks=2 if lost.startswith("patch") else 1)  # of one, nothing is changed
+    launch = harness.launch(Exits(3), ranks=1 if lost == "/pods" else 2)  # of one Pod, nothing else is asked
+    launch = replace(launch, run=launch.run + HEAVY if lost == "-files" else launch.run)
+    launch = replace(launch, secrets={"A": "b"} if lost == "/secrets" else {})
     with pytest.raises(EngineUnavailable, match="lost"):
         await harness.engine.submit(launch)
     await harness.engine.submit(launch)
@@ -174,8 +188,8 @@ async def test_a_submit_whose_answer_was_lost_runs_once(harness: KubernetesHarne
 async def test_a_gang_of_which_half_was_made_is_made_whole(harness: KubernetesHarness) -> None:
     await harness.ended(await harness.submit(Exits(0), job="job_before"))
     await harness.engine.close()
-    harness.engine = harness.another(Lossy(harness, "/pods"))  # type: ignore[assignment]
     launch = harness.launch(Exits(0, "here"), ranks=3)
+    harness.engine = harness.another(Lossy(harness, f"{name_of(launch.key)}-1"))  # type: ignore[assignment]
     with pytest.raises(EngineUnavailable, match="lost"):
         await harness.engine.submit(launch)
     await harness.engine.changed(0.5)
@@ -219,7 +233,6 @@ async def test_a_pod_that_a_person_deletes_saves_and_is_a_stop(harness: Kubernet
     assert (seen.end, seen.exit_code) == (End.STOPPED, 0)
     assert "deleted" in told(seen)
     assert b"saved" in await harness.printed(key)
-    await settled(harness, lambda: name not in harness.cluster.kubectl("get", "pods", "-n", harness.namespace))
 
 
 async def test_a_pod_that_is_evicted_saves_and_is_preempted(harness: KubernetesHarness) -> None:
@@ -284,32 +297,23 @@ async def test_work_of_others_with_a_higher_priority_preempts(harness: Kubernete
 
 
 async def test_a_pod_that_vanished_without_its_end_is_lost_and_never_made_again(harness: KubernetesHarness) -> None:
-    launch = harness.launch(Waits())
+    launch = harness.launch(Waits(), ranks=2)
     await harness.engine.submit(launch)
     await harness.ready(launch.key)
+    await harness.ready(launch.key, rank=1)
     await harness.engine.close()
-    merge(harness, path_of(harness, launch.key), {"metadata": {"finalizers": None}})
-    name = f"{name_of(launch.key)}-0"
-    harness.cluster.kubectl("delete", "pod", name, "-n", harness.namespace, "--grace-period=0", "--force")
+    take(harness, launch.key, rank=1)
     await harness.restart()
     await harness.engine.submit(launch)
     seen = await ended(harness, launch.key)
-    assert (seen.end, seen.exit_code) == (End.LOST, None)
+    assert (seen.end, seen.exit_code, seen.rank) == (End.LOST, None, 1)
     assert harness.runs(launch.key) == 1
-
-
-async def test_a_record_that_a_person_deletes_takes_its_pods_along(harness: KubernetesHarness) -> None:
-    key = await harness.submit(Waits())
-    await harness.ready(key)
-    harness.cluster.kubectl("delete", "configmap", name_of(key), "-n", harness.namespace)
-    await harness.until(key, lambda seen: seen is None)
-    await settled(harness, lambda: name_of(key) not in harness.cluster.kubectl("get", "pods", "-n", harness.namespace))
 
 
 async def test_what_others_write_on_a_record_is_in_nobodys_way(harness: KubernetesHarness) -> None:
     key = await harness.submit(Waits())
     await harness.ready(key)
-    path = f"/api/v1/namespaces/{harness.namespace}/configmaps/{name_of(key)}"
+    path = path_of(harness, key)
     for nth in range(20):
         merge(harness, path, {"metadata": {"annotations": {"other": str(nth)}}})
         if nth == 10:

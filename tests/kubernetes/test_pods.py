@@ -16,8 +16,7 @@ from dujiang.engines.contract import AttemptKey, Checkpointing, DeviceShare, Eng
 from dujiang.engines.kubernetes import pods, records, runner
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.pods import Plan
-from dujiang.engines.kubernetes.records import Record
-from dujiang.engines.kubernetes.seeing import GATE, KEEP
+from dujiang.engines.kubernetes.records import GATE, KEEP, Record
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.kubernetes.sharing import DeviceRequest
 
@@ -37,15 +36,21 @@ def a_launch(ranks: int = 1, **more: Any) -> Launch:
     )
 
 
-def a_plan(launch: Launch, *taints: tuple[str, str, str], **settings: Any) -> Plan:
+def a_plan(
+    launch: Launch, *taints: tuple[str, str, str], devices: DeviceRequest | None = None, **settings: Any
+) -> Plan:
     nodes = {rank.node: a_node(rank.node, *taints) for rank in launch.ranks}
-    return Plan(launch, "mark", KubernetesSettings(**{**BASE, **settings}), nodes)
+    asked = [devices or DeviceRequest() for _ in launch.ranks]
+    return Plan(launch, "mark", KubernetesSettings(**{**BASE, **settings}), nodes, "dujiang-vision", asked)
 
 
-def a_record(plan: Plan) -> Record:
-    body = records.manifest(plan.launch, "mark", "dujiang-vision", at_us=7, script=plan.files(), facts=plan.facts())
-    body["metadata"] |= {"uid": "record-uid", "resourceVersion": "5"}
-    found = records.reduce_record(body)
+def as_made(body: dict[str, Any], **notes: str) -> dict[str, Any]:
+    meta = {**body["metadata"], "uid": "record-uid", "resourceVersion": "5"}
+    return {**body, "metadata": {**meta, "annotations": {**meta["annotations"], **notes}}}
+
+
+def a_record(plan: Plan, **notes: str) -> Record:
+    found = records.reduce_record(as_made(pods.first(plan, 7), **notes))
     assert found is not None
     return found
 
@@ -53,12 +58,18 @@ def a_record(plan: Plan) -> Record:
 def a_pod(
     launch: Launch, *taints: tuple[str, str, str], rank: int = 0, devices: DeviceRequest | None = None, **settings: Any
 ) -> dict[str, Any]:
-    plan = a_plan(launch, *taints, **settings)
-    return pods.pod(plan, a_record(plan), launch.ranks[rank], devices or DeviceRequest())
+    plan = a_plan(launch, *taints, devices=devices, **settings)
+    return pods.pod(plan, a_record(plan), rank) if rank else pods.first(plan, 7)
 
 
 def box(pod: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = pod["spec"]["containers"][0]
+    return found
+
+
+def sources(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what lies beside the runner."""
+    found: list[dict[str, Any]] = pod["spec"]["volumes"][0]["projected"]["sources"]
     return found
 
 
@@ -92,47 +103,80 @@ def test_a_key_that_cannot_name_anything_is_refused(key: AttemptKey) -> None:
 
 def test_a_record_is_read_as_it_was_written_and_holds_no_secret() -> None:
     plan = a_plan(a_launch(2, secrets={"TOKEN": "s3cret"}, grace_s=12.5, ports=2))
-    body = records.manifest(plan.launch, "mark", "ns", at_us=7, script=plan.files(), facts=plan.facts())
-    assert "s3cret" not in json.dumps(body)
+    assert "s3cret" not in json.dumps(pods.first(plan, 7))
     record = a_record(plan)
     assert (record.key, record.ranks, record.pod(1)) == (KEY, 2, f"{records.name_of(KEY)}-1")
+    assert record.path == f"/api/v1/namespaces/dujiang-vision/pods/{records.name_of(KEY)}-0"
     assert (record.launch["grace_s"], record.launch["at_us"], len(record.launch["ports"])) == (12.5, 7, 2)
-    assert (record.is_made, record.stop, record.verdict, record.is_forgotten) == (False, None, None, False)
+    assert (record.is_made, record.stop, record.verdict) == (False, None, None)
 
 
 def test_what_is_written_on_a_record_is_read_back() -> None:
-    record = a_record(a_plan(a_launch()))
+    plan = a_plan(a_launch(2))
+    record, notes = a_record(plan), dict[str, str]()
     stop = records.Stop("asked", 5, 9, "because")
     verdict = {"end": "Exited", "exit_code": 0}
-    notes = {records.KEY: str(KEY)}
     for change in (records.made(record), records.stopped(record, stop), records.judged(record, verdict)):
-        assert change["metadata"]["resourceVersion"] == "5"
-        notes |= change["metadata"].get("annotations", {})
-    data = {"launch.json": "{}", **records.judged(record, verdict)["data"]}
-    meta = {"name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "6", "annotations": notes}
-    now = records.reduce_record({"metadata": meta, "data": data})
-    assert now is not None
+        assert (change["metadata"]["uid"], change["metadata"]["resourceVersion"]) == ("record-uid", "5")
+        notes |= change["metadata"]["annotations"]
+    now = a_record(plan, **notes)
     assert (now.is_made, now.stop, now.verdict) == (True, stop, verdict)
 
 
-def test_a_forgotten_record_keeps_its_key_alone() -> None:
+def test_a_verdict_that_no_annotation_holds_goes_without_its_facts() -> None:
     record = a_record(a_plan(a_launch()))
-    change = records.forgotten(record, datetime(2026, 1, 31, tzinfo=UTC), runner.FILES)
-    assert change["metadata"]["labels"] == {records.FORGOTTEN: "20260131"}
-    assert set(change["data"]) == {"launch.json", "verdict.json", *runner.FILES}
-    meta = {
-        "name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "6", "annotations": {records.KEY: str(KEY)},
-        "labels": change["metadata"]["labels"],
-    }  # fmt: skip
-    left = records.reduce_record({"metadata": meta})
-    assert left is not None
-    assert left.is_forgotten
+    verdict = {"end": "Exited", "exit_code": 3, "facts": {"environment": "x" * 300_000}}
+    change = records.judged(record, verdict)["metadata"]["annotations"]
+    now = a_record(a_plan(a_launch()), **change)
+    assert now.verdict == {"end": "Exited", "exit_code": 3, "facts": {}}
+
+
+def test_what_is_one_pod_begins_at_once_and_all_else_waits_for_the_rest() -> None:
+    claim = DeviceRequest(claim={"devices": {}})
+    heavy = "x" * 70_000
+    for launch, devices, is_one in (
+        (a_launch(), None, True),
+        (a_launch(2), None, False),
+        (a_launch(secrets={"A": "b"}), None, False),
+        (a_launch(), claim, False),
+        (a_launch(run=heavy), None, False),
+    ):
+        plan = a_plan(launch, devices=devices)
+        assert a_record(plan).is_made is is_one
+        assert ("schedulingGates" in pods.first(plan, 7)["spec"]) is not is_one
+        assert bool(pods.beside(plan, a_record(plan))) is not is_one
+
+
+def test_the_tombstone_of_an_attempt_is_what_its_pods_would_find() -> None:
+    record = a_record(a_plan(a_launch()))
+    stone = records.tombstone(record, "mark", datetime(2026, 1, 31, tzinfo=UTC))
+    assert stone["metadata"]["labels"][records.FORGOTTEN] == "20260131"
+    assert records.reduce_tombstone(stone) == KEY
+    (found,) = [
+        source["configMap"] for source in sources(a_pod(a_launch())) if "optional" in source.get("configMap", {})
+    ]
+    assert (found["name"], found["optional"]) == (stone["metadata"]["name"], True)
+    assert [item["key"] for item in found["items"]] == list(stone["data"])
+
+
+def test_files_lie_in_annotations_while_they_are_small_and_in_a_config_map_of_their_own_after_that() -> None:
+    small = a_pod(a_launch(2, run="echo 'a$b'\n", setup="true"), rank=1)
+    (source,) = [source["downwardAPI"] for source in sources(small) if "downwardAPI" in source]
+    assert [item["path"] for item in source["items"]] == ["launch", "run", "setup"]
+    assert small["metadata"]["annotations"][f"{records.FILE}run"] == "echo 'a$b'\n"
+    for launch in (a_launch(run="x" * 70_000), a_launch(2, run="x" * 40_000)):
+        plan = a_plan(launch)
+        ((path, body),) = [each for each in pods.beside(plan, a_record(plan)) if each[1]["kind"] == "ConfigMap"]
+        assert path == "/api/v1/namespaces/dujiang-vision/configmaps"
+        assert body["data"]["run"] == launch.run
+        assert body["metadata"]["ownerReferences"][0]["uid"] == "record-uid"
+        assert {"configMap": {"name": body["metadata"]["name"]}} in sources(pods.first(plan, 7))
+        assert len(json.dumps(pods.first(plan, 7))) < 20_000
 
 
 def test_a_text_that_no_config_map_holds_is_refused() -> None:
-    plan = a_plan(a_launch(run="x" * 1_000_000))
     with pytest.raises(EngineRefused, match="ConfigMap"):
-        a_record(plan)
+        a_record(a_plan(a_launch(run="x" * 1_000_000)))
 
 
 # -- the Pod ----------------------------------------------------------------------------------------------------------
@@ -156,7 +200,7 @@ def test_a_pod_is_pinned_guaranteed_and_without_rights() -> None:
     )
     assert box(pod)["securityContext"] == {"allowPrivilegeEscalation": False}
     assert pod["metadata"]["finalizers"] == [KEEP]
-    assert pod["metadata"]["ownerReferences"][0]["uid"] == "record-uid"
+    assert "ownerReferences" not in pod["metadata"]
     assert "schedulingGates" not in spec
     assert "activeDeadlineSeconds" not in spec
     assert spec["terminationGracePeriodSeconds"] == 40
@@ -168,6 +212,7 @@ def test_a_gang_waits_behind_a_gate_and_finds_itself_by_names() -> None:
     pod = a_pod(a_launch(2, secrets={"TOKEN": "x"}), rank=1)
     name = records.name_of(KEY)
     assert pod["spec"]["schedulingGates"] == [{"name": GATE}]
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == "record-uid"
     assert (pod["spec"]["hostname"], pod["spec"]["subdomain"]) == (f"{name}-1", name)
     found = env(pod)
     assert (found["RANK"], found["WORLD_SIZE"], found["MASTER_ADDR"]) == ("1", "2", f"{name}-0.{name}")
@@ -297,8 +342,9 @@ def test_delegated_placement_prefers_and_stays_within_what_is_shown() -> None:
     ],
 )
 def test_what_can_never_run_is_refused(more: dict[str, Any], settings: dict[str, Any], word: str) -> None:
+    plan = a_plan(a_launch(**more), **settings)
     with pytest.raises(EngineRefused, match=word):
-        pods.refuse_impossible(a_plan(a_launch(**more), **settings))
+        pods.refuse_impossible(plan.launch, plan.nodes, plan.settings)
 
 
 def test_the_runner_is_told_what_the_launch_says() -> None:

@@ -12,9 +12,9 @@ from dujiang.engines.contract import AttemptKey, End, EngineRefused, EngineUnava
 from dujiang.engines.kubernetes import planning, words
 from dujiang.engines.kubernetes.errors import error_of
 from dujiang.engines.kubernetes.planning import Delete, GiveUp, Go, Tell, Ungate
-from dujiang.engines.kubernetes.records import KEY, RANK, Record, Stop
+from dujiang.engines.kubernetes.records import GATE, KEEP, KEY, RANK, Record, Stop
 from dujiang.engines.kubernetes.refusing import refusal_of
-from dujiang.engines.kubernetes.seeing import GATE, KEEP, Pod, reduce_pod
+from dujiang.engines.kubernetes.seeing import Pod, reduce_pod
 
 DOCS = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 TABLES = {

@@ -1,8 +1,9 @@
 """The Kubernetes engine: each attempt a group of Pods, pinned to the nodes that the platform chose.
 
-What an attempt is stands in its record, a ConfigMap (`records`); what its Pods do is seen in mirrors (`observing`) and
-judged by tables (`words`). What follows from it, without anybody asking, is carried out by `keeping`. So an attempt
-runs at most once, also when an answer of the API server was lost, and ends the same for every platform that looks.
+What an attempt is stands in its record, the Pod of its first rank (`records`); what its Pods do is seen in a mirror
+(`observing`) and judged by tables (`words`). What follows from it, without anybody asking, is carried out by `keeping`.
+So an attempt runs at most once, also when an answer of the API server was lost, and ends the same for every platform
+that looks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dujiang.engines.contract import (
     Phase,
     Usage,
 )
-from dujiang.engines.kubernetes import planning, records, runner
+from dujiang.engines.kubernetes import planning, runner
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.closing import Closer
 from dujiang.engines.kubernetes.environment import LIMITS
@@ -73,7 +74,7 @@ class KubernetesEngine:
         self._closer = Closer(api, self._stock.nodes)
         self._seen = Observer(api, self._stock.nodes, settings, clock=clock, mark=mark)
         self._output = Output(api, archive, clock=clock, every_s=settings.watch_s)
-        self._keeper = Keeper(api, self._seen, self._output, settings, clock=clock)
+        self._keeper = Keeper(api, self._seen, self._output, settings, clock=clock, mark=mark)
         self._submitter = Submitter(api, self._stock, self._seen, self._keeper, settings, mark=mark)
         self._sweeper = Sweeper(api, mark, clock)
 
@@ -106,7 +107,7 @@ class KubernetesEngine:
 
     async def inventory(self) -> Sequence[NodeFacts]:
         """Return the nodes of the cluster, less what Pods of others hold."""
-        return await self._stock.facts(self._closer.closed)
+        return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that has a record and is not forgotten."""
@@ -115,7 +116,7 @@ class KubernetesEngine:
     # -- start and look -----------------------------------------------------------------------------------------------
 
     async def submit(self, launch: Launch) -> None:
-        """Make the record of an attempt and its Pods; what is half made already is gone on with."""
+        """Make the Pods of an attempt, the first of which is its record; what is half made already is gone on with."""
         self._keeper.start()
         await self._submitter.submit(launch, self._closer.closed)
 
@@ -149,7 +150,7 @@ class KubernetesEngine:
             record = (await self._known()).get(key)
             if record is None or rank >= record.ranks:
                 return True
-            pod = await self._pod(record, rank)
+            pod = self._seen.peek(key)[1][rank]
             if pod is not None:
                 await self._output.pull(record, rank, pod)
             return record.verdict is not None
@@ -171,7 +172,7 @@ class KubernetesEngine:
         record = (await self._known()).get(key)
         if record is None or record.verdict is not None:
             return
-        pods = [await self._pod(record, rank) for rank in range(record.ranks)]
+        pods = self._seen.peek(key)[1]
         running = [pod for pod in pods if pod is not None and pod.box.state == "running"]
         command = runner.ask("signal", str(number))
         try:
@@ -212,18 +213,17 @@ class KubernetesEngine:
         await self._closer.drain(node, reason, stop)
 
     async def forget(self, key: AttemptKey) -> None:
-        """Read the output that is still on the nodes, and take away all but an empty record of an ended attempt."""
+        """Read the output that is still on the nodes, leave a tombstone of an ended attempt, and take away the rest."""
         record = (await self._known()).get(key)
         if record is None or record.verdict is None:
             return
-        pods = [pod for rank in range(record.ranks) if (pod := await self._pod(record, rank)) is not None]
+        pods = [pod for pod in self._seen.peek(key)[1] if pod is not None]
         await asyncio.gather(*(self._save_output(record, pod) for pod in pods))
         try:
+            await self._keeper.bury(record)  # before anything goes: from now on nothing can bring the attempt back
             await self._take_away(record, pods)
         except ApiError as error:
             raise said_no(error, f"take away what was made for {key}") from error
-        await self._keeper.change(record, lambda now: records.forgotten(now, self._clock.now(), runner.FILES))
-        self._seen.records.drop(f"{record.namespace}/{record.name}")
         await self._sweeper.sweep()
 
     async def _save_output(self, record: Record, pod: Pod) -> None:
@@ -241,16 +241,16 @@ class KubernetesEngine:
 
     async def _take_away(self, record: Record, pods: Sequence[Pod]) -> None:
         base = f"/api/v1/namespaces/{record.namespace}"
-        for pod in pods:
+        if record.launch["has_secrets"]:
+            await self._api.delete(f"{base}/secrets/{record.name}")
+        if record.launch["has_service"]:
+            await self._api.delete(f"{base}/services/{record.name}")
+        for pod in reversed(pods):  # the record last: it tells the keeper of another platform what is left to do
             if pod.deleted_us is None:
                 await self._api.delete(pod.path, uid=pod.uid, grace_s=None if not pod.is_over else 0)
             if pod.is_kept:
                 await self._keeper.let_go(pod)
             self._seen.pods.drop(f"{pod.namespace}/{pod.name}")
-        if record.launch["has_secrets"]:
-            await self._api.delete(f"{base}/secrets/{record.name}")
-        if record.launch["has_service"]:
-            await self._api.delete(f"{base}/services/{record.name}")
 
     async def close(self) -> None:
         """Let go of connections; what runs goes on."""
@@ -264,7 +264,3 @@ class KubernetesEngine:
     async def _known(self) -> Mapping[AttemptKey, Record]:
         self._keeper.start()
         return await self._seen.known()
-
-    async def _pod(self, record: Record, rank: int) -> Pod | None:
-        shown = await self._seen.pods.fresh()
-        return shown.get(f"{record.namespace}/{record.pod(rank)}")

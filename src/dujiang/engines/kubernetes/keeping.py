@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
 
 from dujiang.engines.contract import AttemptKey, End, EngineUnavailable
-from dujiang.engines.kubernetes import planning, records, runner
+from dujiang.engines.kubernetes import planning, records, runner, words
 from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
-from dujiang.engines.kubernetes.errors import ApiError, Conflict, Forbidden, NotFound, said_no
+from dujiang.engines.kubernetes.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound, said_no
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.planning import Delete, GiveUp, Go, Sight, Tell, Ungate
-from dujiang.engines.kubernetes.records import Record, Stop, name_of, reduce_record
-from dujiang.engines.kubernetes.seeing import CONTAINER, GATE, KEEP, Pod
+from dujiang.engines.kubernetes.records import GATE, KEEP, Record, Stop, name_of, reduce_record
+from dujiang.engines.kubernetes.seeing import CONTAINER, Pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import Clock
 
@@ -36,6 +36,8 @@ _TRIES: Final = 8
 _EXEC_S: Final = 10.0
 _LOG_S: Final = 10.0
 """How long the output of a Pod that is going away is waited for."""
+_ENDING: Final = "being terminated"
+"""What is said of a namespace in which nothing can be made because somebody deletes it."""
 _REST_S: Final = 2.0
 """Before a Pod whose runner could not be told is told again."""
 
@@ -43,7 +45,10 @@ _REST_S: Final = 2.0
 class Keeper:
     """Keeps attempts going the way that was decided."""
 
-    def __init__(self, api: Api, seen: Observer, output: Output, settings: KubernetesSettings, *, clock: Clock) -> None:
+    def __init__(
+        self, api: Api, seen: Observer, output: Output, settings: KubernetesSettings, *, clock: Clock, mark: str
+    ) -> None:
+        self._mark = mark
         self._api, self._seen, self._output, self._settings, self._clock = api, seen, output, settings, clock
         self._apart: Apart[AttemptKey] = Apart()
         self._told: dict[str, tuple[str, int]] = {}
@@ -74,41 +79,43 @@ class Keeper:
         looked_s = -1e9
         while True:
             try:
-                versions = self._seen.records.version, self._seen.pods.version
+                versions = self._seen.versions()
                 everything = self._clock.monotonic_s() - looked_s >= _LOOK_S
                 for key in await self._changed(everything=everything, is_first=looked_s < 0):
                     self.see_to(key)
                 if everything:
                     looked_s = self._clock.monotonic_s()
-                await self._wait(versions, max(0.05, looked_s + _LOOK_S - self._clock.monotonic_s()))
+                await self._seen.wait(versions, max(0.05, looked_s + _LOOK_S - self._clock.monotonic_s()))
             except EngineUnavailable:
                 await self._clock.sleep(1.0)
             except Exception:  # the next look may do better
                 _log.exception("keeper_failed")
                 await self._clock.sleep(1.0)
 
-    async def _wait(self, versions: tuple[int, int], timeout_s: float) -> None:
-        waits = [
-            asyncio.ensure_future(self._seen.records.wait(versions[0], timeout_s)),
-            asyncio.ensure_future(self._seen.pods.wait(versions[1], timeout_s)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-
     async def _changed(self, *, everything: bool, is_first: bool) -> list[AttemptKey]:
         """Return the attempts of which anything is another than at the last look, and all that time may change."""
-        changed = await self._seen.news()
-        if not everything:
-            return changed
-        known, pods = await self._seen.known(), await self._seen.pods.fresh()
-        now_us, wait_us = self._seen.now_us(), int(self._settings.gang_start_s * 1e6)
-        waits = [key for key, record in known.items() if not _rests(record, pods, now_us, wait_us)]
-        goes = [AttemptKey.parse(pod.key) for pod in pods.values() if _goes(pod)]
-        return list(dict.fromkeys([*waits, *goes, *(() if is_first else changed)]))
+        changed, now_us = await self._seen.news(), self._seen.now_us()
+        wait_us = int(self._settings.gang_start_s * 1e6)
+
+        def rests(key: AttemptKey) -> bool:
+            record, pods = self._seen.peek(key)
+            if record is None:
+                return key not in self._seen.vanished and self._seen.is_buried(key)  # whoever buried it clears it
+            return _rests(record, pods, now_us, wait_us)
+
+        found = [] if is_first else [key for key in changed if not rests(key)]
+        if everything:
+            found += [key for key in await self._seen.known() if not rests(key)]
+            found += [key for key, pod in await self._seen.by_key() if self._is_stray(key, pod)]
+            found += self._seen.vanished
+        return list(dict.fromkeys(found))
+
+    def _is_stray(self, key: AttemptKey, pod: Pod) -> bool:
+        """Say whether a Pod is to be taken away or let go, whatever its attempt does."""
+        record, _ = self._seen.peek(key)
+        if record is None or not pod.is_of(record):
+            return pod.deleted_us is None or pod.is_kept
+        return pod.rank > 0 and pod.deleted_us is not None and pod.is_kept
 
     def see_to(self, key: AttemptKey) -> None:
         """Act on an attempt soon; once more where that is under way."""
@@ -129,8 +136,11 @@ class Keeper:
             async with self._room, self._apart.hold(key):
                 record = await self._seen.record(key)
                 if record is None:
-                    await self._clear_orphans(key)
-                elif record.verdict is not None:
+                    await self._clear_up(key)
+                    return
+                for pod in self._seen.strays(record):
+                    await self._clear(pod)
+                if record.verdict is not None:
                     await self._let_go(record)
                 elif (sight := await self._seen.see(record)) is not None:
                     if sight.is_over:
@@ -193,7 +203,7 @@ class Keeper:
 
         Args:
             record: as it was seen.
-            change: returns the merge patch for a version of it; None leaves it as it is.
+            change: returns the strategic patch for a version of it; None leaves it as it is.
 
         Raises:
             EngineUnavailable: it cannot be written now.
@@ -203,7 +213,7 @@ class Keeper:
             if wanted is None:
                 return record
             try:
-                found = await self._api.patch(record.path, wanted)
+                found = await self._api.patch(record.path, wanted, kind="strategic")
             except NotFound:
                 return None
             except Conflict:
@@ -214,23 +224,22 @@ class Keeper:
                 except ApiError as error:
                     raise said_no(error, f"read {record.path}") from error
                 newer = reduce_record(found)
-                if newer is None or newer.is_forgotten or newer.uid != record.uid:
+                if newer is None or newer.uid != record.uid:
                     return None
                 record = newer
                 continue
             except ApiError as error:
                 raise said_no(error, f"write {record.path}") from error
-            self._seen.records.put(found)
+            self._seen.pods.put(found)
             return reduce_record(found)
         raise EngineUnavailable(f"Others change {record.path} all the time; try again.")
 
     async def _let_go(self, record: Record) -> None:
-        """Let Pods that somebody deleted go, now that their end is known."""
-        for rank in range(record.ranks):
-            pod = await self._seen.pods.find(f"{record.namespace}/{record.pod(rank)}")
+        """Let Pods that somebody deleted go, now that their end is known; the record stays until it is forgotten."""
+        for pod in self._seen.peek(record.key)[1]:
             if pod is None:
                 continue
-            if pod.deleted_us is not None and pod.is_kept:
+            if pod.deleted_us is not None and pod.is_kept and pod.rank:
                 await self.let_go(pod)
             elif pod.deleted_us is None and not pod.is_over and record.stop is not None:
                 await self.delete(record, pod, 1)  # made while another platform stopped what was not there yet
@@ -245,20 +254,55 @@ class Keeper:
         with contextlib.suppress(NotFound, Conflict):
             self._seen.pods.put(await self._api.patch(pod.path, change, kind="strategic"))
 
-    async def _clear_orphans(self, key: AttemptKey) -> None:
-        """Take away Pods whose record somebody deleted, or that was forgotten in between."""
-        for pod in [pod for pod in (await self._seen.pods.fresh()).values() if pod.key == str(key)]:
-            path = f"/api/v1/namespaces/{pod.namespace}/configmaps/{name_of(key)}"
-            try:
-                record = reduce_record(await self._api.get(path))
-            except NotFound:
-                record = None
-            if record is not None and not record.is_forgotten:
-                continue
-            if pod.deleted_us is None:
-                await self._api.delete(pod.path, uid=pod.uid)
-            if pod.is_kept and (pod.is_over or not pod.node):
-                await self.let_go(pod)
+    async def _clear_up(self, key: AttemptKey) -> None:
+        """Take away Pods whose record is gone, and all of an attempt that was forgotten."""
+        pods = [pod for pod in (await self._seen.pods.fresh()).values() if pod.key == str(key)]
+        is_forgotten = await self._seen.is_forgotten(key)
+        if is_forgotten or await self._is_gone(key, pods):
+            for pod in pods:
+                await self._clear(pod, at_once=is_forgotten)
+
+    async def _clear(self, pod: Pod, *, at_once: bool = False) -> None:
+        """Take a Pod away; it is let go when its node has done with it, or at once."""
+        if pod.deleted_us is None:
+            await self._api.delete(pod.path, uid=pod.uid)
+        if pod.is_kept and (pod.is_over or not pod.node or at_once):
+            await self.let_go(pod)
+
+    async def _is_gone(self, key: AttemptKey, pods: Sequence[Pod]) -> bool:
+        """Say whether the cluster has the record of an attempt no more; that it was made is then written down."""
+        vanished = self._seen.vanished.get(key)
+        places = [vanished.namespace] if vanished is not None else [pod.namespace for pod in pods]
+        if not places:
+            return False
+        try:
+            found = await self._api.get(f"/api/v1/namespaces/{places[0]}/pods/{name_of(key)}-0")
+        except NotFound:
+            if vanished is not None:
+                await self.bury(vanished)
+        else:
+            self._seen.pods.put(found)
+        self._seen.vanished.pop(key, None)
+        return self._seen.peek(key)[0] is None
+
+    async def bury(self, record: Record) -> None:
+        """Leave the tombstone of an attempt, so that nothing of it is made or run again.
+
+        Raises:
+            ApiError, EngineUnavailable: the cluster says no, or nothing.
+        """
+        path = f"/api/v1/namespaces/{record.namespace}/configmaps"
+        try:
+            found = await self._api.create(path, records.tombstone(record, self._mark, self._clock.now()))
+        except AlreadyExists:  # another platform was quicker
+            found = await self._api.get(f"{path}/{record.name}")
+        except NotFound:
+            return  # its namespace is gone
+        except Forbidden as error:
+            if _ENDING not in error.message:
+                raise
+            return  # nothing can be made in its namespace any more, and with it all goes
+        self._seen.tombstones.put(found)
 
     # -- on the way ---------------------------------------------------------------------------------------------------
 
@@ -276,8 +320,6 @@ class Keeper:
         return now
 
     async def _carry_out(self, sight: Sight) -> None:
-        if sight.record.ranks == 1 and sight.started_us is not None:
-            await self.made(sight.record)
         wait_us = int(self._settings.gang_start_s * 1e6)
         steps = planning.steps(sight, now_us=self._seen.now_us(), wait_us=wait_us)
         room = asyncio.Semaphore(_AT_ONCE)
@@ -379,22 +421,18 @@ class Keeper:
                 await self._output.pull(record, pod.rank, pod)
 
 
-def _rests(record: Record, pods: Mapping[str, Pod], now_us: int, wait_us: int) -> bool:
+def _rests(record: Record, pods: Sequence[Pod | None], now_us: int, wait_us: int) -> bool:
     """Say whether only a change of its record or Pods can give us anything to do for an attempt now."""
+    own = [pod for pod in pods if pod is not None and pod.deleted_us is None]
+    if len(own) < record.ranks:
+        return record.verdict is not None and not any(
+            pod.rank and pod.is_kept for pod in pods if pod and pod not in own
+        )
     if record.verdict is not None:
-        return True
-    if record.launch["waits_for_go"] or record.stop is not None:
-        return False
-    found = [pods.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
-    own = [pod for pod in found if pod is not None and pod.deleted_us is None]
-    if len(own) < record.ranks or any(pod.gates for pod in own):
+        return record.stop is None or all(pod.is_over for pod in own)
+    if record.launch["waits_for_go"] or record.stop is not None or any(pod.gates for pod in own):
         return False
     if record.is_made and all(pod.box.state == "running" for pod in own):
         return True
     is_early = not record.launch["queued"] and now_us - int(record.launch["at_us"]) <= wait_us
-    return is_early and not any(pod.is_over or pod.box.started_us is not None for pod in own)
-
-
-def _goes(pod: Pod) -> bool:
-    """Say whether a Pod is being deleted and waits for us to let it go."""
-    return pod.deleted_us is not None and pod.is_kept
+    return is_early and not any(pod.is_over or pod.box.started_us is not None or words.is_hopeless(pod) for pod in own)

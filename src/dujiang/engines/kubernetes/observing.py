@@ -1,14 +1,14 @@
-"""Finds out what an attempt does: by mirrors of its record and of its Pods, without a request for each.
+"""Finds out what attempts do: by a mirror of their Pods, the first of which are their records, without a request each.
 
 Nothing is called lost because a view lags: a Pod that was made and is not shown is asked for by its name before
-anything is concluded.
+anything is concluded. A second mirror shows the tombstones, by which what was forgotten is known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -18,8 +18,9 @@ from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError, NotFound, said_no
 from dujiang.engines.kubernetes.mirror import Mirror
 from dujiang.engines.kubernetes.nodes import KubeNode
+from dujiang.engines.kubernetes.others import ENDED, KubePod
 from dujiang.engines.kubernetes.planning import Sight
-from dujiang.engines.kubernetes.records import FORGOTTEN, KIND, MARK, Record, reduce_record
+from dujiang.engines.kubernetes.records import FORGOTTEN, MARK, Record, reduce_tombstone
 from dujiang.engines.kubernetes.seeing import Pod, reduce_pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import Clock, to_micros
@@ -38,15 +39,20 @@ class Observer:
     ) -> None:
         self._api, self._nodes, self._settings, self._clock = api, nodes, settings, clock
         stale_s, ours = settings.stale_after_s, f"{MARK}={mark}"
-        self.records: Mirror[Record] = Mirror(
-            api, "/api/v1/configmaps", reduce_record, labels=f"{ours},{KIND}=attempt,!{FORGOTTEN}", clock=clock,
-            stale_after_s=stale_s, told=self._record_changed,
+        self.tombstones: Mirror[AttemptKey] = Mirror(
+            api, "/api/v1/configmaps", reduce_tombstone, labels=f"{ours},{FORGOTTEN}", clock=clock,
+            stale_after_s=stale_s, told=self._tombstone_changed,
         )  # fmt: skip
         self.pods: Mirror[Pod] = Mirror(
             api, "/api/v1/pods", reduce_pod, labels=ours, clock=clock, stale_after_s=stale_s, told=self._pod_changed
         )
         self._by_key: dict[AttemptKey, Record] = {}
+        self._version = 0
+        """Goes up with each change of a record."""
         self._copied: tuple[int, Mapping[AttemptKey, Record]] = (-1, {})
+        self._forgotten: set[AttemptKey] = set()
+        self.vanished: dict[AttemptKey, Record] = {}
+        """Of attempts that were made and not forgotten: what somebody has taken away, finalizer and all."""
         self._news: dict[AttemptKey, None] = {}
         self._not_there: dict[str, float] = {}
         self._steady: dict[AttemptKey, tuple[Record, list[Pod], Observation]] = {}
@@ -58,19 +64,32 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
         """
-        await self.records.ready()
-        if self._copied[0] != self.records.version:
-            self._copied = (self.records.version, self._by_key.copy())
+        await self._ready()
+        if self._copied[0] != self._version:
+            self._copied = (self._version, self._by_key.copy())
         return self._copied[1]
 
     async def record(self, key: AttemptKey) -> Record | None:
-        """Return the record of an attempt, None where there is none.
+        """Return the record of an attempt, None where there is none or the attempt is forgotten.
 
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
         """
-        await self.records.ready()
+        await self._ready()
         return self._by_key.get(key)
+
+    async def is_forgotten(self, key: AttemptKey) -> bool:
+        """Say whether an attempt was forgotten.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        await self.tombstones.ready()
+        return self.is_buried(key)
+
+    def is_buried(self, key: AttemptKey) -> bool:
+        """Say whether an attempt was forgotten when that was last looked at."""
+        return key in self._forgotten
 
     async def news(self) -> list[AttemptKey]:
         """Return the attempts of which anything is another than when this was asked last.
@@ -78,24 +97,77 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
         """
-        await self.records.ready()
-        await self.pods.ready()
+        await self._ready()
         found, self._news = list(self._news), {}
         return found
 
-    def _record_changed(self, before: Record | None, now: Record | None) -> None:
-        if now is not None:
-            self._by_key[now.key] = now
-            self._news[now.key] = None
-        elif before is not None:
-            if self._by_key.get(before.key) is before:
-                del self._by_key[before.key]
-            self._news[before.key] = None
+    def peek(self, key: AttemptKey) -> tuple[Record | None, list[Pod | None]]:
+        """Return the record of an attempt and its Pods by rank as they were last seen; None: not there."""
+        record = self._by_key.get(key)
+        return record, [] if record is None else [self._own(record, rank) for rank in range(record.ranks)]
+
+    def strays(self, record: Record) -> list[Pod]:
+        """Return Pods that have the names of an attempt's and belong to one of before."""
+        found = [self.pods.peek(f"{record.namespace}/{record.pod(rank)}") for rank in range(1, record.ranks)]
+        return [pod for pod in found if pod is not None and not pod.is_of(record)]
+
+    async def by_key(self) -> list[tuple[AttemptKey, Pod]]:
+        """Return all Pods that are there, each with the key of its attempt.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        found: list[tuple[AttemptKey, Pod]] = []
+        for pod in (await self.pods.fresh()).values():
+            with suppress(ValueError):  # somebody has written over our annotation
+                found.append((pod.record.key if pod.record else AttemptKey.parse(pod.key), pod))
+        return found
+
+    async def holding(self) -> list[KubePod]:
+        """Return what Pods of ours that have not ended hold of the devices of their nodes.
+
+        Raises:
+            EngineUnavailable: the cluster cannot be looked at.
+        """
+        return [
+            KubePod(pod.namespace, pod.name, pod.node, True, False, slots=pod.slots, kai_group=pod.kai_group)
+            for pod in (await self.pods.fresh()).values()
+            if (pod.slots or pod.kai_group) and pod.node and pod.phase not in ENDED
+        ]
+
+    def _own(self, record: Record, rank: int) -> Pod | None:
+        """Return a rank's Pod; none of before that has its name."""
+        pod = self.pods.peek(f"{record.namespace}/{record.pod(rank)}")
+        return pod if pod is not None and pod.is_of(record) else None
+
+    async def _ready(self) -> None:
+        await self.tombstones.ready()  # first: what it shows is not taken for an attempt
+        await self.pods.ready()
+
+    def _tombstone_changed(self, before: AttemptKey | None, now: AttemptKey | None) -> None:
+        if now is None:
+            self._forgotten -= {before} if before is not None else set()
+            return
+        self._forgotten.add(now)
+        self.vanished.pop(now, None)
+        if self._by_key.pop(now, None) is not None:
+            self._version += 1
+        self._news[now] = None
 
     def _pod_changed(self, before: Pod | None, now: Pod | None) -> None:
-        if (pod := now or before) is not None:
-            with suppress(ValueError):  # somebody has written over our annotation
-                self._news[AttemptKey.parse(pod.key)] = None
+        if (pod := now or before) is None:
+            return
+        with suppress(ValueError):  # somebody has written over our annotation
+            self._news[AttemptKey.parse(pod.key)] = None
+        record, last = now.record if now else None, before.record if before else None
+        if record is not None and record.key not in self._forgotten:
+            self._by_key[record.key] = record
+            self._version += 1
+        elif now is None and last is not None and self._by_key.get(last.key) is last:
+            del self._by_key[last.key]
+            self._version += 1
+            if last.is_made:
+                self.vanished[last.key] = last
 
     async def look(self, keys: Iterable[AttemptKey]) -> tuple[dict[AttemptKey, Observation], list[Sight]]:
         """Return what is seen of attempts, and apart from that those that are over and have no verdict yet.
@@ -103,13 +175,13 @@ class Observer:
         Raises:
             EngineUnavailable: the cluster cannot be looked at, or does not answer where it must be asked.
         """
-        known, shown = await self.known(), await self.pods.fresh()
+        known = await self.known()
         found, over = dict[AttemptKey, Observation](), list[Sight]()
         for record in [known[key] for key in dict.fromkeys(keys) if key in known]:
             if record.verdict is not None:
                 found[record.key] = planning.ended(record)
                 continue
-            pods = [shown.get(f"{record.namespace}/{record.pod(rank)}") for rank in range(record.ranks)]
+            pods = [self._own(record, rank) for rank in range(record.ranks)]
             last = self._steady.get(record.key)
             if last is not None and last[0] is record and all(map(operator.is_, last[1], pods)):
                 found[record.key] = last[2]
@@ -132,16 +204,17 @@ class Observer:
             EngineUnavailable: the cluster cannot be looked at, or does not answer where it must be asked.
         """
         await self._nodes.ready()
+        await self.pods.ready()
         now_us, pods, missing = self.now_us(), dict[int, Pod](), dict[int, str]()
         for rank in range(record.ranks):
-            pod = await self.pods.find(f"{record.namespace}/{record.pod(rank)}")
+            pod = self._own(record, rank)
             if pod is None and record.is_made:
                 pod = await self._ask(record, rank)
                 if pod is None:
                     missing[rank] = f"rank {rank}: its Pod is gone from the cluster, and nobody has seen it end"
             if pod is not None:
                 pods[rank] = pod
-        if not record.is_made and len(pods) < record.ranks:
+        if not record.is_made:
             if record.stop is not None:
                 missing = {rank: f"rank {rank} was never made" for rank in range(record.ranks) if rank not in pods}
             elif now_us - int(record.launch["at_us"]) > _SUBMITTED_US:
@@ -168,37 +241,40 @@ class Observer:
         except ApiError as error:
             raise said_no(error, f"read Pod {name}") from error
         self.pods.put(found)
-        return reduce_pod(found)
+        pod = reduce_pod(found)
+        return pod if pod is not None and pod.is_of(record) else None
 
     def now_us(self) -> int:
         """Return now in microseconds since 1970."""
         return to_micros(self._clock.now())
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait until a record or a Pod is another than when this was asked last."""
+        """Wait until an attempt is another than when this was asked last."""
         with suppress(EngineUnavailable):
-            await asyncio.gather(self.records.fresh(), self.pods.fresh())
-        if self._told == self._versions():
-            waiting = [
-                asyncio.ensure_future(mirror.wait(version, timeout_s))
-                for mirror, version in zip(self._mirrors(), self._told, strict=True)
-            ]
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-        before, self._told = self._told, self._versions()
+            await self._ready()
+        if self._told == self.versions():
+            await self.wait(self._told, timeout_s)
+        before, self._told = self._told, self.versions()
         await asyncio.sleep(0)  # who waits for news in a circle must not keep the others from acting on it
         return before != self._told
 
-    def _mirrors(self) -> Sequence[Mirror[Record] | Mirror[Pod]]:
-        return self.records, self.pods
+    async def wait(self, versions: tuple[int, int], timeout_s: float) -> None:
+        """Wait until anything is another than in these versions, or so many seconds have passed."""
+        waiting = [
+            asyncio.ensure_future(self.pods.wait(versions[0], timeout_s)),
+            asyncio.ensure_future(self.tombstones.wait(versions[1], timeout_s)),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _versions(self) -> tuple[int, int]:
-        return self.records.version, self.pods.version
+    def versions(self) -> tuple[int, int]:
+        """Return how often anything was another so far."""
+        return self.pods.version, self.tombstones.version
 
     async def close(self) -> None:
         """Look no longer."""
-        await asyncio.gather(self.records.close(), self.pods.close())
+        await asyncio.gather(self.pods.close(), self.tombstones.close())

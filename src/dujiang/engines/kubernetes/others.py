@@ -25,8 +25,9 @@ KAI_GROUP: Final = "runai-gpu-group"
 Source: KAI, pkg/common/constants."""
 KAI_RESERVES: Final = "kai-resource-reservation"
 """Namespace of KAI's Pods that hold a whole device for those that share it. Source: KAI, docs/gpu-sharing."""
+ENDED: Final = frozenset({"Succeeded", "Failed"})
+"""Phases of Pods that hold nothing any more."""
 
-_ENDED = frozenset({"Succeeded", "Failed"})
 _EMPTY: Mapping[str, int] = {}
 _PLAIN = frozenset({"cpu", "memory", "ephemeral-storage"})
 
@@ -65,7 +66,7 @@ def reduce_pod(pod: Mapping[str, Any], *, mark: tuple[str, str]) -> KubePod | No
     """
     meta, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     node = spec.get("nodeName")
-    if not node or (pod.get("status") or {}).get("phase") in _ENDED:
+    if not node or (pod.get("status") or {}).get("phase") in ENDED:
         return None
     labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
     is_ours = mark[0] in labels and mark[1] in ("", labels[mark[0]])

@@ -15,8 +15,8 @@ from typing import Any, Final
 from dujiang.engines.contract import End, Evidence, Observation, Phase
 from dujiang.engines.kubernetes import words
 from dujiang.engines.kubernetes.environment import LIMITS
-from dujiang.engines.kubernetes.records import Record, Stop
-from dujiang.engines.kubernetes.seeing import GATE, Pod
+from dujiang.engines.kubernetes.records import GATE, Record, Stop
+from dujiang.engines.kubernetes.seeing import Pod
 from dujiang.engines.kubernetes.words import RankEnd
 from dujiang.kit.clock import from_micros
 

@@ -1,7 +1,8 @@
 """Turns a launch into the objects that Kubernetes runs it by, and says what is refused: pure.
 
-One Pod for each rank, which belongs to the attempt's record and goes to the node that the platform chose: by a required
-affinity, not by `nodeName`, so that the cluster's scheduler keeps its word on taints, quota and the Pods of others.
+One Pod for each rank. That of the first is the attempt's record, and all else belongs to it. Each goes to the node that
+the platform chose: by a required affinity, not by `nodeName`, so that the cluster's scheduler keeps its word on taints,
+volumes and the Pods of others.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from dujiang.engines.contract import EngineRefused, Launch, RankPlacement
-from dujiang.engines.kubernetes import environment, recording, runner
+from dujiang.engines.kubernetes import environment, recording, records, runner
 from dujiang.engines.kubernetes.namespaces import ACCOUNT
 from dujiang.engines.kubernetes.nodes import KubeNode
-from dujiang.engines.kubernetes.records import KEY, RANK, Record, labels_of, owner
-from dujiang.engines.kubernetes.seeing import CONTAINER, GATE, KEEP
+from dujiang.engines.kubernetes.records import FILE, GATE, KEEP, KEY, KIND, RANK, TOMBSTONE, Record, labels_of, owner
+from dujiang.engines.kubernetes.seeing import CONTAINER
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.kubernetes.sharing import DeviceRequest
 
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 _GROUP, _GROUP_SIZE = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
+_GANG = "dujiang.io/record"
 _MOST_PORTS = 64
 _MARGIN_S = 10
 """On top of the grace, before the kubelet kills what the runner did not."""
@@ -31,7 +34,7 @@ _KUBERNETES_OWN = "node.kubernetes.io/"
 _TERM = re.compile(r"(!?)\s*([^\s=!,()]+)\s*(?:(==|=|!=|\bnotin\b|\bin\b)\s*(\([^)]*\)|[^\s,]*))?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What all Pods of an attempt have in common."""
 
@@ -40,6 +43,20 @@ class Plan:
     settings: KubernetesSettings
     nodes: Mapping[str, KubeNode]
     """The nodes of its ranks, by name."""
+    namespace: str
+    devices: Sequence[DeviceRequest]
+    """What each rank asks for to get its devices."""
+    version: str = "v1"
+    """In which claims of devices are written."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the attempt, with which those of all that belongs to it begin."""
+        return records.name_of(self.launch.key)
+
+    def pod(self, rank: int) -> str:
+        """Return the name of a rank's Pod."""
+        return f"{self.name}-{rank}"
 
     @property
     def image(self) -> str:
@@ -67,28 +84,43 @@ class Plan:
         """Say whether its ranks find one another by the names of a Service."""
         return self.is_gang and self.settings.network == "pod"
 
-    def files(self) -> dict[str, str]:
+    @cached_property
+    def files(self) -> Mapping[str, str]:
         """Return what lies beside the runner."""
         workdir, output_dir = environment.folders_of(self.launch, self.settings)
         go = environment.go_file(self.launch, self.settings)
         return runner.files_of(self.launch, workdir=workdir, output_dir=output_dir, go=go)
 
+    @cached_property
+    def has_light_files(self) -> bool:
+        """Say whether they lie in the Pods' annotations.
 
-def refuse_impossible(plan: Plan) -> None:
+        Raises:
+            EngineRefused: they are too large for Kubernetes.
+        """
+        return records.fit_in_pods(self.files, len(self.launch.ranks))
+
+    @cached_property
+    def is_one_pod(self) -> bool:
+        """Say whether one Pod is all that is made of it: then it may begin at once."""
+        has_claims = any(devices.claim is not None for devices in self.devices)
+        return not (self.is_gang or self.launch.secrets or has_claims) and self.has_light_files
+
+
+def refuse_impossible(launch: Launch, nodes: Mapping[str, KubeNode], settings: KubernetesSettings) -> None:
     """Raise where this cluster could never run the launch.
 
     Raises:
         EngineRefused: with what to change.
     """
-    launch = plan.launch
     if not launch.ranks or [rank.rank for rank in launch.ranks] != list(range(len(launch.ranks))):
         raise EngineRefused("The ranks must be numbered from 0 without a gap.")
     for rank in launch.ranks:
-        if rank.node not in plan.nodes:
+        if rank.node not in nodes:
             raise EngineRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
     if not 0 <= launch.ports <= _MOST_PORTS:
         raise EngineRefused(f"A job gets at most {_MOST_PORTS} ports.")
-    if not plan.image:
+    if not (launch.image or settings.image):
         raise EngineRefused("No container image: name one in the job (`image`), or set `image` of this cluster.")
     if launch.workdir is not None and not launch.workdir.startswith("/"):
         raise EngineRefused(f"The working directory {launch.workdir!r} must be absolute.")
@@ -99,11 +131,35 @@ def refuse_impossible(plan: Plan) -> None:
             raise EngineRefused(f"The {what} holds characters that Kubernetes cannot carry: NUL, or bytes not UTF-8.")
 
 
+def beside(plan: Plan, record: Record) -> list[tuple[str, dict[str, Any]]]:
+    """Return what an attempt needs beside its Pods: the collection of each object, and the object."""
+    core = f"/api/v1/namespaces/{plan.namespace}"
+    found: list[tuple[str, dict[str, Any]]] = []
+    if plan.launch.secrets:
+        found.append((f"{core}/secrets", secret(plan, record)))
+    if plan.has_service:
+        found.append((f"{core}/services", service(plan, record)))
+    if not plan.has_light_files:
+        found.append((f"{core}/configmaps", config_map(plan, record)))
+    for rank, devices in zip(plan.launch.ranks, plan.devices, strict=True):
+        if devices.claim is not None:
+            path = f"/apis/resource.k8s.io/{plan.version}/namespaces/{plan.namespace}/resourceclaims"
+            found.append((path, claim(plan, record, rank.rank, devices.claim)))
+    return found
+
+
+def config_map(plan: Plan, record: Record) -> dict[str, Any]:
+    """Return the ConfigMap with files that are too large for annotations."""
+    meta = _metadata(plan, record, f"{plan.name}-files")
+    meta["labels"][KIND] = "files"
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "immutable": True, "data": dict(plan.files)}
+
+
 def secret(plan: Plan, record: Record) -> dict[str, Any]:
     """Return the Secret with the user's secrets, under keys of ours: theirs need not be names of Kubernetes."""
     values = [base64.b64encode(value.encode()).decode() for value in plan.launch.secrets.values()]
     return {
-        "apiVersion": "v1", "kind": "Secret", "metadata": _metadata(plan, record, record.name), "immutable": True,
+        "apiVersion": "v1", "kind": "Secret", "metadata": _metadata(plan, record, plan.name), "immutable": True,
         "data": {f"s{nth}": value for nth, value in enumerate(values)},
     }  # fmt: skip
 
@@ -111,34 +167,50 @@ def secret(plan: Plan, record: Record) -> dict[str, Any]:
 def service(plan: Plan, record: Record) -> dict[str, Any]:
     """Return the headless Service by which the ranks of a gang find one another before they are ready."""
     return {
-        "apiVersion": "v1", "kind": "Service", "metadata": _metadata(plan, record, record.name),
+        "apiVersion": "v1", "kind": "Service", "metadata": _metadata(plan, record, plan.name),
         "spec": {
-            "clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"dujiang.io/record": record.name},
+            "clusterIP": "None", "publishNotReadyAddresses": True, "selector": {_GANG: plan.name},
         },
     }  # fmt: skip
 
 
-def claim(plan: Plan, record: Record, rank: int, spec: Mapping[str, Any], version: str) -> dict[str, Any]:
+def claim(plan: Plan, record: Record, rank: int, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ResourceClaim for the devices of a rank."""
     return {
-        "apiVersion": f"resource.k8s.io/{version}", "kind": "ResourceClaim",
-        "metadata": _metadata(plan, record, record.pod(rank)), "spec": spec,
+        "apiVersion": f"resource.k8s.io/{plan.version}", "kind": "ResourceClaim",
+        "metadata": _metadata(plan, record, plan.pod(rank)), "spec": spec,
     }  # fmt: skip
 
 
-def pod(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest) -> dict[str, Any]:
-    """Return the Pod of a rank."""
-    launch, settings = plan.launch, plan.settings
-    meta = _metadata(plan, record, record.pod(rank.rank))
-    meta["labels"] |= {RANK: str(rank.rank), "dujiang.io/record": record.name}
-    meta["annotations"] |= devices.annotations
+def first(plan: Plan, at_us: int) -> dict[str, Any]:
+    """Return the Pod of the first rank, which is the record of its attempt.
+
+    Args:
+        plan: of the attempt.
+        at_us: now, in microseconds since 1970.
+    """
+    notes = records.notes_of(plan.launch, at_us=at_us, facts=plan.facts(), is_made=plan.is_one_pod)
+    return _pod(plan, None, 0, notes)
+
+
+def pod(plan: Plan, record: Record, rank: int) -> dict[str, Any]:
+    """Return the Pod of another rank."""
+    return _pod(plan, record, rank, {})
+
+
+def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) -> dict[str, Any]:
+    launch, settings, rank, devices = plan.launch, plan.settings, plan.launch.ranks[nth], plan.devices[nth]
+    meta = _metadata(plan, record, plan.pod(rank.rank))
+    meta["labels"] |= {RANK: str(rank.rank), **({_GANG: plan.name} if plan.is_gang else {})}
+    files = {f"{FILE}{name}": text for name, text in plan.files.items()} if plan.has_light_files else {}
+    meta["annotations"] |= {**devices.annotations, **notes, **files}
     meta["finalizers"] = [KEEP]
     if settings.queue:
         meta["labels"][QUEUE] = settings.queue
         if plan.is_gang:
-            meta["labels"][_GROUP] = record.name
+            meta["labels"][_GROUP] = plan.name
             meta["annotations"][_GROUP_SIZE] = str(len(launch.ranks))
-    volumes, mounts = _volumes(plan, record)
+    volumes, mounts = _volumes(plan)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + _MARGIN_S,
@@ -149,20 +221,20 @@ def pod(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest)
         "affinity": {"nodeAffinity": _affinity(rank.node, settings)},
         "tolerations": _tolerations(plan.nodes[rank.node], settings),
         "volumes": volumes,
-        "containers": [_container(plan, record, rank, devices, mounts)],
+        "containers": [_container(plan, rank, devices, mounts)],
     }
     if launch.time_limit_s is not None:
         # The runner keeps the limit; this is for one that is gone, and counts from before the image is there.
         whole = launch.time_limit_s + launch.grace_s + settings.gang_start_s
         spec["activeDeadlineSeconds"] = min(2**31 - 1, math.ceil(whole))
-    if plan.is_gang:
+    if not plan.is_one_pod:
         spec["schedulingGates"] = [{"name": GATE}]
     if plan.has_service:
-        spec |= {"hostname": record.pod(rank.rank), "subdomain": record.name}
+        spec |= {"hostname": plan.pod(rank.rank), "subdomain": plan.name}
     if settings.network == "host":
         spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if devices.claim is not None:
-        spec["resourceClaims"] = [{"name": "devices", "resourceClaimName": record.pod(rank.rank)}]
+        spec["resourceClaims"] = [{"name": "devices", "resourceClaimName": plan.pod(rank.rank)}]
     named = {
         "schedulerName": devices.scheduler or settings.scheduler, "priorityClassName": settings.priority_class,
         "runtimeClassName": settings.runtime_class,
@@ -173,9 +245,7 @@ def pod(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
-def _container(
-    plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest, mounts: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _container(plan: Plan, rank: RankPlacement, devices: DeviceRequest, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     given = {
         **({"cpu": f"{rank.cpu_milli}m"} if rank.cpu_milli else {}),
         **({"memory": str(rank.memory_bytes)} if rank.memory_bytes else {}),
@@ -190,7 +260,7 @@ def _container(
         "image": plan.image,
         "imagePullPolicy": "IfNotPresent",
         "command": runner.begin(rank.rank),
-        "env": _env(plan, record, rank, devices),
+        "env": _env(plan, rank, devices),
         "resources": resources,
         "securityContext": {"allowPrivilegeEscalation": False},
         "volumeMounts": mounts,
@@ -205,15 +275,15 @@ def _container(
     return made
 
 
-def _env(plan: Plan, record: Record, rank: RankPlacement, devices: DeviceRequest) -> list[dict[str, Any]]:
+def _env(plan: Plan, rank: RankPlacement, devices: DeviceRequest) -> list[dict[str, Any]]:
     workdir, output_dir = environment.folders_of(plan.launch, plan.settings)
     below, above = environment.rank_environment(
-        plan.launch, rank, hosts=_hosts(plan, record), ports=environment.ports_of(plan.launch), workdir=workdir,
+        plan.launch, rank, hosts=_hosts(plan), ports=environment.ports_of(plan.launch), workdir=workdir,
         output_dir=output_dir, mark=plan.mark, devices=devices.env,
     )  # fmt: skip
     found: dict[str, dict[str, Any]] = {name: _plain(value) for name, value in below.items()}
     for nth, name in enumerate(plan.launch.secrets):
-        found[name] = {"valueFrom": {"secretKeyRef": {"name": record.name, "key": f"s{nth}"}}}
+        found[name] = {"valueFrom": {"secretKeyRef": {"name": plan.name, "key": f"s{nth}"}}}
     found |= {name: _plain(value) for name, value in above.items()}
     return [{"name": name, **value} for name, value in found.items()]
 
@@ -222,23 +292,24 @@ def _plain(value: str) -> dict[str, Any]:
     return {"value": value.replace("$", "$$")}  # else Kubernetes puts other variables in for $(NAME)
 
 
-def _hosts(plan: Plan, record: Record) -> list[str]:
+def _hosts(plan: Plan) -> list[str]:
     """Return where each rank is reached by the others."""
     if not plan.is_gang:
         return ["127.0.0.1"]
     if plan.settings.network == "host":
         nodes = [plan.nodes[rank.node] for rank in plan.launch.ranks]
         return [node.address or node.name for node in nodes]
-    return [f"{record.pod(rank.rank)}.{record.name}" for rank in plan.launch.ranks]
+    return [f"{plan.pod(rank.rank)}.{plan.name}" for rank in plan.launch.ranks]
 
 
-def _volumes(plan: Plan, record: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _volumes(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the volumes of a Pod, and where its container has them."""
     settings = plan.settings
-    own = [{"key": name, "path": name} for name in runner.FILES]
     sources = [
         {"configMap": {"name": runner.name()}},
-        {"configMap": {"name": record.name, "items": own}},
+        # Where it is there, the attempt was forgotten before this Pod came to be, and its runner runs nothing.
+        {"configMap": {"name": plan.name, "optional": True, "items": [{"key": TOMBSTONE, "path": TOMBSTONE}]}},
+        _files(plan),
     ]
     found: list[tuple[str, dict[str, Any], str, bool]] = [
         ("dujiang-bin", {"projected": {"sources": sources, "defaultMode": 0o555}}, runner.BIN, True),
@@ -256,6 +327,14 @@ def _volumes(plan: Plan, record: Record) -> tuple[list[dict[str, Any]], list[dic
     volumes = [{"name": name, **what} for name, what, _, _ in found]
     mounts = [{"name": name, "mountPath": path, **({"readOnly": True} if ro else {})} for name, _, path, ro in found]
     return volumes, mounts
+
+
+def _files(plan: Plan) -> dict[str, Any]:
+    """Return where the runner has its attempt's files from."""
+    if not plan.has_light_files:
+        return {"configMap": {"name": f"{plan.name}-files"}}
+    notes = [(name, f"metadata.annotations['{FILE}{name}']") for name in plan.files]
+    return {"downwardAPI": {"items": [{"path": name, "fieldRef": {"fieldPath": path}} for name, path in notes]}}
 
 
 def _affinity(node: str, settings: KubernetesSettings) -> dict[str, Any]:
@@ -300,10 +379,10 @@ def _tolerations(node: KubeNode, settings: KubernetesSettings) -> list[dict[str,
     ]
 
 
-def _metadata(plan: Plan, record: Record, name: str) -> dict[str, Any]:
+def _metadata(plan: Plan, record: Record | None, name: str) -> dict[str, Any]:
     return {
-        "name": name, "namespace": record.namespace, "labels": labels_of(plan.mark, plan.launch.key),
-        "annotations": {KEY: str(plan.launch.key)}, "ownerReferences": owner(record),
+        "name": name, "namespace": plan.namespace, "labels": labels_of(plan.mark, plan.launch.key),
+        "annotations": {KEY: str(plan.launch.key)}, **({"ownerReferences": owner(record)} if record else {}),
     }  # fmt: skip
 
 

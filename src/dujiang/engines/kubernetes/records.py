@@ -1,16 +1,17 @@
-"""The record of an attempt in the cluster: one ConfigMap, which owns everything else that is made for it. Pure.
+"""The record of an attempt in the cluster: the Pod of its first rank, which owns everything else made for it. Pure.
 
-Its name follows from the attempt's key, so that making it twice is a conflict and not a second run. It holds the launch
-and the texts that Pods run; its annotations hold what must outlive the Pods: that all of them were made, that a stop
-was asked for, and, in its data, the end once that is known. A forgotten attempt leaves it empty behind, with a label,
-so that a late submit of the same key still does nothing.
+Its name follows from the attempt's key, so that making it twice is a conflict and not a second run. Its annotations
+hold the launch, that all of the attempt was made, that a stop was asked for, and at last the end. A finalizer holds it,
+whoever deletes it, until the attempt is forgotten. What is left then is a small ConfigMap, its tombstone, so that a
+late submit of the same key does nothing: a Pod that is made in spite of it finds it in its volume, and runs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -26,15 +27,27 @@ JOB: Final = "dujiang.io/job"
 ATTEMPT: Final = "dujiang.io/attempt"
 RANK: Final = "dujiang.io/rank"
 KIND: Final = "dujiang.io/kind"
-"""Label of ConfigMaps: `attempt`, or `runner`."""
+"""Label of ConfigMaps: `files`, `forgotten` or `runner`."""
 FORGOTTEN: Final = "dujiang.io/forgotten"
-"""Label of the record of a forgotten attempt: the day, as 20260131."""
+"""Label of the tombstone of a forgotten attempt: the day, as 20260131."""
 KEY: Final = "dujiang.io/key"
 """Annotation: the attempt's key, whole."""
 MADE: Final = "dujiang.io/made"
-"""Annotation: all Pods were made; one that is not there was taken away and is never made again."""
+"""Annotation: all of the attempt was made; a Pod that is not there was taken away and is never made again."""
 STOP: Final = "dujiang.io/stop"
 """Annotation: why and by when the attempt is to end."""
+LAUNCH: Final = "dujiang.io/launch"
+"""Annotation of the record: what was asked for, as far as observing needs it."""
+VERDICT: Final = "dujiang.io/verdict"
+"""Annotation of the record: how the attempt ended."""
+FILE: Final = "dujiang.io/file."
+"""Annotations of Pods: with a name after it, a file that lies beside the runner."""
+KEEP: Final = "dujiang.io/kept"
+"""Finalizer of our Pods: one that somebody deletes still shows its end until it was read, a record until forgotten."""
+GATE: Final = "dujiang.io/gang"
+"""Scheduling gate of Pods until all of their attempt was made; what is one Pod and nothing else needs none."""
+TOMBSTONE: Final = "forgotten"
+"""Key in the ConfigMap that a forgotten attempt leaves, and the file in whose presence no runner runs anything."""
 
 _STANDARD = re.compile(r"[a-z]{2,8}_[0-9a-z]{26}")
 _PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
@@ -42,7 +55,10 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,119}")
 _LONGEST_SLUG = 32
 _MOST_BYTES = 900_000
 """A ConfigMap takes 1 MiB."""
-VERDICT: Final = "verdict.json"
+_MOST_IN_PODS = 64 << 10
+"""Bytes of files that all Pods of an attempt hold together; the annotations of one may have 256 KiB."""
+_MOST_FACTS = 100_000
+"""Bytes of a verdict; of a larger one the facts are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +86,18 @@ class Record:
     key: AttemptKey
     namespace: str
     name: str
+    """Of the attempt: what belongs to it has names that begin so."""
     uid: str
     version: str
     launch: Mapping[str, Any]
     is_made: bool
     stop: Stop | None
     verdict: Mapping[str, Any] | None
-    is_forgotten: bool = False
 
     @property
     def path(self) -> str:
         """Return where the API server has it."""
-        return f"/api/v1/namespaces/{self.namespace}/configmaps/{self.name}"
+        return self.pod_path(0)
 
     @property
     def ranks(self) -> int:
@@ -108,7 +124,7 @@ def refuse_bad_key(key: AttemptKey) -> None:
 
 
 def name_of(key: AttemptKey) -> str:
-    """Return the name of an attempt's record, 52 characters at most; no two keys share one.
+    """Return the name of an attempt, 52 characters at most; no two keys share one.
 
     Identifiers that the platform makes are kept, with `_` as `-`; of others a hash is part of the name.
     """
@@ -125,102 +141,102 @@ def labels_of(mark: str, key: AttemptKey) -> dict[str, str]:
     return {MANAGED_BY: MANAGER, MARK: mark, ATTEMPT: str(key.number), **({JOB: job} if job else {})}
 
 
-def manifest(
-    launch: Launch, mark: str, namespace: str, *, at_us: int, script: Mapping[str, str], facts: Mapping[str, Any]
-) -> dict[str, Any]:  # fmt: skip
-    """Return the record of an attempt that is about to be made.
+def notes_of(launch: Launch, *, at_us: int, facts: Mapping[str, Any], is_made: bool) -> dict[str, str]:
+    """Return the annotations that make the Pod of a first rank the record of its attempt.
 
     Args:
         launch: what is asked.
-        mark: of this platform.
-        namespace: of the project.
         at_us: now, in microseconds since 1970.
-        script: files that Pods get beside the runner.
         facts: of the launch, what observing needs later.
+        is_made: whether this Pod is all that is made of it.
+    """
+    told = {
+        "nodes": [rank.node for rank in launch.ranks], "grace_s": launch.grace_s, "time_limit_s": launch.time_limit_s,
+        "name": launch.name, "project": launch.project, "at_us": at_us, **facts,
+    }  # fmt: skip
+    return {LAUNCH: orjson.dumps(told).decode(), **({MADE: "yes"} if is_made else {})}
+
+
+def fit_in_pods(files: Mapping[str, str], ranks: int) -> bool:
+    """Say whether the files of an attempt are small enough to lie in its Pods' annotations, and need no ConfigMap.
 
     Raises:
-        EngineRefused: it is too large for a ConfigMap.
+        EngineRefused: they are too large for a ConfigMap too.
     """
-    data = {
-        "launch.json": orjson.dumps(
-            {
-                "nodes": [rank.node for rank in launch.ranks],
-                "grace_s": launch.grace_s, "time_limit_s": launch.time_limit_s, "name": launch.name,
-                "project": launch.project, "at_us": at_us, **facts,
-            }
-        ).decode(),
-        **script,
-    }  # fmt: skip
-    size = sum(len(text.encode(errors="surrogatepass")) for text in data.values())
+    size = sum(len(text.encode(errors="surrogatepass")) for text in files.values())
     if size > _MOST_BYTES:
         raise EngineRefused(
             f"`run`, `setup` and what is known of the job take {size} bytes, and a ConfigMap holds {_MOST_BYTES}: put"
             " what is long into the image or onto a volume."
         )
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": name_of(launch.key),
-            "namespace": namespace,
-            "labels": {**labels_of(mark, launch.key), KIND: "attempt"},
-            "annotations": {KEY: str(launch.key)},
-        },
-        "data": data,
-    }
+    return size * ranks <= _MOST_IN_PODS
 
 
 def reduce_record(obj: Mapping[str, Any]) -> Record | None:
-    """Return what is kept of a record; None of a ConfigMap that is none."""
-    meta, data = obj["metadata"], obj.get("data") or {}
-    notes, labels = meta.get("annotations") or {}, meta.get("labels") or {}
-    if KEY not in notes:
+    """Return what is kept of a record; None of a Pod that is none."""
+    meta = obj["metadata"]
+    notes = meta.get("annotations") or {}
+    if LAUNCH not in notes or KEY not in notes:
         return None
-    is_forgotten = FORGOTTEN in labels
-    if not is_forgotten and "launch.json" not in data:
-        return None
-    stop = notes.get(STOP)
+    stop, verdict = notes.get(STOP), notes.get(VERDICT)
     return Record(
         key=AttemptKey.parse(notes[KEY]),
-        namespace=meta["namespace"],
-        name=meta["name"],
+        namespace=sys.intern(meta["namespace"]),
+        name=meta["name"].removesuffix("-0"),
         uid=meta["uid"],
         version=meta["resourceVersion"],
-        launch={} if is_forgotten else orjson.loads(data["launch.json"]),
+        launch=orjson.loads(notes[LAUNCH]),
         is_made=MADE in notes,
         stop=Stop(**orjson.loads(stop)) if stop else None,
-        verdict=orjson.loads(data[VERDICT]) if VERDICT in data else None,
-        is_forgotten=is_forgotten,
+        verdict=orjson.loads(verdict) if verdict else None,
     )
 
 
 def made(record: Record) -> dict[str, Any]:
-    """Return the change that says that all Pods were made, of exactly this version."""
-    return {"metadata": {"resourceVersion": record.version, "annotations": {MADE: "yes"}}}
+    """Return the change that says that all of an attempt was made and lets its first rank go, of exactly this version.
+
+    The finalizer is put back where a submit that took the attempt away again was interrupted.
+    """
+    change = _change(record, MADE, "yes")
+    change["metadata"]["finalizers"] = [KEEP]
+    return {**change, "spec": {"schedulingGates": [{"$patch": "delete", "name": GATE}]}}
 
 
 def stopped(record: Record, stop: Stop) -> dict[str, Any]:
     """Return the change that writes a stop down, of exactly this version."""
-    text = orjson.dumps(asdict(stop)).decode()
-    return {"metadata": {"resourceVersion": record.version, "annotations": {STOP: text}}}
+    return _change(record, STOP, orjson.dumps(asdict(stop)).decode())
 
 
 def judged(record: Record, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return the change that writes the end down, of exactly this version."""
-    text = orjson.dumps(verdict).decode()
-    return {"metadata": {"resourceVersion": record.version}, "data": {VERDICT: text}}
+    text = orjson.dumps(verdict)
+    if len(text) > _MOST_FACTS:
+        text = orjson.dumps({**verdict, "facts": {}})
+    return _change(record, VERDICT, text.decode())
 
 
-def forgotten(record: Record, now: datetime, files: Sequence[str]) -> dict[str, Any]:
-    """Return the change that leaves nothing of an attempt but that it was."""
-    gone = dict.fromkeys(("launch.json", VERDICT, *files))
-    labels = {FORGOTTEN: now.strftime("%Y%m%d")}
+def _change(record: Record, note: str, text: str) -> dict[str, Any]:
+    return {"metadata": {"uid": record.uid, "resourceVersion": record.version, "annotations": {note: text}}}
+
+
+def tombstone(record: Record, mark: str, now: datetime) -> dict[str, Any]:
+    """Return the ConfigMap that is left of a forgotten attempt: that it was."""
+    labels = {**labels_of(mark, record.key), KIND: "forgotten", FORGOTTEN: now.strftime("%Y%m%d")}
     return {
-        "metadata": {"resourceVersion": record.version, "labels": labels, "annotations": {STOP: None, MADE: None}},
-        "data": gone,
-    }
+        "apiVersion": "v1", "kind": "ConfigMap", "immutable": True, "data": {TOMBSTONE: "yes"},
+        "metadata": {
+            "name": record.name, "namespace": record.namespace, "labels": labels,
+            "annotations": {KEY: str(record.key)},
+        },
+    }  # fmt: skip
+
+
+def reduce_tombstone(obj: Mapping[str, Any]) -> AttemptKey | None:
+    """Return whose tombstone a ConfigMap is; None of one that is none."""
+    note = (obj["metadata"].get("annotations") or {}).get(KEY)
+    return AttemptKey.parse(note) if note else None
 
 
 def owner(record: Record) -> list[dict[str, Any]]:
     """Return the `ownerReferences` of what is made for an attempt."""
-    return [{"apiVersion": "v1", "kind": "ConfigMap", "name": record.name, "uid": record.uid}]
+    return [{"apiVersion": "v1", "kind": "Pod", "name": record.pod(0), "uid": record.uid}]

@@ -23,8 +23,6 @@ BIN: Final = "/dujiang/bin"
 STATE: Final = "/dujiang/state"
 SHELL: Final = "/bin/sh"
 LAST_WORD: Final = "/dev/termination-log"
-FILES: Final = ("launch", "run", "setup", recording.ASKED)
-"""What lies beside the runner; each attempt's own."""
 _LONGEST_ARGUMENT = 100_000
 """Bytes; Linux takes 128 KiB for one argument, longer text is run from its file."""
 
@@ -55,7 +53,7 @@ def config_map(namespace: str) -> dict[str, Any]:
 
 
 def files_of(launch: Launch, *, workdir: str, output_dir: str, go: str) -> dict[str, str]:
-    """Return what the runner of each rank finds beside it.
+    """Return what the runner of each rank finds beside it, by name.
 
     Args:
         launch: what is asked.
@@ -81,8 +79,12 @@ def files_of(launch: Launch, *, workdir: str, output_dir: str, go: str) -> dict[
         "go": go,
     }
     lines = [f"dj_{variable}={shlex.quote(str(value))}" for variable, value in told.items()]
-    own = {"run": launch.run, "setup": launch.setup, recording.ASKED: recording.asked_of(launch)}
-    return {"launch": "\n".join(lines) + "\n", **own}
+    found = {"launch": "\n".join(lines) + "\n", "run": launch.run}
+    if launch.setup.strip():
+        found["setup"] = launch.setup
+    if recording.is_wanted(launch):
+        found[recording.ASKED] = recording.asked_of(launch)
+    return found
 
 
 def begin(rank: int) -> list[str]:

@@ -5,8 +5,9 @@
 #   runner ask WORD ...    beside it, started by the platform (exec) or by the kubelet before it ends the container
 #
 # What is asked: `stop CAUSE CENTISECONDS`, `signal NUMBER`, `go`, `term`. Beside this file lie `launch` (variables that
-# `pods` writes), `run` and `setup`. How it ended is written, as lines NAME=VALUE, where Kubernetes takes a container's
-# last word from; nothing is ever printed, so that the container's output is the program's alone.
+# `pods` writes), `run` and, of an attempt that has them, `setup` and `lineage.json`. Where a file `forgotten` is there
+# the attempt has been before, and nothing of it is run. How it ended is written, as lines NAME=VALUE, where Kubernetes
+# takes a container's last word from; nothing is ever printed, so that the container's output is the program's alone.
 #
 # Two shells: the first process runs the program in its foreground, because only then a shell leaves SIGINT and SIGQUIT
 # as they were, and says on its error output when a signal ended it: so exit code 137 is told from SIGKILL. The watcher
@@ -45,6 +46,7 @@ dj_main() {
 }
 
 dj_prepare() {
+    [ ! -e "$dj_bin/forgotten" ] || dj_fail "this attempt was over and forgotten before its Pod was made"
     for dj_tool in cat mkdir sleep; do
         command -v "$dj_tool" >/dev/null || dj_fail "the image has no command $dj_tool, which starting a job needs"
     done

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from dujiang.engines.kubernetes.records import KEY, RANK
+from dujiang.engines.kubernetes.others import DEVICES, KAI_GROUP
+from dujiang.engines.kubernetes.records import KEEP, KEY, RANK, Record, reduce_record
 from dujiang.kit.clock import to_micros
 
-KEEP: Final = "dujiang.io/kept"
-"""Finalizer of our Pods: one that somebody deletes still shows its end until it was read."""
-GATE: Final = "dujiang.io/gang"
-"""Scheduling gate of the Pods of a gang, until all of them are there."""
 CONTAINER: Final = "job"
 
 _DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
@@ -63,6 +60,17 @@ class Pod:
     """Why it is not scheduled: reason, message, since when."""
     disrupted: tuple[str, str] | None
     """Who takes it away, and their words."""
+    owner: str = ""
+    """The uid of the record that it belongs to; empty of one that is a record itself."""
+    record: Record | None = None
+    slots: tuple[str, ...] = ()
+    """The device slots that the platform gave it."""
+    kai_group: str = ""
+    """The device that it shares with other Pods under KAI."""
+
+    def is_of(self, record: Record) -> bool:
+        """Say whether it belongs to a record, and not to one of the same name that is gone."""
+        return record.uid == (self.owner or self.uid)
 
     @property
     def path(self) -> str:
@@ -96,6 +104,10 @@ def reduce_pod(obj: Mapping[str, Any]) -> Pod | None:
         created_us=_micros(meta.get("creationTimestamp")) or 0, deleted_us=_micros(meta.get("deletionTimestamp")),
         box=_box(found), is_set_up=bool(found.get("started")), waits=_waits(conditions),
         disrupted=_disrupted(conditions),
+        owner=next((each["uid"] for each in meta.get("ownerReferences") or () if each.get("kind") == "Pod"), ""),
+        record=reduce_record(obj) if rank == "0" else None,
+        slots=tuple(filter(None, meta["annotations"].get(DEVICES, "").split(","))),
+        kai_group=meta["labels"].get(KAI_GROUP, ""),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -37,15 +37,19 @@ class Stock:
         )
         self._pods: Mirror[KubePod] = Mirror(
             api, "/api/v1/pods", partial(others.reduce_pod, mark=(MARK, mark)), clock=clock, stale_after_s=stale_s,
-            fields="status.phase!=Succeeded,status.phase!=Failed",
+            fields="status.phase!=Succeeded,status.phase!=Failed", labels=f"{MARK}!={mark}",
         )  # fmt: skip
         self._version = ""
         self._asked_s = -_ASK_AGAIN_S
         self._slices: Mirror[KubeSlice] | None = None
         self._claims: Mirror[KubeClaim] | None = None
 
-    async def facts(self, closed: Mapping[str, str]) -> Sequence[NodeFacts]:
+    async def facts(self, closed: Mapping[str, str], ours: Iterable[KubePod]) -> Sequence[NodeFacts]:
         """Return all nodes, less what others hold.
+
+        Args:
+            closed: nodes that take no new work, and why.
+            ours: Pods of ours that hold devices.
 
         Raises:
             EngineUnavailable: the cluster cannot be looked at.
@@ -53,7 +57,7 @@ class Stock:
         await self._find_claims()
         nodes, pods = await asyncio.gather(self.nodes.fresh(), self._pods.fresh())  # the first lists take seconds
         return inventory.facts_of(
-            nodes.values(), pods.values(), settings=self._settings, closed=closed,
+            nodes.values(), [*pods.values(), *ours], settings=self._settings, closed=closed,
             slices=(await self._slices.fresh()).values() if self._slices else (),
             claims=(await self._claims.fresh()).values() if self._claims else (),
         )  # fmt: skip

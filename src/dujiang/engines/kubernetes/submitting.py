@@ -1,9 +1,8 @@
-"""Makes an attempt in the cluster: its record first, then what belongs to it, then its Pods.
+"""Makes an attempt in the cluster: the Pod of its first rank, which is its record, then what else belongs to it.
 
 All names follow from the key, so that what a lost answer or a restart left half made is gone on with, and nothing is
-made twice. Once all Pods of a gang were made the record says so, and of a single rank once it has begun: a Pod that is
-not there then was taken away, and is never made again. A single one that has not begun may be made again, since nothing
-of it has run; that spares a third of the requests of a submit.
+made twice. An attempt that is one Pod is made by one request, and may begin. Of any other all Pods wait behind a gate
+until everything is there and the record says so: a Pod that is not there then was taken away, and is never made again.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from dujiang.engines.kubernetes.keeping import Keeper
 from dujiang.engines.kubernetes.namespaces import Namespaces
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.pods import Plan
-from dujiang.engines.kubernetes.records import Record, reduce_record
+from dujiang.engines.kubernetes.records import Record
 from dujiang.engines.kubernetes.refusing import refusal_of
 from dujiang.engines.kubernetes.seeing import Pod, reduce_pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
-from dujiang.engines.kubernetes.sharing import DeviceRequest
 from dujiang.engines.kubernetes.stock import Stock
 
 _AT_ONCE: Final = 16
@@ -59,44 +57,43 @@ class Submitter:
             record = await self._seen.record(launch.key)
             if record is not None and _is_known(record):
                 return
-            plan = Plan(launch, self._mark, self._settings, await self._stock.nodes.fresh())
-            pods.refuse_impossible(plan)
+            if await self._seen.is_forgotten(launch.key):
+                return
+            nodes = await self._stock.nodes.fresh()
+            pods.refuse_impossible(launch, nodes, self._settings)
             for name in sorted({rank.node for rank in launch.ranks} & set(closed)):
                 raise EngineRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
             devices, version = await self._stock.requests(launch.ranks)
+            namespace = self._namespaces.name(launch.project)
+            plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version)
             record = await self._record(plan)
             if record is not None:
-                await self._make(plan, record, devices, version)
+                await self._make(plan, record)
 
     async def _record(self, plan: Plan) -> Record | None:
         """Make the record, or return the one that is there; None where nothing is to be made any more."""
-        project = plan.launch.project
+        project, path = plan.launch.project, f"/api/v1/namespaces/{plan.namespace}/pods"
+        body = pods.first(plan, self._seen.now_us())
         for is_last in (False, True):
-            namespace = await self._namespaces.ensure(project)
-            body = records.manifest(
-                plan.launch, self._mark, namespace, at_us=self._seen.now_us(), script=plan.files(), facts=plan.facts()
-            )
-            path = f"/api/v1/namespaces/{namespace}/configmaps"
             try:
-                await self._runner(namespace)
+                await self._namespaces.ensure(project)
+                await self._runner(plan.namespace)
                 found = await self._api.create(path, body)
             except AlreadyExists:
-                found = await self._read(f"{path}/{body['metadata']['name']}")
+                found = await self._read(f"{path}/{plan.pod(0)}")
             except NotFound as error:  # somebody has deleted the namespace
                 self._namespaces.forget(project)
-                self._with_runner.discard(namespace)
+                self._with_runner.discard(plan.namespace)
                 if is_last:
-                    raise said_no(error, f"make a job in namespace {namespace}") from error
+                    raise said_no(error, f"make a job in namespace {plan.namespace}") from error
                 continue
             except ApiError as error:
                 raise refusal_of(error) from error
-            record = reduce_record(found)
-            if record is None:
-                raise EngineRefused(f"{path}/{body['metadata']['name']} is there and is no record of ours.")
-            if record.is_forgotten:
-                return None
-            self._seen.records.put(found)
-            return None if _is_known(record) else record
+            pod = reduce_pod(found)
+            if pod is None or pod.record is None or pod.key != str(plan.launch.key):
+                raise EngineRefused(f"{path}/{plan.pod(0)} is there and is no Pod of ours.")
+            self._seen.pods.put(found)
+            return None if _is_known(pod.record) or pod.deleted_us is not None else pod.record
         raise AssertionError("unreachable")
 
     async def _read(self, path: str) -> dict[str, Any]:
@@ -113,63 +110,53 @@ class Submitter:
                 await self._api.create(f"/api/v1/namespaces/{namespace}/configmaps", runner.config_map(namespace))
             self._with_runner.add(namespace)
 
-    async def _make(self, plan: Plan, record: Record, devices: list[DeviceRequest], version: str) -> None:
-        """Make what belongs to a record; where the cluster does not take all of it, take away what it took."""
+    async def _make(self, plan: Plan, record: Record) -> None:
+        """Make what belongs to a record; where the cluster does not take all of it, take all away again."""
         made: list[Pod] = []
         try:
-            await self._make_all(plan, record, devices, version, made)
+            await self._make_all(plan, record, made)
         except ApiError as error:
-            refusal = refusal_of(error)
-            await self._take_back(record, made, for_good=isinstance(refusal, EngineRefused))
-            raise refusal from error
-        if record.ranks == 1 or (await self._keeper.made(record)).stop is None:
+            await self._take_back(plan, record, made)
+            raise refusal_of(error) from error
+        if (await self._keeper.made(record)).stop is None:
             return  # what is to be done next the keeper sees by itself: all that was made is news
         for pod in made:  # it was stopped while it was being made
             with contextlib.suppress(ApiError):
                 await self._api.delete(pod.path, uid=pod.uid)
 
-    async def _make_all(
-        self, plan: Plan, record: Record, devices: list[DeviceRequest], version: str, made: list[Pod]
-    ) -> None:
-        base, room = f"/api/v1/namespaces/{record.namespace}", asyncio.Semaphore(_AT_ONCE)
-        if plan.launch.secrets:
-            await self._once(f"{base}/secrets", pods.secret(plan, record))
-        if plan.has_service:
-            await self._once(f"{base}/services", pods.service(plan, record))
-        for rank, request in zip(plan.launch.ranks, devices, strict=True):
-            if request.claim is not None:
-                path = f"/apis/resource.k8s.io/{version}/namespaces/{record.namespace}/resourceclaims"
-                await self._once(path, pods.claim(plan, record, rank.rank, request.claim, version))
+    async def _make_all(self, plan: Plan, record: Record, made: list[Pod]) -> None:
+        path, room = f"/api/v1/namespaces/{plan.namespace}/pods", asyncio.Semaphore(_AT_ONCE)
 
-        async def make(nth: int) -> None:
+        async def make(rank: int) -> None:
             async with room:
-                found = await self._once(f"{base}/pods", pods.pod(plan, record, plan.launch.ranks[nth], devices[nth]))
-                if found is not None:
-                    self._seen.pods.put(found)
-                    if (pod := reduce_pod(found)) is not None:
-                        made.append(pod)
+                try:
+                    found = await self._api.create(path, pods.pod(plan, record, rank))
+                except AlreadyExists:
+                    found = await self._read(record.pod_path(rank))
+                pod = reduce_pod(found)
+                if pod is None or not pod.is_of(record) or pod.deleted_us is not None:
+                    raise EngineUnavailable(f"{record.pod_path(rank)} of before is still there; try again.")
+                self._seen.pods.put(found)
+                made.append(pod)
 
-        results = await asyncio.gather(*(make(nth) for nth in range(record.ranks)), return_exceptions=True)
+        results = await asyncio.gather(*(make(rank) for rank in range(1, record.ranks)), return_exceptions=True)
         for error in results:  # all have been answered: what is there now is known
             if isinstance(error, BaseException):
                 raise error
+        for where, body in pods.beside(plan, record):
+            with contextlib.suppress(AlreadyExists):
+                await self._api.create(where, body)
 
-    async def _once(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
-        """Make an object; None when it is there already."""
-        try:
-            return await self._api.create(path, body)
-        except AlreadyExists:
-            return None
-
-    async def _take_back(self, record: Record, made: list[Pod], *, for_good: bool) -> None:
-        """Take away the Pods of a gang, which is not let go before all are there: nothing of it has run."""
+    async def _take_back(self, plan: Plan, record: Record, made: list[Pod]) -> None:
+        """Take away an attempt whose Pods wait behind their gate: nothing of it has run. Its record goes last."""
         with contextlib.suppress(ApiError, EngineUnavailable):
-            for pod in made:
-                await self._api.delete(pod.path, uid=pod.uid)
-                await self._keeper.let_go(pod)
-            if for_good:
-                await self._api.delete(record.path, uid=record.uid)
-                self._seen.records.drop(f"{record.namespace}/{record.name}")
+            for where, body in pods.beside(plan, record):
+                await self._api.delete(f"{where}/{body['metadata']['name']}")
+            first = await self._seen.pods.find(f"{record.namespace}/{record.pod(0)}")
+            for pod in [*made, *([first] if first is not None and first.is_of(record) else ())]:
+                await self._keeper.let_go(pod)  # before it is deleted: what is gone at once is not taken for an end
+                await self._api.delete(pod.path, uid=pod.uid, grace_s=0)
+                self._seen.pods.drop(f"{pod.namespace}/{pod.name}")
 
 
 def _is_known(record: Record) -> bool:

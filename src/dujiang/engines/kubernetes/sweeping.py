@@ -1,4 +1,4 @@
-"""Takes away the empty records of attempts that were forgotten long ago."""
+"""Takes away the tombstones of attempts that were forgotten long ago."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVERY_S: Final = 3600.0
 
 
 class Sweeper:
-    """Sweeps one platform's records in a cluster."""
+    """Sweeps one platform's tombstones in a cluster."""
 
     def __init__(self, api: Api, mark: str, clock: Clock) -> None:
         self._api, self._mark, self._clock = api, mark, clock
