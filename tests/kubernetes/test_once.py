@@ -141,6 +141,22 @@ async def test_a_record_taken_away_by_force_is_gone_and_is_not_made_again(harnes
     assert harness.runs(launch.key) == 1
 
 
+async def test_a_namespace_that_somebody_deletes_goes_once_its_attempts_are_forgotten(
+    harness: KubernetesHarness,
+) -> None:
+    launch = harness.launch(Waits())
+    await harness.engine.submit(launch)
+    await harness.ready(launch.key)
+    harness.cluster.kubectl("delete", "namespace", harness.namespace, "--wait=false")
+    seen = await ended(harness, launch.key)
+    assert seen.end is End.STOPPED
+    assert name_of(launch.key) in names(harness)
+    await harness.engine.forget(launch.key)
+    await settled(harness, lambda: harness.namespace not in harness.cluster.kubectl("get", "namespaces"))
+    assert await harness.engine.attempts() == []
+    assert harness.runs(launch.key) == 1
+
+
 # -- what is late, or stops halfway -----------------------------------------------------------------------------------
 
 
