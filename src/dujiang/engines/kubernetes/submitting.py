@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailable, Launch
+from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailable, Launch, NodeRefused
 from dujiang.engines.kubernetes import pods, records, runner
 from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
@@ -62,7 +62,7 @@ class Submitter:
             plan = Plan(launch, self._mark, self._settings, await self._stock.nodes.fresh())
             pods.refuse_impossible(plan)
             for name in sorted({rank.node for rank in launch.ranks} & set(closed)):
-                raise EngineRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
+                raise NodeRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
             devices, version = await self._stock.requests(launch.ranks)
             record = await self._record(plan)
             if record is not None:

@@ -29,6 +29,7 @@ from dujiang.engines.contract import (
     Launch,
     LogChunk,
     NodeFacts,
+    NodeRefused,
     Observation,
     Phase,
     Usage,
@@ -139,7 +140,7 @@ class LocalEngine:
         if not helper.is_asked(key):
             reason = self._cordoned()
             if reason is not None:
-                raise EngineRefused(f"node {self._inventory.name!r} is closed to new work: {reason}")
+                raise NodeRefused(f"node {self._inventory.name!r} is closed to new work: {reason}")
             self._write_down(launch, images)
         await helper.start(key)
         self._attempt(launch.key)
@@ -481,7 +482,7 @@ class LocalEngine:
 
     def _refuse_other(self, node: str) -> None:
         if node != self._inventory.name:
-            raise EngineRefused(f"there is no node {node!r} here, only {self._inventory.name!r}")
+            raise NodeRefused(f"there is no node {node!r} here, only {self._inventory.name!r}")
 
     def _unwritable(self, error: OSError) -> EngineUnavailable:
         if error.errno in _NO_ROOM:

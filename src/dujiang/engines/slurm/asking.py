@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
+from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, NodeRefused, RankPlacement
 from dujiang.engines.slurm.accounts import NAME
 from dujiang.engines.slurm.images import refuse_unmountable
 from dujiang.engines.slurm.runner import nodes_of
@@ -75,10 +75,10 @@ def refuse_impossible(
         raise EngineRefused(f"at most {_MOST_PORTS} ports a job")
     for rank in launch.ranks:
         if rank.node not in devices:
-            raise EngineRefused(f"this Slurm cluster shows no node {rank.node!r} to us")
+            raise NodeRefused(f"this Slurm cluster shows no node {rank.node!r} to us")
         for device in rank.devices:
             if device.name not in devices[rank.node]:
-                raise EngineRefused(f"node {rank.node!r} has no device {device.name!r}")
+                raise NodeRefused(f"node {rank.node!r} has no device {device.name!r}")
             if device.gpu_milli < 1000 and settings.fractions == "refuse":
                 raise EngineRefused(
                     "this Slurm cluster gives whole devices only: ask for whole ones, or set `fractions` to `whole`"

@@ -24,6 +24,7 @@ from dujiang.engines.contract import (
     Launch,
     LogChunk,
     NodeFacts,
+    NodeRefused,
     Observation,
     Phase,
     Usage,
@@ -173,7 +174,7 @@ class SlurmEngine:
         )  # fmt: skip
         closed = self._work.closed()
         for name in sorted(wanted & set(closed)):
-            raise EngineRefused(f"node {name!r} is closed to new work: {closed[name]}")
+            raise NodeRefused(f"node {name!r} is closed to new work: {closed[name]}")
 
     # -- look ---------------------------------------------------------------------------------------------------------
 
@@ -341,4 +342,4 @@ class SlurmEngine:
         await self._ask_nodes()
         with contextlib.suppress(KeyError):
             return self._nodes[name]
-        raise EngineRefused(f"this Slurm cluster shows no node {name!r} to us")
+        raise NodeRefused(f"this Slurm cluster shows no node {name!r} to us")

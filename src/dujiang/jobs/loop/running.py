@@ -19,6 +19,7 @@ from dujiang.engines.contract import (
     EngineRefused,
     EngineUnavailable,
     Evidence,
+    NodeRefused,
     Observation,
     Phase,
 )
@@ -373,10 +374,10 @@ class AttemptLoop:
             try:
                 await self._clusters[attempt.cluster].submit(launch)
             except EngineRefused as error:
-                why = Evidence("engine", error.sentence, self._clock.now())
-                seen = Observation(
-                    key, Phase.ENDED, finished_at=self._clock.now(), end=End.LAUNCH_FAILED, evidence=(why,)
-                )
+                now = self._clock.now()
+                end = End.NODE_REFUSED if isinstance(error, NodeRefused) else End.REFUSED
+                why = Evidence("engine", error.sentence, now)
+                seen = Observation(key, Phase.ENDED, finished_at=now, end=end, evidence=(why,))
                 refused.update(await self._explain([(attempt, seen)]))
 
         # Cancelled or moved away since it was looked at: not even started.
