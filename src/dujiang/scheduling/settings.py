@@ -107,7 +107,8 @@ class SchedulingSettings:
 
     deadlines: Literal["refuse", "warn", "off"] = "refuse"
     """What becomes of a deadline that cannot be promised beside those that were: the job is refused with the earliest
-    that could be, it is taken with an event that says so, or nobody looks."""
+    that could be, it is taken with an event that says so, or nobody looks. What was promised is kept against work of
+    every class that comes later; with `off` a higher class goes first whatever a deadline says."""
     burst: BurstSettings = BurstSettings()
 
     def __post_init__(self) -> None:
@@ -132,5 +133,5 @@ class SchedulingSettings:
             reservations=self.reservations, preempts=self.preempts, min_run_s=self.min_run_s,
             most_lost_device_s=self.most_lost_device_s, lost_device_s=lost_device_s,
             most_stops_for=self.most_stops_for, grows=self.grows, regrow_s=self.regrow_s,
-            burst=burst,
+            keeps_deadlines=self.deadlines != "off", burst=burst,
         )  # fmt: skip

@@ -70,6 +70,7 @@ class Outlook:
             view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
             quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
             queues=queues, shares=shares, rules=await self._rules(tx, rows, about),
+            slots=self._scheduling.kept_slots,
         )  # fmt: skip
 
     async def _rules(self, tx: Tx, rows: Sequence[Allocation], about: Mapping[AttemptKey, About]) -> Rules:

@@ -123,7 +123,7 @@ def _place(
     done: Round, policy: BurstPolicy, request: Request, clouds: list[ClusterRow], walls: Walls
 ) -> tuple[Fit, Rent, bool] | None:
     in_gap = done.may_fill_gap(request)
-    room = done.room if done.late is None or in_gap else done.late
+    room = done.keeping.lowered(done.base(in_gap=in_gap), request, in_gap=in_gap)
     for shape in least_shapes(request, done.shapes(request)):
         if not shape.ask.gpu_milli or not _within_quota(done, request, shape):
             continue

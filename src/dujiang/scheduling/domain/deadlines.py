@@ -1,10 +1,10 @@
 """Whether a deadline can be promised: only when, as far as is known, every deadline that was promised is kept with it.
 
 The future is played through with `plan` itself, carefully: everything takes the whole of its time limit, what has none
-keeps what it holds, nothing is stopped for others, and nothing is rented. What is promised then holds as long as no
-node fails, nothing ends sooner and lets others in between, and nothing is submitted later that stands before it: work
-of a higher class, or a heavier weight while there is still time to spare (`Request.order` moves a job to the front of
-its class when there is none left).
+keeps what it holds, nothing is stopped for others, and nothing is rented. So who asks for a deadline does not pass
+those that stand before it. Once promised, a place is kept for it against everything that comes later, of whatever class
+(`keeping`): the promise holds unless nodes are lost, work runs past its limit, or a person reserves nodes or lowers a
+quota; then the plan says that it is at risk.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dujiang.kit.errors import Conflict
+from dujiang.scheduling.domain.decide import Round
 from dujiang.scheduling.domain.forecast import HORIZON_S, Expected, forecast
 from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.snapshot import Snapshot
@@ -73,6 +74,8 @@ def promise(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> Prom
     late, endangered, found = _judged(careful, now, asked)
     if not late and not endangered:
         return Promise(True)
+    if late and (instead := _makes_late(careful, now, asked)):
+        late, endangered = (), instead
     over_at = _over_at(asked, found, late)
     return Promise(False, late, over_at, endangered, _earliest(careful, now, asked))
 
@@ -97,14 +100,47 @@ def _judged(
     snapshot: Snapshot, now: datetime, asked: Sequence[Request]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Expected]]:
     """Return who of those asked for is late, whom they make late, and when everything starts."""
-    fresh = [replace(one, expected_s=None) for one in asked]
+    fresh = [replace(one, expected_s=None, is_admitted=False) for one in asked]
     found = forecast(replace(snapshot, requests=(*snapshot.requests, *fresh)), now)
     late = _late(fresh, found)
     endangered = _late(snapshot.requests, found)
+    if not late and not endangered:
+        return late, _pushed_out(snapshot, now, asked), found
     if endangered:  # some may be late without them too: that is not their doing
         without = set(_late(snapshot.requests, forecast(snapshot, now)))
         endangered = tuple(one for one in endangered if one not in without)
     return late, endangered, found
+
+
+def _makes_late(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> tuple[str, ...]:
+    """Return which promised deadlines these would break if nothing were kept for those; empty when they are late too.
+
+    That is why they are late themselves.
+    """
+    plain = replace(snapshot, rules=replace(snapshot.rules, keeps_deadlines=False))
+    if not any(one.deadline for one in snapshot.requests):
+        return ()
+    fresh = [replace(one, expected_s=None) for one in asked]
+    found = forecast(replace(plain, requests=(*plain.requests, *fresh)), now)
+    if _late(fresh, found):
+        return ()
+    without = set(_late(plain.requests, forecast(plain, now)))
+    return tuple(one for one in _late(plain.requests, found) if one not in without)
+
+
+def _pushed_out(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> tuple[str, ...]:
+    """Return for which deadlines no place could be kept if these were promised too: of those promised, else of these.
+
+    They are in time as things are, but what comes later could not be kept off.
+    """
+    with_them = replace(snapshot, requests=(*snapshot.requests, *(replace(one, is_admitted=True) for one in asked)))
+    lost = {risk.job_id for risk in Round(with_them, now).risks}
+    if not lost:
+        return ()
+    before = {risk.job_id for risk in Round(snapshot, now).risks}
+    news = {one.job_id for one in asked} & lost
+    pushed = lost - before - news or ({one.job_id for one in snapshot.requests if one.deadline} if news else set())
+    return tuple(sorted(pushed or news))
 
 
 def _late(requests: Sequence[Request], found: dict[str, Expected]) -> tuple[str, ...]:

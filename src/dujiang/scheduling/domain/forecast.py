@@ -85,7 +85,7 @@ def forecast(
     steps = steps_for(snapshot) if most_steps is None else max(1, most_steps)
     future = _Future(snapshot, now)
     first, preemption = decided(snapshot, now)
-    done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops))
+    done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops), first.keeping.slots)
     if job_id is not None:
         future.leave(_before(first, job_id), job_id)
         future.look_at(reservation.at for reservation in first.reservations.values() if reservation.at is not None)
@@ -134,13 +134,15 @@ class _Future:
         self._ends: list[tuple[datetime, bool] | None] = [_end(each, now) for each in snapshot.holdings]
         self._node = snapshot.node_free.copy()
         self._milli, self._memory = snapshot.device_milli.copy(), snapshot.device_memory.copy()
-        self._is_certain, self._rules = True, snapshot.rules
+        self._is_certain, self._rules, self._slots = True, snapshot.rules, snapshot.slots
         self._factor, self._grouped = 0.0, 0
         self._marks: list[datetime] = []
 
     def leave(self, kept: set[str], job_id: str) -> None:
-        """Forget what waits behind a job."""
-        self.requests = {one: each for one, each in self.requests.items() if one in kept or one == job_id}
+        """Forget what waits behind a job, but for what a place is kept for."""
+        self.requests = {
+            one: each for one, each in self.requests.items() if one in kept or one == job_id or each.deadline
+        }  # fmt: skip
 
     def look_at(self, moments: Iterable[datetime]) -> None:
         """Let no group of ends reach over these."""
@@ -151,11 +153,13 @@ class _Future:
         return replace(
             self._first, node_free=self._node, device_milli=self._milli, device_memory=self._memory,
             holdings=tuple(self._holdings), requests=tuple(self.requests.values()), rules=self._rules,
+            slots=self._slots,
         )  # fmt: skip
 
     def carry_out(self, done: Plan) -> dict[str, Expected]:
         """Start what a plan starts, and stop what it stops for that; what was stopped does not come back here."""
         found: dict[str, Expected] = {}
+        self._slots = done.slots
         for start in done.starts:
             request = self.requests.pop(start.job_id, None)
             if request is None:  # it stands behind the one that is asked for
@@ -218,6 +222,7 @@ class _Future:
                 yield due
             if (moves_up := request.moves_up_at) is not None and moves_up > self.now:
                 yield moves_up
+        yield from (slot.at for slot in self._slots if slot.at > self.now)
         for window in self._first.windows:
             yield from (at for at in (window.begins_at, window.ends_at) if at > self.now)
 

@@ -55,7 +55,7 @@ def grow(done: Round) -> Stop | None:
     snapshot = done.snapshot
     if not snapshot.rules.most_stops_for or any(one.reason not in WAITS_FOR_NOTHING for one in done.waiting):
         return None
-    if any(holding.is_stopping for holding in snapshot.holdings):
+    if done.keeping.kept or any(holding.is_stopping for holding in snapshot.holdings):
         return None
     tried, free = 0, dict[Shape, bool]()
     for number in _candidates(done):

@@ -121,6 +121,8 @@ class Preemption:
         if look.lack is not None:
             return None
         room = self._after(self._room, ended) if ended else self._room
+        # What is stopped for a job must give it a place that it may then have beside what is kept for deadlines.
+        room = self.done.keeping.after(room, request, [*self._stopping, *ended])
         allowed = self.done.grounds.of(shape).allowed if within is None else within
         return find(room, shape, allowed, closed=look.options)
 

@@ -205,6 +205,8 @@ class Request:
     """Name of the queue that it is counted in; empty is the project's own."""
     deadline: datetime | None = None
     """When it must be over; admitted only while every admitted deadline can still be met."""
+    is_admitted: bool = True
+    """Its deadline was promised: the place that it needs is kept. False while that is still asked."""
     expected_s: float | None = None
     """How long it will run by what is known of others like it; a guess, never a promise."""
     is_promised: bool = False

@@ -29,6 +29,8 @@ class Rules:
     """Whether an elastic job that runs is given more ranks when nobody waits."""
     regrow_s: float = 900.0
     """An elastic job that runs for less is not resized."""
+    keeps_deadlines: bool = True
+    """Whether a place is kept for each waiting job whose deadline was promised, against work of every class."""
     burst: BurstPolicy | None = None
     """When waiting work goes to rented clusters that it did not name; None: never."""
 

@@ -18,6 +18,7 @@ from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.request import WHOLE, Request
 from dujiang.scheduling.domain.rules import DEFAULT_RULES, Rules
 from dujiang.scheduling.domain.shares import FairShare
+from dujiang.scheduling.domain.slots import Slot
 
 Amounts = tuple[int, int, int]
 """gpu_milli, cpu_milli, memory_bytes: what quotas count."""
@@ -139,6 +140,8 @@ class Snapshot:
     queues: QueueTree = NO_QUEUES
     shares: Mapping[str, FairShare] = field(default_factory=dict)
     """By project; without one, a job's weight stays its own."""
+    slots: tuple[Slot, ...] = ()
+    """What the last plan kept for promised deadlines, in any order."""
 
     def usage(self) -> dict[str, Amounts]:
         """Return what each project holds."""
@@ -250,11 +253,12 @@ class Snapshots:
         self, view: PoolView, *, holdings: Sequence[Holding], requests: Sequence[Request],
         quotas: Mapping[str, Quota] | None = None, windows: Sequence[Reservation] = (),
         queues: QueueTree = NO_QUEUES, shares: Mapping[str, FairShare] | None = None, rules: Rules = DEFAULT_RULES,
+        slots: Sequence[Slot] = (),
     ) -> Snapshot:  # fmt: skip
-        """Return the snapshot of this view with these jobs, quotas, reservations, queues, fair shares and rules."""
+        """Return the snapshot of this view with these jobs, quotas, reservations, queues, shares, rules and slots."""
         fleet = self.fleet(view)
         node_free, milli, memory = free_of_pool(fleet, view)
         return Snapshot(
             fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version,
-            windows_of(windows, fleet), rules, queues, shares or {},
+            windows_of(windows, fleet), rules, queues, shares or {}, tuple(slots),
         )  # fmt: skip
