@@ -167,12 +167,14 @@ class Batch:
     reservation: str = ""
 
 
-def batch(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> Batch:
-    """Return the batch job of a launch."""
+def batch(
+    launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str | None, settings: SlurmSettings
+) -> Batch:
+    """Return the batch job of a launch; without a folder, what Slurm itself prints is kept nowhere."""
     limit_s = launch.time_limit_s
     return Batch(
         name=f"{NAME}{launch.key}", comment=comment(mark, launch.key), nodes=tuple(taken), each=largest(taken),
-        folder=settings.work_dir, output=f"{folder}/slurm.out",
+        folder=settings.work_dir, output=f"{folder}/slurm.out" if folder else "/dev/null",
         limit_min=None if limit_s is None else minutes(limit_s + launch.grace_s),
         warning_s=min(65535, math.ceil(launch.grace_s) + _WARNING_S), partition=settings.partition,
         account=settings.account, qos=settings.qos, reservation=settings.reservation,

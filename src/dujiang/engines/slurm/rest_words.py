@@ -73,12 +73,13 @@ def _old_job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     return job
 
 
-def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield number, state and comment of each job of `/jobs`, or of `/jobs/state/`, which tells no comments."""
+def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield number, state, user and comment of each job: `/jobs`, or `/jobs/state/`, which tells neither."""
     for each in told.get("jobs") or []:
         number = str(each.get("job_id", ""))
         if number.isdigit():
-            yield number, state_of(each.get("job_state", each.get("state"))), str(each.get("comment") or "")
+            state = state_of(each.get("job_state", each.get("state")))
+            yield number, state, str(each.get("user_name") or ""), str(each.get("comment") or "")
 
 
 def state_of(told: object) -> str:

@@ -62,6 +62,11 @@ class SlurmSettings:
     """Further folders of the nodes that images show under the same paths, such as where data sets lie."""
     allow_root: bool = False
     """Whether a platform that runs as root may submit; its jobs are then root's on every node."""
+    run_as: Mapping[str, str] = field(default_factory=dict)
+    """Users of Unix as whom projects' jobs run, such as `{vision = "alice", "*" = "guests"}`; `*` is for all projects
+    that are not named. Empty runs all jobs as the platform's own user; else a project without a user is refused."""
+    run_as_command: tuple[str, ...] = ("sudo", "-n", "-u", "{user}", "--")
+    """What is put before `sbatch` and `scancel` of such a job; `{user}` stands for the user. Over REST tokens do it."""
     fractions: Literal["refuse", "whole", "shard"] = "refuse"
     """What becomes of a share of a device: refused; given a whole device in Slurm while only the share is counted here;
     or asked for as GRES `shard`, which Slurm counts and nobody enforces."""

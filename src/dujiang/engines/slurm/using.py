@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from dujiang.engines.contract import AttemptKey
-from dujiang.engines.local.home import read_whole
 from dujiang.engines.slurm.folder import Folder
 from dujiang.engines.slurm.runner import nodes_of
 
@@ -38,7 +37,7 @@ class Meter:
 def _samples(folder: Folder) -> dict[str, _Sample]:
     found: dict[str, _Sample] = {}
     for node in nodes_of(folder.read("launch") or {"ranks": []}):
-        if (told := read_whole(f"{folder.path}/use/{node}.json")) is not None:
+        if (told := folder.used(node)) is not None:
             found[node] = (float(told["at_s"]), float(told["cpu_s"]), float(told["cores"]))
     return found
 
