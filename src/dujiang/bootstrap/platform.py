@@ -128,7 +128,7 @@ class Platform:
 
         self.tenancy = Tenancy(db=db, clock=clock, ids=ids, passwords=world.passwords)
         self.audit = Audit(db)
-        self.pool = PoolService(ids, settings.pool, _terms(settings))
+        self.pool = PoolService(ids, settings.pool, _terms(settings), world.clusters)
         self.reservations = Reservations(ids, self.pool)
         self.scheduling = SchedulingService(self.pool, settings.scheduling, currency=settings.billing.currency)
         self.telemetry = Telemetry()

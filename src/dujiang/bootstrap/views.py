@@ -22,6 +22,7 @@ async def explained(jobs: JobService, tx: Tx, job_id: str) -> SeenJob | None:
     if job is None:
         return None
     attempts = (await jobs.attempts(tx, [job_id]))[job_id]
+    (job,) = await jobs.as_told(tx, [job], {job_id: attempts})
     view = _view(job, attempts, await jobs.position(tx, job))
     return SeenJob(job.project_id, view, waits=job.waits and job.held is None)
 

@@ -22,6 +22,8 @@ from dujiang.pool.service import PoolService
 
 _ASKED_EVERY = 15
 """Looks between two questions for what an engine can do: a sharing daemon may come and go, an engine be upgraded."""
+_RETIRED_AT_FIRST = 2
+"""A node that is not listed is NOT_READY at one look and GONE at the next."""
 _logger = log.get(__name__)
 
 
@@ -46,6 +48,7 @@ class InventoryLoop:
         self._notes = notes
         self._capabilities: dict[str, Capabilities] = {}
         self._looks: Counter[str] = Counter()
+        self._turns = 0
 
     async def tick(self) -> TickReport:
         """Look at every cluster at once, then let reservations begin and end."""
@@ -60,6 +63,7 @@ class InventoryLoop:
 
     async def turn(self) -> TickReport:
         """Let reservations begin and end; what waits is looked at again."""
+        await self._retire()
         async with self._db.reading() as tx:
             turning = await self._reservations.turning(tx)
         if not turning:
@@ -68,6 +72,17 @@ class InventoryLoop:
             turned = await self._reservations.turn(tx)
         self._wake()
         return TickReport({"reservation": turned} if turned else {})
+
+    async def _retire(self) -> None:
+        """Let go of clusters that are no longer in the settings: at first two looks at once, then now and then."""
+        self._turns += 1
+        if self._turns > _RETIRED_AT_FIRST and self._turns % _ASKED_EVERY:
+            return
+        async with self._db.reading() as tx:
+            removed = await self._pool.removed(tx)
+        for cluster in removed:
+            async with self._db.transaction(cause="inventory") as tx:
+                await self._pool.retire(tx, cluster)
 
     async def _look(self, cluster: str, line: Line) -> Counter[str]:
         try:

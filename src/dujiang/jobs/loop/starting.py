@@ -15,7 +15,7 @@ from typing import Protocol
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import Attempt, Job, JobState, Waiting
+from dujiang.jobs.domain import BEING_STARTED, Attempt, Job, JobState, Waiting
 from dujiang.jobs.events import JobBurst, JobDeadlineAtRisk
 from dujiang.jobs.expecting import left_s
 from dujiang.jobs.loop.outlook import Outlook
@@ -187,7 +187,7 @@ def _placed(job: Job, expected: Expectation | None) -> Job:
     if job.attempt == 0 and expected is not None:
         job = replace(job, expected_s=expected.seconds, expected_by=str(expected.alike))
     return replace(
-        job, attempt=job.attempt + 1, reason="Starting", sentence="It has its place and is being started.", waits=False,
+        job, attempt=job.attempt + 1, reason="Starting", sentence=BEING_STARTED, waits=False,
         not_before=None, waiting=None,
     )  # fmt: skip
 
