@@ -36,6 +36,8 @@ class Portion:
     """Whole devices by type of GRES."""
     shards: int = 0
     """Of one device, where it is shared."""
+    shared_as: str = "shard"
+    """The GRES that these are of."""
 
 
 def refuse_bad_key(key: AttemptKey) -> None:
@@ -83,8 +85,8 @@ def refuse_impossible(
                 raise EngineRefused(
                     "this Slurm cluster gives whole devices only: ask for whole ones, or set `fractions` to `whole`"
                 )
-    if settings.fractions == "shard" and any(share.gpu_milli < 1000 for rank in launch.ranks for share in rank.devices):
-        _refuse_shares(launch.ranks, shards)
+    if settings.shared_as and any(share.gpu_milli < 1000 for rank in launch.ranks for share in rank.devices):
+        _refuse_shares(launch.ranks, shards, settings.shared_as)
     for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):
         if "\0" in text:
             raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
@@ -95,12 +97,14 @@ def refuse_impossible(
             raise EngineRefused(f"the variable {name!r} has a name or a value that no environment can carry")
 
 
-def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int]) -> None:
-    """Raise where Slurm cannot give these shares: it gives a job shards of one device on each of its nodes."""
+def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int], shared_as: str) -> None:
+    """Raise where Slurm cannot give these shares: it gives a job parts of one device on each of its nodes."""
     for node in dict.fromkeys(rank.node for rank in ranks):
         shares = [share for rank in ranks if rank.node == node for share in rank.devices]
         if not shards.get(node):
-            raise EngineRefused(f"node {node!r} has no shards in Slurm (GRES `shard`): ask for whole devices there")
+            raise EngineRefused(
+                f"node {node!r} has no shares in Slurm (GRES `{shared_as}`): ask for whole devices there"
+            )
         if len({share.name for share in shares}) != 1 or any(share.gpu_milli >= 1000 for share in shares):
             raise EngineRefused(
                 "Slurm gives a job shares of one device a node, on all of its nodes or none, and no whole ones besides"
@@ -109,7 +113,7 @@ def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int]) 
 
 def portions(
     ranks: tuple[RankPlacement, ...], devices: Mapping[str, Mapping[str, str]],
-    shards: Mapping[str, int] = MappingProxyType({}),
+    shards: Mapping[str, int] = MappingProxyType({}), shared_as: str = "shard",
 ) -> dict[str, Portion]:  # fmt: skip
     """Return what the ranks take of each node: whole processors, and whole devices or shards, as Slurm gives them.
 
@@ -117,6 +121,7 @@ def portions(
         ranks: with their places.
         devices: types of devices by name, by node.
         shards: how many each device of a node has, by node; empty where shares are given whole devices.
+        shared_as: the GRES that these are of.
     """
     found: dict[str, Portion] = {}
     for node in dict.fromkeys(rank.node for rank in ranks):
@@ -130,6 +135,7 @@ def portions(
             memory_mib=math.ceil(sum(rank.memory_bytes for rank in own) / _MIB),
             gpus={} if count else {kind: types.count(kind) for kind in dict.fromkeys(types)},
             shards=count,
+            shared_as=shared_as,
         )
     return found
 
@@ -142,6 +148,7 @@ def largest(taken: Mapping[str, Portion]) -> Portion:
         max(portion.memory_mib for portion in taken.values()),
         {kind: max(portion.gpus.get(kind, 0) for portion in taken.values()) for kind in kinds},
         max(portion.shards for portion in taken.values()),
+        next(portion.shared_as for portion in taken.values()),
     )
 
 
@@ -203,8 +210,8 @@ def options(batch: Batch, settings: SlurmSettings) -> list[str]:
 
 
 def gres(each: Portion) -> list[str]:
-    """Return devices as Slurm writes them: `gpu:h100:2`, or `shard:3`."""
-    shards = [f"shard:{each.shards}"] if each.shards else []
+    """Return devices as Slurm writes them: `gpu:h100:2`, or `shard:3`, or `mps:50`."""
+    shards = [f"{each.shared_as}:{each.shards}"] if each.shards else []
     return [*(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in each.gpus.items()), *shards]
 
 
@@ -258,6 +265,7 @@ def describe(
         "use_every_s": settings.use_every_s,
         "cpus_per_node": largest(taken).cpus,
         "granted_only": largest(taken).shards > 0,
+        "shared_as": largest(taken).shared_as if largest(taken).shards else "",
         "master_addr": addresses.get(first, first),
         "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }

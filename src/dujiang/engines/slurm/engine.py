@@ -144,7 +144,7 @@ class SlurmEngine:
     async def _submit(self, launch: Launch, user: User | None) -> None:
         await self._refuse_placement(launch)
         devices = {name: nodes.devices_of(self._nodes[name]) for name in {rank.node for rank in launch.ranks}}
-        taken = asking.portions(launch.ranks, devices, self._shards())
+        taken = asking.portions(launch.ranks, devices, self._shards(), self._settings.shared_as or "shard")
         record = asking.describe(
             launch, taken, addresses={name: self._nodes[name].address for name in taken},
             limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
@@ -357,9 +357,9 @@ class SlurmEngine:
 
     def _shards(self) -> dict[str, int]:
         """Return how many shards a device of each node has, where shares are asked for as such."""
-        if self._settings.fractions != "shard":
+        if not (shared_as := self._settings.shared_as):
             return {}
-        return {name: nodes.shards_of(node) for name, node in self._nodes.items()}
+        return {name: nodes.shards_of(node, shared_as) for name, node in self._nodes.items()}
 
     async def _ask_nodes(self) -> list[SlurmNode]:
         partition = self._settings.partition

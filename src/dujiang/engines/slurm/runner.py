@@ -51,6 +51,8 @@ READABLE = 0o640
 _POLL_S = 2.0
 _POLL_TOGETHER_S = 0.5
 """Of several nodes, only the first hears `WAKE`."""
+_MPS_PIPES = "/tmp/nvidia-mps"
+"""Where CUDA looks for the MPS daemon of a node, unless Slurm's prolog says otherwise."""
 _GO_WITHIN_S = 24 * 3600.0
 
 
@@ -136,6 +138,9 @@ class Node:
         self._nodes = nodes_of(launch)
         self._alone, self._first = len(self._nodes) == 1, node == launch["ranks"][0]["node"]
         self._launch = launch_on(launch, node, granted(os.environ))
+        if launch.get("shared_as") == "mps":
+            pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or _MPS_PIPES
+            self._launch["mps"] = pipes if os.path.isdir(pipes) or not launch.get("image") else None
         self._secrets, self._read_to = secrets, 0
         self._asks = f"{launch.get('asks', folder)}/requests"
         self._supervisor, self._state = 0, -1

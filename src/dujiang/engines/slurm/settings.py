@@ -67,9 +67,10 @@ class SlurmSettings:
     that are not named. Empty runs all jobs as the platform's own user; else a project without a user is refused."""
     run_as_command: tuple[str, ...] = ("sudo", "-n", "-u", "{user}", "--")
     """What is put before `sbatch` and `scancel` of such a job; `{user}` stands for the user. Over REST tokens do it."""
-    fractions: Literal["refuse", "whole", "shard"] = "refuse"
+    fractions: Literal["refuse", "whole", "shard", "mps"] = "refuse"
     """What becomes of a share of a device: refused; given a whole device in Slurm while only the share is counted here;
-    or asked for as GRES `shard`, which Slurm counts and nobody enforces."""
+    or asked for as GRES `shard` or `mps`, which Slurm counts; with `mps` jobs are told their parts for
+    NVIDIA's MPS."""
     vendor: str = "nvidia"
     """Of the cluster's accelerators: Slurm does not say."""
     device_memory_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -89,3 +90,8 @@ class SlurmSettings:
     """How often files of running attempts are looked at for news."""
     use_every_s: float = 30.0
     """How often a running attempt writes down what it uses. Too little loads the shared folder."""
+
+    @property
+    def shared_as(self) -> str:
+        """Return the GRES by which Slurm counts shares of a device; empty where it gives whole ones."""
+        return self.fractions if self.fractions in ("shard", "mps") else ""
