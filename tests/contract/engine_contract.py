@@ -20,6 +20,7 @@ class EngineContract:
         capabilities = await harness.engine.capabilities()
         nodes = await harness.engine.inventory()
         assert capabilities.kind == harness.engine.kind
+        assert capabilities.simulated or capabilities.version[:64].strip()
         assert capabilities.limits_by
         assert harness.node in [node.name for node in nodes]
         assert len({node.name for node in nodes}) == len(nodes)

@@ -31,9 +31,7 @@ def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) ->
     Raises:
         SettingsInvalid: a cluster's table cannot be; the sentence says which, and what to write.
     """
-    tables, is_simulated = sorted(settings.clusters.items()), bool(settings.simulated.fleet)
-    if wrong := [said for name, each in tables if (said := _wrong(name, each, is_simulated=is_simulated))]:
-        raise SettingsInvalid(wrong)
+    check(settings)
     if settings.simulated.fleet:
         spec = settings.simulated
         world = open_world(
@@ -42,12 +40,32 @@ def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) ->
         return {SIMULATED: SimulatedEngine(world, sleep=clock.sleep)}
     found: dict[str, Engine] = {LOCAL: LocalEngine(home.state / "engine", clock=clock, settings=settings.local)}
     for name, each in sorted(settings.clusters.items()):
-        if kinds := _kinds(each):
-            try:
-                found[name] = _engine(name, each, home, clock, key)
-            except EngineRefused as error:
-                raise SettingsInvalid([f"[clusters.{name}.{kinds[0]}]: {error.sentence}"]) from error
+        if kind_of(each):
+            found[name] = engine_of(name, each, home, clock, key)
     return found
+
+
+def check(settings: Settings) -> None:
+    """Refuse tables of clusters by which nothing can be connected.
+
+    Raises:
+        SettingsInvalid: with what to write, for each of them.
+    """
+    tables, is_simulated = sorted(settings.clusters.items()), bool(settings.simulated.fleet)
+    if wrong := [said for name, each in tables if (said := _wrong(name, each, is_simulated=is_simulated))]:
+        raise SettingsInvalid(wrong)
+
+
+def engine_of(name: str, each: ClusterSettings, home: PlatformHome, clock: Clock, key: bytes) -> Engine:
+    """Return the engine of a cluster whose table says what runs work there.
+
+    Raises:
+        SettingsInvalid: the table contradicts itself; the sentence says how.
+    """
+    try:
+        return _engine(name, each, home, clock, key)
+    except EngineRefused as error:
+        raise SettingsInvalid([f"[clusters.{name}.{kind_of(each)}]: {error.sentence}"]) from error
 
 
 def _wrong(name: str, each: ClusterSettings, *, is_simulated: bool) -> str:
@@ -68,6 +86,11 @@ def _wrong(name: str, each: ClusterSettings, *, is_simulated: bool) -> str:
             f" [clusters.{name}.kubernetes], or take it out; only `local` and `simulated` need none"
         )
     return ""
+
+
+def kind_of(each: ClusterSettings) -> str:
+    """Return what runs work on a cluster by its table, `slurm` or `kubernetes`; empty when it does not say."""
+    return next(iter(_kinds(each)), "")
 
 
 def _kinds(each: ClusterSettings) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from dujiang.engines.contract import (
     AttemptKey,
     Capabilities,
+    DeviceFacts,
     EngineRefused,
     EngineUnavailable,
     Isolation,
@@ -103,6 +104,7 @@ class LocalEngine:
             device_isolation=shares,
             stacks_ranks=True,
             images=images.runtime.name if images.runtime else "",
+            version=_version(devices),
             missing=tuple(missing),
         )
 
@@ -488,3 +490,10 @@ class LocalEngine:
         if error.errno in _NO_ROOM:
             return EngineUnavailable(f"no space is left for {self._home.root}: free some, and it goes on by itself")
         return EngineUnavailable(f"{self._home.root} cannot be written: {error}")
+
+
+def _version(devices: Sequence[DeviceFacts]) -> str:
+    """Return what runs the work here: the kernel, and the driver of the devices where there are some."""
+    kernel = os.uname()
+    drivers = sorted({driver for device in devices if (driver := device.labels.get("driver"))})
+    return ", ".join([f"{kernel.sysname} {kernel.release}", *(f"driver {driver}" for driver in drivers)])
