@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query
 
 from dujiang.health.explain import JobView, explain
 from dujiang.health.schemas import ExplanationOut, explanation_out
-from dujiang.health.waits import wait_view
+from dujiang.health.waits import held_view, wait_view
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import NotFound, Unavailable
 from dujiang.scheduling.domain.explaining import Answer
@@ -30,7 +30,7 @@ class SeenJob:
     project_id: str
     view: JobView
     waits: bool = False
-    """It waits for the scheduler."""
+    """It waits for the scheduler, or for other jobs to end."""
 
 
 class FindJob(Protocol):
@@ -84,7 +84,7 @@ async def _fresh(ask: AskScheduler, view: JobView, *, widely: bool, projects: Se
         return view
     if answer is None:
         return view
-    wait = wait_view(answer)
+    wait = wait_view(answer) if not answer.is_held or view.wait is None else held_view(view.wait, answer)
     return replace(view, wait=wait, reason=wait.reason or view.reason)
 
 

@@ -37,14 +37,18 @@ class Live:
     async def seen(self, job_id: str) -> Explainer:
         """Return what was there a moment ago, if the job was there."""
         kept = self._seen
-        if kept is not None and job_id in kept.requests and self._clock.now() - kept.now <= _KEPT:
+        if (
+            kept is not None
+            and (job_id in kept.requests or job_id in kept.dependents)
+            and self._clock.now() - kept.now <= _KEPT
+        ):
             return kept
         return await self.look()
 
     async def explain(
         self, job_id: str, *, widely: bool = False, projects: Sequence[tuple[str, str]] = ()
     ) -> Answer | None:
-        """Return why a job waits and when it starts; None for one that does not wait for the scheduler.
+        """Return why a job waits and when it starts; None for one that waits neither for room nor for other jobs.
 
         Args:
             job_id: the job.

@@ -115,7 +115,7 @@ class JobService:
                 possible.add(asked)
             others.add(project_id, new.take(jobs, on, spec.secret_values, tx.now))
         if self._promises is not None:
-            await self._promises.check(tx, [request_of(job) for job in new.jobs if job.spec.deadline])
+            await self._promises.check(tx, new.jobs, new.edges)
         if new.jobs:
             await group_store.insert_arrays(tx, new.arrays)
             await store.insert_jobs(tx, new.jobs, new.secrets)

@@ -79,7 +79,7 @@ class StartLoop:
                 done["stale"] = 1  # the pool has moved: decide again on what is there now
         if not done["stale"]:
             self._scheduling.kept_slots = planned.slots
-            done["risk"] = await self._warn(planned.risks, requests)
+            done["risk"] = await self._warn(planned.risks, [*requests, *(one.request for one in snapshot.dependents)])
         if done["start"] or done["stop"]:
             self._wake()
         if telling and not done["stale"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -353,6 +353,8 @@ class Round:
         made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, [*targets, *kept])
         if made is None and kept and find(self.room, shape, allowed, closed=closed) is None:
             made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, targets)
+            if made is not None:  # what is kept for deadlines may keep it waiting beyond that
+                made = replace(made[0], at=None, expected=made[0].gap_ends), made[1]
         if made is None:
             return
         reservation, late = made

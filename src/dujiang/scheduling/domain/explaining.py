@@ -14,7 +14,7 @@ from dujiang.scheduling.domain.plan import decided, plan
 from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.reasons import Wait
 from dujiang.scheduling.domain.request import Request
-from dujiang.scheduling.domain.snapshot import Snapshot, snapshot_of_rows
+from dujiang.scheduling.domain.snapshot import Dependent, Snapshot, snapshot_of_rows
 from dujiang.scheduling.domain.telling import tell
 
 
@@ -31,6 +31,8 @@ class Answer:
     """When it does; None when that was not asked."""
     ways: tuple[Otherwise, ...] = ()
     """What else would start it now."""
+    is_held: bool = False
+    """It waits for other jobs to end, and takes no part before."""
 
 
 class Explainer:
@@ -43,6 +45,11 @@ class Explainer:
     def requests(self) -> dict[str, Request]:
         """Return the jobs that wait, by identifier."""
         return {request.job_id: request for request in self.snapshot.requests}
+
+    @cached_property
+    def dependents(self) -> dict[str, Dependent]:
+        """Return the jobs that wait for others to end, by identifier."""
+        return {one.request.job_id: one for one in self.snapshot.dependents}
 
     @property
     def is_small(self) -> bool:
@@ -60,6 +67,9 @@ class Explainer:
             widely: also what else would start it: as many again.
             projects: others that it may be submitted in, as (id, name).
         """
+        if job_id in self.dependents:
+            expected = forecast(self.snapshot, self.now, job_id=job_id).get(job_id) if expecting else None
+            return Answer(job_id, expected=expected, is_held=True)
         if job_id not in self.requests:
             return None
         done, preemption = self._decided

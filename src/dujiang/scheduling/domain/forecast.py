@@ -86,14 +86,14 @@ def forecast(
     future = _Future(snapshot, now)
     first, preemption = decided(snapshot, now)
     done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops), first.keeping.slots)
-    if job_id is not None:
+    if job_id is not None and job_id not in future.dependents:
         future.leave(_before(first, job_id), job_id)
         future.look_at(reservation.at for reservation in first.reservations.values() if reservation.at is not None)
     found: dict[str, Expected] = {}
     unknown = Unknown.STEPS
     while True:
         found |= future.carry_out(done)
-        if not future.requests or job_id in found:
+        if not (future.requests or future.dependents) or job_id in found:
             break
         steps -= 1
         if not steps:
@@ -105,7 +105,8 @@ def forecast(
             unknown = Unknown.HORIZON
             break
         done = plan(future.snapshot(), future.now, telling=False)
-    found |= {one: Expected(one, None, is_certain=False, unknown=unknown) for one in future.requests}
+    left = [*future.requests, *future.dependents]
+    found |= {one: Expected(one, None, is_certain=False, unknown=unknown) for one in left}
     return found if job_id is None else {one: told for one, told in found.items() if one == job_id}
 
 
@@ -130,6 +131,7 @@ class _Future:
         self._first, self.now = snapshot, now
         self._was: datetime | None = None
         self.requests = {request.job_id: request for request in snapshot.requests}
+        self.dependents = {one.request.job_id: one for one in snapshot.dependents}
         self._holdings = list(snapshot.holdings)
         self._ends: list[tuple[datetime, bool] | None] = [_end(each, now) for each in snapshot.holdings]
         self._node = snapshot.node_free.copy()
@@ -143,6 +145,13 @@ class _Future:
         self.requests = {
             one: each for one, each in self.requests.items() if one in kept or one == job_id or each.deadline
         }  # fmt: skip
+        runs = {held.job_id for held in self._holdings}
+        while True:  # what waits for what is left out here would come too soon
+            there = {*runs, *self.requests, *self.dependents}
+            left = {one: each for one, each in self.dependents.items() if there.issuperset(each.after)}
+            if len(left) == len(self.dependents):
+                return
+            self.dependents = left
 
     def look_at(self, moments: Iterable[datetime]) -> None:
         """Let no group of ends reach over these."""
@@ -153,7 +162,7 @@ class _Future:
         return replace(
             self._first, node_free=self._node, device_milli=self._milli, device_memory=self._memory,
             holdings=tuple(self._holdings), requests=tuple(self.requests.values()), rules=self._rules,
-            slots=self._slots,
+            slots=self._slots, dependents=tuple(self.dependents.values()),
         )  # fmt: skip
 
     def carry_out(self, done: Plan) -> dict[str, Expected]:
@@ -194,7 +203,18 @@ class _Future:
             self.now = mark
         kept = [(held, end) for held, end in zip(self._holdings, self._ends, strict=True) if not self._ended(held, end)]
         self._holdings, self._ends = [held for held, _ in kept], [end for _, end in kept]
+        self._take_part()
         return True
+
+    def _take_part(self) -> None:
+        """Let those wait for room whose dependencies have ended: all end as they should, as far as is known here."""
+        there = {*(held.job_id for held in self._holdings), *self.requests, *self.dependents} if self.dependents else ()
+        ready = [
+            each for each in self.dependents.values() if each.is_known and not any(on in there for on in each.after)
+        ]
+        for each in ready:
+            del self.dependents[each.request.job_id]
+            self.requests[each.request.job_id] = each.request
 
     def _passed(self, ahead: int, steps: int) -> int:
         """Return how many moments to pass in this step: 1 while there are steps for all, else ever more."""

@@ -13,6 +13,7 @@ where none is left, the deadline is at risk, and the plan says why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -40,8 +41,10 @@ class Keeping:
         self._snapshot, self._now, self._grounds, self._releases = snapshot, now, grounds, releases
         self.risks: dict[str, Risk] = {}
         self._rooms: dict[tuple[int, bool], Room] = {}
-        wanted = [one for one in snapshot.requests if _is_promised(one)] if snapshot.rules.keeps_deadlines else []
+        waiting = [*snapshot.requests, *_dependents(snapshot)] if snapshot.rules.keeps_deadlines else []
+        wanted = [one for one in waiting if _is_promised(one)]
         self._wanted = {one.job_id: one for one in wanted}
+        self._held_back = {one.request.job_id for one in snapshot.dependents}
         if wanted:
             self._given = room, queues
             self._levels = self._arranged(sorted(wanted, key=lambda one: (one.deadline, one.submitted_at, one.job_id)))
@@ -63,7 +66,8 @@ class Keeping:
 
     def due(self, room: Room) -> list[Kept]:
         """Return what has to start now, and has its place."""
-        return [one for one in self.kept if one.at <= self._now and holds(room, one.fit)]
+        due = [one for one in self.kept if one.at <= self._now and one.job_id not in self._held_back]
+        return [one for one in due if holds(room, one.fit)]
 
     def count(self, request: Request) -> int:
         """Return how many levels a job that starts now still runs on."""
@@ -311,6 +315,16 @@ class Keeping:
     def _begins(self, level: Level) -> str:
         """Return whose slot begins at a level."""
         return next((one.job_id for one in self.kept if one.at == level.at), "")
+
+
+def _dependents(snapshot: Snapshot) -> Iterable[Request]:
+    """Yield the jobs that wait for others to end, as ones that wait until those have that run now."""
+    if not snapshot.dependents:
+        return
+    ends = {held.job_id: held.ends_at for held in snapshot.holdings}
+    for one in snapshot.dependents:
+        known = [end for on in one.after if (end := ends.get(on)) is not None]
+        yield replace(one.request, not_before=max(known, default=None))
 
 
 def _is_promised(request: Request) -> bool:

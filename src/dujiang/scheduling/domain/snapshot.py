@@ -117,6 +117,17 @@ class Window:
     """Whom it is for; empty is nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """A job that waits for others to end before it takes part: no plan looks at it, a forecast does."""
+
+    request: Request
+    after: tuple[str, ...]
+    """The jobs that have to end, of those that run or wait here; others have ended."""
+    is_known: bool = True
+    """False: it cannot be told when it takes part, such as when another has to fail first."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """One moment: the fleet, what is free, who holds what, who waits, what each project may hold.
@@ -142,6 +153,8 @@ class Snapshot:
     """By project; without one, a job's weight stays its own."""
     slots: tuple[Slot, ...] = ()
     """What the last plan kept for promised deadlines, in any order."""
+    dependents: tuple[Dependent, ...] = ()
+    """Jobs that wait for others to end, in any order."""
 
     def usage(self) -> dict[str, Amounts]:
         """Return what each project holds."""
@@ -253,7 +266,7 @@ class Snapshots:
         self, view: PoolView, *, holdings: Sequence[Holding], requests: Sequence[Request],
         quotas: Mapping[str, Quota] | None = None, windows: Sequence[Reservation] = (),
         queues: QueueTree = NO_QUEUES, shares: Mapping[str, FairShare] | None = None, rules: Rules = DEFAULT_RULES,
-        slots: Sequence[Slot] = (),
+        slots: Sequence[Slot] = (), dependents: Sequence[Dependent] = (),
     ) -> Snapshot:  # fmt: skip
         """Return the snapshot of this view with these jobs, quotas, reservations, queues, shares, rules and slots."""
         fleet = self.fleet(view)
@@ -261,4 +274,5 @@ class Snapshots:
         return Snapshot(
             fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version,
             windows_of(windows, fleet), rules, queues, shares or {}, tuple(slots),
+            tuple(dependents),
         )  # fmt: skip
