@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dujiang.bootstrap.platform import Platform
 from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable, Evidence, NodeFacts, Observation, Phase
@@ -170,3 +171,17 @@ async def test_a_cluster_that_was_taken_out_of_the_settings_is_let_go_of_once_no
             await looks(without)
             assert [one["name"] for one in (await get(without, "/v1/clusters"))["items"]] == [SIM]
             assert (await get(without, "/v1/pool"))["clusters"] == 1
+
+
+async def test_a_cluster_that_stays_away_is_logged_when_it_goes_then_seldom_and_when_it_is_back(scene: Scene) -> None:
+    job = await scene.submit("#sim duration=5000", placement={"cluster": FAR})
+    await scene.until(job.id, "RUNNING")
+    far(scene).away = "no route to host"
+    with capture_logs() as lines:
+        await scene.turns(200, seconds=2.0)
+        far(scene).away = ""
+        await scene.turns(2)
+    events = [line["event"] for line in lines]
+    assert events.count("a cluster does not answer") == 2
+    assert events.count("an engine does not answer") == 2
+    assert events.count("a cluster answers again") == 1

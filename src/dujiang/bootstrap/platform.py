@@ -162,8 +162,8 @@ class Platform:
             sites=_sites(world, settings),
         )  # fmt: skip
         inventory = InventoryLoop(
-            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start,
-            notes=running.note,
+            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, clock=clock,
+            wake=self._wake_start, notes=running.note,
         )  # fmt: skip
         figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
         book = UseBook()
@@ -174,7 +174,7 @@ class Platform:
         defragmenting = DefragmentLoop(
             db=db, pool=self.pool, live=self.live, settings=settings.scheduling, wake=self._wake_attempts
         )
-        sweep = SweepLoop(db=db, clusters=clusters)
+        sweep = SweepLoop(db=db, clusters=clusters, clock=clock)
         scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
             db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,

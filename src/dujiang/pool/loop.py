@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dujiang.engines.contract import Capabilities, EngineRefused, EngineUnavailable
 from dujiang.engines.lines import Line, Overdue, StillAsking
 from dujiang.kit import log
+from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import BadInventory
@@ -32,7 +33,7 @@ class InventoryLoop:
 
     def __init__(
         self, *, db: Database, pool: PoolService, reservations: Reservations, clusters: Mapping[str, Line],
-        wake: Callable[[], None] = lambda: None, notes: Callable[[str], str] = lambda _cluster: "",
+        clock: Clock, wake: Callable[[], None] = lambda: None, notes: Callable[[str], str] = lambda _cluster: "",
     ) -> None:  # fmt: skip
         """Take what it works with.
 
@@ -41,11 +42,12 @@ class InventoryLoop:
             pool: what is known.
             reservations: begin and end.
             clusters: lines to engines, by name.
+            clock: the time.
             wake: called when what there is has changed.
             notes: what others have seen of a cluster that is the matter with it, in a sentence; empty when nothing.
         """
         self._db, self._pool, self._reservations, self._clusters, self._wake = db, pool, reservations, clusters, wake
-        self._notes = notes
+        self._notes, self._troubles = notes, log.Seldom(clock)
         self._capabilities: dict[str, Capabilities] = {}
         self._looks: Counter[str] = Counter()
         self._turns = 0
@@ -95,9 +97,11 @@ class InventoryLoop:
             why = judge(line.facts(), within_s=line.answers.within_s)[1] or error.sentence
             async with self._db.transaction(cause="inventory") as tx:
                 await self._pool.mark_unreachable(tx, cluster, why, kind=line.engine_kind)
-            if not isinstance(error, StillAsking):
+            if not isinstance(error, StillAsking) and self._troubles.is_due(cluster):  # else told by the line
                 _logger.warning("a cluster does not answer", cluster=cluster, why=error.sentence)
             return Counter({"unreachable": 1})
+        if self._troubles.is_over(cluster):
+            _logger.info("a cluster answers again", cluster=cluster)
         standing = self._standing(cluster, line)
         try:
             async with self._db.transaction(cause="inventory") as tx:
@@ -128,10 +132,12 @@ class InventoryLoop:
                 else:
                     await line.uncordon(order.node)
                 done["order"] += 1
+                self._troubles.is_over((cluster, order.node))
             except (EngineUnavailable, EngineRefused) as error:
                 if isinstance(error, StillAsking):
                     continue
-                _logger.warning("an engine did not follow", cluster=cluster, node=order.node, why=error.sentence)
+                if self._troubles.is_due((cluster, order.node)):
+                    _logger.warning("an engine did not follow", cluster=cluster, node=order.node, why=error.sentence)
                 if isinstance(error, Overdue):
                     break  # the others would be waited for as long
         return done

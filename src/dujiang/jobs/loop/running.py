@@ -135,6 +135,7 @@ class AttemptLoop:
         self._diagnose, self._clock, self._settings = diagnose, clock, settings
         self._lost_after_s, self._find_checkpoint, self._wake = lost_after_s or {}, find_checkpoint, wake
         self._sites = sites or {}
+        self._troubles = log.Seldom(clock)
         self._memories = {name: _Memory() for name in clusters}
 
     async def look(self, cluster: str) -> TickReport:
@@ -181,12 +182,15 @@ class AttemptLoop:
     async def _observe(self, cluster: str, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation] | None:
         """Return what the engine shows; None when it does not answer."""
         try:
-            return await self._clusters[cluster].observe(keys)
+            seen = await self._clusters[cluster].observe(keys)
         except StillAsking:
             return None
         except EngineUnavailable as error:
-            _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+            if self._troubles.is_due(cluster):
+                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
             return None
+        self._troubles.is_over(cluster)
+        return seen
 
     def _count_hidden(self, cluster: str, live: Sequence[Attempt], seen: Mapping[AttemptKey, Observation]) -> None:
         if isinstance(seen, LateLook):
@@ -426,10 +430,12 @@ class AttemptLoop:
         async def one(each: T) -> bool:
             try:
                 await call(each)
+                self._troubles.is_over(each)
             except StillAsking:  # told once, when it became overdue
                 return False
             except EngineUnavailable as error:
-                _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
+                if self._troubles.is_due(each):
+                    _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
                 return False
             return True
 
