@@ -159,7 +159,7 @@ class Batch:
     name: str
     comment: str
     nodes: tuple[str, ...]
-    """Pinned to these."""
+    """That the platform chose."""
     each: Portion
     """What every node gives."""
     folder: str
@@ -172,11 +172,24 @@ class Batch:
     account: str
     qos: str
     reservation: str = ""
+    elsewhere: Elsewhere | None = None
+    """Where else it may run; None pins it to its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other nodes a job may run on than those that the platform chose."""
+
+    features: tuple[str, ...]
+    """They have all of these."""
+    never: tuple[str, ...]
+    """Those that are closed to us."""
 
 
 def batch(
-    launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str | None, settings: SlurmSettings
-) -> Batch:
+    launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str | None, settings: SlurmSettings,
+    elsewhere: Elsewhere | None = None,
+) -> Batch:  # fmt: skip
     """Return the batch job of a launch; without a folder, what Slurm itself prints is kept nowhere."""
     limit_s = launch.time_limit_s
     return Batch(
@@ -185,14 +198,15 @@ def batch(
         limit_min=None if limit_s is None else minutes(limit_s + launch.grace_s),
         warning_s=min(65535, math.ceil(launch.grace_s) + _WARNING_S), partition=settings.partition,
         account=settings.account, qos=settings.qos, reservation=settings.reservation,
+        elsewhere=elsewhere,
     )  # fmt: skip
 
 
 def options(batch: Batch, settings: SlurmSettings) -> list[str]:
-    """Return the options of `sbatch`, pinned to the nodes that the platform chose."""
+    """Return the options of `sbatch`, pinned to the nodes that the platform chose, or to such as are like them."""
     each, count = batch.each, len(batch.nodes)
     words = [
-        "--parsable", f"--job-name={batch.name}", f"--comment={batch.comment}", f"--nodelist={','.join(batch.nodes)}",
+        "--parsable", f"--job-name={batch.name}", f"--comment={batch.comment}", *_where(batch),
         f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", f"--cpus-per-task={each.cpus}", "--no-requeue",
         "--open-mode=append", f"--output={batch.output}", f"--chdir={batch.folder}",
     ]  # fmt: skip
@@ -207,6 +221,13 @@ def options(batch: Batch, settings: SlurmSettings) -> list[str]:
         "partition": batch.partition, "account": batch.account, "qos": batch.qos, "reservation": batch.reservation,
     }  # fmt: skip
     return [*words, *(f"--{name}={value}" for name, value in named.items() if value), *settings.sbatch_options]
+
+
+def _where(batch: Batch) -> list[str]:
+    if batch.elsewhere is None:
+        return [f"--nodelist={','.join(batch.nodes)}"]
+    features, never = "&".join(batch.elsewhere.features), ",".join(batch.elsewhere.never)
+    return [*([f"--constraint={features}"] if features else []), *([f"--exclude={never}"] if never else [])]
 
 
 def gres(each: Portion) -> list[str]:
@@ -269,6 +290,8 @@ def describe(
         "master_addr": addresses.get(first, first),
         "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }
+    if settings.placement == "delegated":
+        record["addresses"] = dict(addresses)  # of all nodes: any of them may become its own
     assert nodes_of(record) == list(taken)
     if record["image"] and (wrong := refuse_unmountable(record)):
         raise EngineRefused(wrong)

@@ -1,4 +1,4 @@
-"""The Slurm engine: each attempt a batch job, pinned to the nodes that the platform chose.
+"""The Slurm engine: each attempt a batch job, on the nodes that the platform chose, or on such as are like them.
 
 What an attempt does is read from the files that its runner writes into the shared work folder (`runner`), and asked of
 Slurm only where those say nothing: before the start, and when a job is gone without an end. Three files decide, each
@@ -55,6 +55,10 @@ class SlurmEngine:
     def __init__(self, settings: SlurmSettings, *, clock: Clock, commands: Commands | None = None) -> None:
         if not settings.work_dir.startswith("/"):
             raise EngineRefused(f"`work_dir` of a Slurm cluster must be absolute, not {settings.work_dir!r}")
+        if settings.run_as and settings.placement != "pinned":
+            raise EngineRefused(
+                '`run_as` needs `placement = "pinned"`: where a job of another user runs is not taken from its own word'
+            )
         self._settings, self._clock = settings, clock
         self._work = SharedWorkDir(settings.work_dir, is_shared=bool(settings.run_as))
         self._slurm = controller_of(settings, clock, commands, self._is_of)
@@ -146,14 +150,17 @@ class SlurmEngine:
         devices = {name: nodes.devices_of(self._nodes[name]) for name in {rank.node for rank in launch.ranks}}
         taken = asking.portions(launch.ranks, devices, self._shards(), self._settings.shared_as or "shard")
         record = asking.describe(
-            launch, taken, addresses={name: self._nodes[name].address for name in taken},
+            launch, taken, addresses={name: node.address for name, node in self._nodes.items()},
             limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
         )  # fmt: skip
         try:  # in a thread: a shared folder may take milliseconds a file, and other submissions need not wait for it
             folder, script = await asyncio.to_thread(self._write_down, launch, record, user)
         except OSError as error:
             raise unwritable(self._work.root, error) from error
-        batch = asking.batch(launch, taken, self._work.mark, folder.path if user is None else None, self._settings)
+        batch = asking.batch(
+            launch, taken, self._work.mark, folder.path if user is None else None, self._settings,
+            self._elsewhere(list(taken)),
+        )  # fmt: skip
         try:
             number = await self._slurm.submit(batch, script, folder.run_as)
         except EngineRefused:
@@ -295,8 +302,7 @@ class SlurmEngine:
         """Close a node and begin to stop what is ours on it."""
         await self.cordon(node, reason)
         for key in self._work.known():
-            launch = self._work.attempt(key).read("launch") or {"ranks": []}
-            if any(rank["node"] == node for rank in launch["ranks"]):
+            if node in self._work.attempt(key).nodes():
                 await self.cancel(key, grace_s=grace_s)
 
     async def forget(self, key: AttemptKey) -> None:
@@ -325,6 +331,14 @@ class SlurmEngine:
     def _open(self) -> None:
         if not self._runner or not os.path.exists(self._runner):
             self._runner = self._work.open()
+
+    def _elsewhere(self, chosen: Sequence[str]) -> asking.Elsewhere | None:
+        """Return which other nodes a job may run on; None where it is pinned to the chosen ones."""
+        if self._settings.placement == "pinned":
+            return None
+        features = [set(self._nodes[name].features) for name in chosen]
+        never = set(self._work.closed()) & set(self._nodes)
+        return asking.Elsewhere(tuple(sorted(set.intersection(*features))), tuple(sorted(never)))
 
     def _is_of(self, key: str, user: str) -> bool:
         """Say whether a job of this user of Slurm can be that of an attempt, by its printed key."""

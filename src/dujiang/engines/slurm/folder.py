@@ -24,7 +24,7 @@ from typing import Any
 from dujiang.engines.contract import AttemptKey, EngineUnavailable
 from dujiang.engines.local.home import read_whole, remove, write_whole
 from dujiang.engines.slurm.archive import archive
-from dujiang.engines.slurm.runner import write_once
+from dujiang.engines.slurm.runner import nodes_of, write_once
 from dujiang.kit.files import read_at, size_of
 
 
@@ -95,6 +95,11 @@ class Folder:
     def read_output(self, rank: int, offset: int, count: int) -> bytes:
         """Return a piece of what a rank printed."""
         return read_at(f"{self.path}/output-{rank}.log", offset, count)
+
+    def nodes(self) -> list[str]:
+        """Return the nodes of the attempt: those that Slurm chose, where it did, else those of its launch."""
+        placed = self.read("placed") or {}
+        return list(placed.get("nodes") or nodes_of(self.read("launch") or {"ranks": []}))
 
     def used(self, node: str) -> Mapping[str, float] | None:
         """Return what the attempt's processes on a node had used at the last look."""

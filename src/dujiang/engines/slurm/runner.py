@@ -10,6 +10,7 @@ The attempt's folder lies on the shared file system and is all that the platform
                                 requeues, or a second job after a lost answer, finds it and runs nothing
     requests                    lines `stop GRACE_S` and `signal NUMBER`, appended by the platform
     started.json  end.json      made once each
+    placed.json                 the nodes, where Slurm chose them
     use/NODE.json               what its processes have used so far, written anew from time to time
     go.json  failed.json  part-NODE.json     between the nodes of an attempt of several
 
@@ -40,6 +41,7 @@ from dujiang.engines.local.limits import Group, LimitPlan, Share, read
 from dujiang.engines.local.linux import adopt_orphans
 from dujiang.engines.local.supervisor import KICK
 from dujiang.engines.slurm.images import ImageSupervisor
+from dujiang.engines.slurm.settling import chosen, settled
 
 WAKE = signal.SIGURG
 """Sent by the platform after it wrote a request. Its default is to be ignored: it may come at any time."""
@@ -263,6 +265,8 @@ def main(arguments: Sequence[str]) -> int:
         launch = read_whole(f"{folder}/launch.json")
         if launch is None:
             return 1
+        if (placed := read_whole(f"{folder}/placed.json")) is not None:
+            launch = settled(launch, placed["nodes"])
         part = Node(folder, launch, json.load(sys.stdin), node).run()
         if part["end"] not in ("Exited", "Stopped") or part["exit_code"]:
             write_once(f"{folder}/failed.json", {"node": node})
@@ -299,12 +303,22 @@ def _run(folder: str, node: str, launch: Mapping[str, Any] | None, secrets: Mapp
     if launch is None:
         return {**_lost(f"the launch record in {folder} cannot be read on {node}"), "end": "LaunchFailed"}
     try:
-        if nodes_of(launch) == [node]:
-            return Node(folder, launch, secrets, node).run()
-        return _run_together(folder, launch, secrets)
+        if "addresses" not in launch:
+            return _run_on(folder, node, launch, secrets)
+        nodes = chosen(os.environ.get("SLURM_JOB_NODELIST", node), node)
+        write_once(f"{folder}/placed.json", {"nodes": nodes})
+        end = _run_on(folder, node, settled(launch, nodes), secrets)
+        why = f"Slurm chose {', '.join(nodes)}; the platform held {', '.join(nodes_of(launch))}"
+        return {**end, "evidence": [*end["evidence"], ["runner", why, None]]} if nodes != nodes_of(launch) else end
     except Exception as error:  # whatever it was, the platform is to read of it
         traceback.print_exc()
         return {**_lost(f"it cannot be started on {node}: {error}"), "end": "LaunchFailed"}
+
+
+def _run_on(folder: str, node: str, launch: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+    if nodes_of(launch) == [node]:
+        return Node(folder, launch, secrets, node).run()
+    return _run_together(folder, launch, secrets)
 
 
 def _run_together(folder: str, launch: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class SlurmSettings:
     reservation: str = ""
     """In which jobs run: nodes outside it are closed to them. Nodes of other reservations are closed in any case, from
     their beginning to their end."""
+    placement: Literal["pinned", "delegated"] = "pinned"
+    """Whether jobs run exactly on the nodes that the platform chose, or Slurm has the last word among nodes that have
+    the same features and devices. The ledger keeps what it chose."""
     sbatch_options: tuple[str, ...] = ()
     """Further options of every `sbatch`, such as `--exclude=old7`."""
     commands: str = ""
