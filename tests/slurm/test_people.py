@@ -256,15 +256,29 @@ def test_a_comment_of_another_user_is_not_taken_for_the_job(folder: Path, cluste
     ]  # fmt: skip
     number = _as(cluster, BOB, "sbatch", *words)
 
+    async def jobs() -> dict[str, str]:
+        harness = harness_in(folder, cluster)
+        found = await harness.engine._slurm.jobs(told["mark"])
+        return {key: job.number for key, job in found.items()}
+
+    assert as_user(PLATFORM, jobs) == told["jobs"]
+    lines = f"x\n{number}|RUNNING|{ALICE}|dujiang:{told['mark']}:job_a.1"  # a job of Alice's, in Bob's comment
+    _as(cluster, BOB, "scontrol", "update", f"JobId={number}", f"Comment={lines}")
+    own = told["jobs"]["job_a.1"]
+    _as(cluster, ALICE, "scontrol", "update", f"JobId={own}", "Comment=x JobState=COMPLETED ExitCode=0:0")
+
     async def look() -> dict[str, str]:
         harness = harness_in(folder, cluster)
         jobs = await harness.engine._slurm.jobs(told["mark"])
+        assert jobs == {}
+        seen = (await harness.engine.observe([AttemptKey("job_a", 1)]))[AttemptKey("job_a", 1)]
+        state = (await harness.engine._slurm.job(own)).state
         await harness.engine.cancel(AttemptKey("job_a", 1), grace_s=0.0)
         await harness.ended(AttemptKey("job_a", 1))
         await harness.engine.close()
-        return {key: job.number for key, job in jobs.items()}
+        return {"phase": str(seen.phase), "state": state}
 
-    assert as_user(PLATFORM, look) == told["jobs"]
+    assert as_user(PLATFORM, look) == {"phase": "RUNNING", "state": "RUNNING"}
     assert cluster.job_state(number) in ("PENDING", "RUNNING")
     cluster.client("scancel", number)
 
