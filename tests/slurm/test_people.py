@@ -14,6 +14,7 @@ import pytest
 
 from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, Phase
 from dujiang.engines.slurm.archive import archive
+from tests.chaos.process import PlatformProcess, until
 from tests.contract.engine_contract import EngineContract
 from tests.contract.harness import Exits
 from tests.contract.process_contract import ProcessContract
@@ -380,6 +381,44 @@ def test_ranks_on_two_nodes_are_one_user(folder: Path, cluster: Cluster) -> None
         return [told["printed"], (await harness.printed(launch.key, rank=1)).decode(), str(told["code"])]
 
     assert as_user(PLATFORM, live) == [f"{ALICE} 0 {SECRET}\n", f"{ALICE} 1 {SECRET}\n", "0"]
+
+
+SETTINGS = """\
+[jobs]
+checkpoint_root = "{shared}/checkpoints"
+
+[clusters.hpc.slurm]
+work_dir = "{shared}/dujiang"
+conf = "{conf}"
+run_as = {{ "*" = "{user}" }}
+python = "/usr/bin/python3"
+poll_s = 0.5
+"""
+JOB = """\
+name: as-another
+placement: {cluster: hpc}
+resources: {cpu: 1, memory: 128MiB}
+time_limit: 10m
+run: id -un; exit 3
+"""
+
+
+def test_a_job_goes_through_the_platform_as_another(tmp_path: Path, cluster: Cluster) -> None:
+    home = tmp_path / "home"
+    platform = PlatformProcess(home)
+    (tmp_path / "job.yaml").write_text(JOB)
+    with scratch() as shared:
+        (home / "dujiang.toml").write_text(SETTINGS.format(shared=shared, conf=cluster.conf, user=ALICE))
+        platform.start()
+        try:
+            said = platform.run("submit", str(tmp_path / "job.yaml"))
+            assert said.code == 0, said.err
+            until(lambda: platform.jobs()[0]["state"] in ("COMPLETED", "FAILED", "NODE_FAIL"), 60, "the job to end")
+            (job,) = platform.jobs()
+            assert (job["state"], platform.run("logs", job["id"]).out) == ("FAILED", f"{ALICE}\n"), job
+            assert platform.tracebacks() == []
+        finally:
+            platform.stop()
 
 
 class TestSlurmAsAnother(EngineContract, ProcessContract):
