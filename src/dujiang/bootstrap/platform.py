@@ -146,7 +146,7 @@ class Platform:
         self.predictor = Predictor(self.http, within_s=model_settings.predict_within_s)
         self.billing = BillingService(ids, self.pool, settings.billing)
         outlook = Outlook(pool=self.pool, scheduling=self.scheduling)
-        self.live = Live(db=db, clock=clock, outlook=outlook)
+        self.live = Live(db=db, clock=clock, outlook=outlook, scheduling=self.scheduling)
         self.trials = Trials(
             db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing), scheduling=self.scheduling,
         )  # fmt: skip

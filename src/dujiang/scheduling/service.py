@@ -14,6 +14,7 @@ from dujiang.pool.domain import Allocation
 from dujiang.pool.service import PoolService
 from dujiang.scheduling import queue_store, store
 from dujiang.scheduling.domain import COUNTED, Quota
+from dujiang.scheduling.domain.explaining import Explainer
 from dujiang.scheduling.domain.queue_document import Difference, differences, document_of, read_queues
 from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.renting import BurstPolicy
@@ -52,6 +53,8 @@ class SchedulingService:
         self._tree: tuple[str, QueueTree] = ("", NO_QUEUES)
         self.kept_slots: tuple[Slot, ...] = ()
         """What the last plan that was carried out in this process keeps for promised deadlines."""
+        self.last_plan: Explainer | None = None
+        """What the last plan of this process was made on, and what it decided, for whoever asks why a job waits."""
 
     def burst_policy(self, spent: Decimal = Decimal(0)) -> BurstPolicy | None:
         """Return when work goes to rented clusters, with what is left of a day's budget; None: never."""

@@ -29,7 +29,7 @@ from dujiang.pool.domain import Grant, NodeClosed, OverAllocated
 from dujiang.pool.service import PoolService
 from dujiang.scheduling.domain import ADVICE, Plan, Request, Snapshot, Start, Wait, plan
 from dujiang.scheduling.domain.expected import Expectation
-from dujiang.scheduling.domain.explaining import in_the_way
+from dujiang.scheduling.domain.explaining import Explainer, in_the_way
 from dujiang.scheduling.domain.renting import Rent
 from dujiang.scheduling.domain.slots import Risk
 from dujiang.scheduling.service import SchedulingService
@@ -66,6 +66,7 @@ class StartLoop:
             requests = await self._outlook.waiting(tx)
             if not requests and not self._may_resize():
                 self._told.clear()
+                self._scheduling.last_plan = None
                 return TickReport()
             snapshot = await self._outlook.snapshot(tx, requests)
             now = tx.now
@@ -79,6 +80,7 @@ class StartLoop:
                 done["stale"] = 1  # the pool has moved: decide again on what is there now
         if not done["stale"]:
             self._scheduling.kept_slots = planned.slots
+            self._scheduling.last_plan = Explainer(snapshot, now, planned.outcome)
             done["risk"] = await self._warn(planned.risks, [*requests, *(one.request for one in snapshot.dependents)])
         if done["start"] or done["stop"]:
             self._wake()

@@ -22,6 +22,7 @@ from typing import Final
 from dujiang.engines.contract import RankPlacement
 from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.plan import Plan, decided, plan
+from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
 from dujiang.scheduling.domain.stops import StopWhy
@@ -69,7 +70,7 @@ class Expected:
 
 def forecast(
     snapshot: Snapshot, now: datetime, *, job_id: str | None = None, horizon_s: float = HORIZON_S,
-    most_steps: int | None = None,
+    most_steps: int | None = None, outcome: tuple[Round, Preemption] | None = None,
 ) -> dict[str, Expected]:  # fmt: skip
     """Return when each waiting job starts, or one of them.
 
@@ -79,12 +80,13 @@ def forecast(
         job_id: the only job wanted: those behind it are left out of account, and nothing is done once it starts.
         horizon_s: how far to look.
         most_steps: how many plans to make; None is as many as `steps_for` the snapshot.
+        outcome: what `decided` says of the snapshot, where that is known already.
 
     Cost: at most that many plans.
     """
     steps = steps_for(snapshot) if most_steps is None else max(1, most_steps)
     future = _Future(snapshot, now)
-    first, preemption = decided(snapshot, now)
+    first, preemption = outcome or decided(snapshot, now)
     done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops), first.keeping.slots)
     if job_id is not None and job_id not in future.dependents:
         future.leave(_before(first, job_id), job_id)

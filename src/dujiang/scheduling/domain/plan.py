@@ -12,7 +12,7 @@ work grows (`growing`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -45,6 +45,8 @@ class Plan:
     """What is kept for promised deadlines, for the snapshot of the next plan."""
     risks: tuple[Risk, ...] = ()
     """Promised deadlines that can no longer be kept for sure, by job."""
+    outcome: tuple[Round, Preemption] | None = field(default=None, repr=False, compare=False)
+    """What it was read from; whoever is asked about it next can tell from that."""
 
 
 def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: bool = True) -> Plan:
@@ -63,7 +65,7 @@ def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: 
     waits = tell(done, preemption.awaited, changes=changes) if telling else ()
     larger = grow(done) if snapshot.rules.grows and not preemption.stops else None
     stops = tuple(preemption.stops) if larger is None else (larger,)
-    return Plan(tuple(done.starts), waits, snapshot.version, stops, done.keeping.slots, done.risks)
+    return Plan(tuple(done.starts), waits, snapshot.version, stops, done.keeping.slots, done.risks, (done, preemption))
 
 
 def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:
