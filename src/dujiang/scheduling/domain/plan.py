@@ -63,8 +63,8 @@ def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: 
     """
     done, preemption = decided(snapshot, now)
     waits = tell(done, preemption.awaited, changes=changes) if telling else ()
-    larger = grow(done) if snapshot.rules.grows and not preemption.stops else None
-    stops = tuple(preemption.stops) if larger is None else (larger,)
+    larger = grow(done) if snapshot.rules.grows and not preemption.stops else []
+    stops = (*preemption.stops, *larger)
     return Plan(tuple(done.starts), waits, snapshot.version, stops, done.keeping.slots, done.risks, (done, preemption))
 
 
