@@ -10,6 +10,7 @@ from typing import Final, Literal
 from dujiang.scheduling.domain.bands import TaskClass
 from dujiang.scheduling.domain.renting import BurstPolicy, Hours
 from dujiang.scheduling.domain.rules import Rules
+from dujiang.scheduling.domain.turns import Turns
 
 _HOURS: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]"
 
@@ -91,6 +92,12 @@ class SchedulingSettings:
     most_stops_for: int = 4
     """For how many waiting jobs one plan stops others, and how many elastic jobs it resizes. Too many at once empty and
     fill the pool in waves."""
+    turn_device_s: float | None = None
+    """Work of one class takes turns: who has had less goes first, and work that saves itself is stopped for it when it
+    has had more by a level. The first level is so many device-seconds, each further one twice as wide; 600 is a good
+    beginning. None or 0: who runs goes on. Too little stops work often, too much makes short work wait behind long."""
+    turn_patience: float = 16.0
+    """Waiting for so long counts as running for one against what a job has had, so that long work gets its turn."""
     grows: bool = True
     """Whether a running elastic job is stopped to go on with more ranks when nobody waits."""
     regrow_s: float = 900.0
@@ -124,6 +131,8 @@ class SchedulingSettings:
             raise ValueError("min_run_s, regrow_s, fresh_s and most_lost_device_s are not negative")
         if not 0 <= self.fair_share_part <= 1:
             raise ValueError("fair_share_part is between 0 and 1")
+        if (self.turn_device_s or 0.0) < 0 or self.turn_patience <= 0:
+            raise ValueError("turn_device_s is not negative, and turn_patience is above 0")
         if (self.fair_share_half_life_s or 0) < 0 or self.fair_share_every_s < 0:
             raise ValueError("the times of fair share are not negative")
 
@@ -134,4 +143,5 @@ class SchedulingSettings:
             most_lost_device_s=self.most_lost_device_s, lost_device_s=lost_device_s,
             most_stops_for=self.most_stops_for, grows=self.grows, regrow_s=self.regrow_s,
             keeps_deadlines=self.deadlines != "off", burst=burst,
+            turns=Turns(self.turn_device_s, self.turn_patience) if self.turn_device_s else None,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from dujiang.jobs.domain import Job, request_of
 from dujiang.jobs.expecting import Expectations, left_s
 from dujiang.jobs.loop.abouts import Abouts
 from dujiang.jobs.loop.dependents import dependents_of
+from dujiang.jobs.loop.served import Served
 from dujiang.kit.db import Tx
 from dujiang.pool.domain import Allocation, LedgerFilter
 from dujiang.pool.service import PoolService
@@ -35,7 +36,7 @@ class Outlook:
     def __init__(self, *, pool: PoolService, scheduling: SchedulingService) -> None:
         self._pool, self._scheduling = pool, scheduling
         self._expectations, self._abouts, self._snapshots = Expectations(), Abouts(), Snapshots()
-        self._spending = Spending(pool)
+        self._spending, self._served = Spending(pool), Served(pool)
         self._requests: dict[str, tuple[tuple[int, int | None, bool], Request]] = {}
         self._held: dict[str, Request] = {}
 
@@ -66,6 +67,8 @@ class Outlook:
         rows = await self._pool.allocations(tx, LedgerFilter(live=True))
         inventory = await self._pool.inventory(tx)
         about = await self._abouts.of(tx, {row.share.key for row in rows})
+        if self._scheduling.settings.turn_device_s:
+            requests, about = await self._with_service(tx, requests, about)
         queues = await self._scheduling.queues(tx)
         shares = await self._scheduling.shares(tx, queues, rows, {request.project_id for request in requests})
         holdings = holdings_of_ledger(inventory, rows, about)
@@ -89,6 +92,20 @@ class Outlook:
         arrays = sorted({edge.on_id for edge in edges if group_store.is_array(edge.on_id)})
         tasks = {one: [task for _, task in await group_store.live_tasks(tx, one)] for one in arrays}
         return dependents_of(self._held, edges, tasks, seen)
+
+    async def _with_service(
+        self, tx: Tx, requests: Sequence[Request], about: Mapping[AttemptKey, About]
+    ) -> tuple[list[Request], dict[AttemptKey, About]]:
+        """Return the same with what earlier attempts had."""
+        marks = {request.job_id: self._requests[request.job_id][0][0] for request in requests
+                 if request.job_id in self._requests}  # fmt: skip
+        had = await self._served.of(tx, marks | {key.job_id: key.number - 1 for key in about})
+        waiting = [
+            replace(one, had_device_s=had.get(one.job_id, 0.0)) if one.job_id in had else one for one in requests
+        ]
+        return waiting, {
+            key: replace(one, had_device_s=had[key.job_id]) if key.job_id in had else one for key, one in about.items()
+        }
 
     async def _rules(self, tx: Tx, rows: Sequence[Allocation], about: Mapping[AttemptKey, About]) -> Rules:
         """Return what a plan may do; what stops and rents have cost is only asked where it is limited."""

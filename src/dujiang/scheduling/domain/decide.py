@@ -21,6 +21,7 @@ from dujiang.scheduling.domain.reserve import Releases, Reservation, reserve
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.slots import Risk
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot, Window
+from dujiang.scheduling.domain.turns import age_s, weight_at, width
 from dujiang.scheduling.domain.walls import Walls
 
 
@@ -137,12 +138,29 @@ class Round:
             waiting = [left.request for left in self.waiting]
 
     def order(self, request: Request) -> tuple[float, datetime, datetime, str]:
-        """Return the sort key of the queue: its weight is adjusted by what its project has used."""
-        share = self.snapshot.shares.get(request.project_id)
-        if share is None:
-            return request.order(self.now)
-        assert request.weight is not None
-        return request.order(self.now, share.weight(request.task_class, request.weight))
+        """Return the sort key of the queue: its weight is adjusted by what its project, and it itself, has had."""
+        share, turns = self.snapshot.shares.get(request.project_id), self.snapshot.rules.turns
+        weight = request.weight
+        assert weight is not None
+        if share is not None:
+            weight = share.weight(request.task_class, weight)
+        if turns is not None:
+            weight = weight_at(weight, request.task_class, self.level_of(request))
+        return request.order(self.now, weight)
+
+    def level_of(self, job: Request | Holding) -> int:
+        """Return the level of what waits or runs where work takes turns, 0 the first; 0 where it does not."""
+        turns = self.snapshot.rules.turns
+        if turns is None:
+            return 0
+        if isinstance(job, Request):
+            gpu, cpu, _ = job.total()
+            return turns.level(job.had_device_s, width(gpu, cpu), age_s(job.submitted_at, self.now), job.expected_s)
+        gpu, cpu, _ = job.total()
+        wide, ran_s = width(gpu, cpu), age_s(job.started_at, self.now)
+        since = job.started_at if job.request is None else job.request.submitted_at
+        expected_s = None if job.expected_end is None else (job.expected_end - job.started_at).total_seconds()
+        return turns.level(job.had_device_s + ran_s * wide, wide, age_s(since, self.now), expected_s)
 
     def is_over_by(self, request: Request, at: datetime | None) -> bool:
         """Say whether a job started now is sure to be over by then."""
@@ -310,7 +328,7 @@ class Round:
         holding = Holding(
             request.job_id, request.project_id, cluster, ranks, self.now, ends, apart=request.where.apart,
             expected_end=None if request.expected_s is None else self.now + timedelta(seconds=request.expected_s),
-            queue=request.queue, task_class=request.task_class,
+            queue=request.queue, task_class=request.task_class, had_device_s=request.had_device_s,
         )  # fmt: skip
         self.holdings.append(holding)
         self.releases.add(holding)

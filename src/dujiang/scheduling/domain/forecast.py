@@ -273,7 +273,7 @@ def begun(request: Request, start: Start, at: datetime) -> Holding:
         ends_at=None if limit_s is None else at + timedelta(seconds=limit_s),
         expected_end=None if expected_s is None else at + timedelta(seconds=expected_s), queue=request.queue,
         task_class=request.task_class, weight=request.weight, apart=request.where.apart, ranks_min=request.ranks_min,
-        ranks_max=None if request.ranks_min is None else request.ranks,
+        ranks_max=None if request.ranks_min is None else request.ranks, had_device_s=request.had_device_s,
     )  # fmt: skip
 
 

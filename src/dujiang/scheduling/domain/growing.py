@@ -22,7 +22,7 @@ from typing import Final
 
 from dujiang.scheduling.domain.decide import Round
 from dujiang.scheduling.domain.find import find, placements
-from dujiang.scheduling.domain.preempt import CORE_PER_DEVICE, lost_device_s
+from dujiang.scheduling.domain.preempt import lost_device_s
 from dujiang.scheduling.domain.queue_round import QueueRound
 from dujiang.scheduling.domain.reasons import Reason
 from dujiang.scheduling.domain.request import Shape, shape_of
@@ -30,6 +30,7 @@ from dujiang.scheduling.domain.reserve import turns
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.snapshot import Amounts, Holding
 from dujiang.scheduling.domain.stops import Stop, StopWhy
+from dujiang.scheduling.domain.turns import width
 
 WAITS_FOR_NOTHING: Final = frozenset(
     {
@@ -182,7 +183,7 @@ def _next_place(holding: Holding, done: Round, room: Room, queues: QueueRound) -
 
 def _is_worth_it(holding: Holding, fit: Fit, lost_s: float, done: Round) -> bool:
     """Say whether more is gained than lost, in device-seconds."""
-    before, after = _devices(holding), len(fit.spots) * _count(fit.ask.gpu_milli, fit.ask.cpu_milli)
+    before, after = _devices(holding), len(fit.spots) * width(fit.ask.gpu_milli, fit.ask.cpu_milli)
     if len(fit.spots) <= len(holding.ranks) or after <= before:
         return False
     ends = [at for at in (holding.expected_end, holding.ends_at) if at is not None]
@@ -192,9 +193,4 @@ def _is_worth_it(holding: Holding, fit: Fit, lost_s: float, done: Round) -> bool
 
 def _devices(holding: Holding) -> float:
     gpu_milli, cpu_milli, _ = holding.total()
-    return _count(gpu_milli, cpu_milli)
-
-
-def _count(gpu_milli: int, cpu_milli: int) -> float:
-    """Return how many devices that is; of work without, so many as its cores count for."""
-    return gpu_milli / 1000 or cpu_milli / 1000 * CORE_PER_DEVICE
+    return width(gpu_milli, cpu_milli)

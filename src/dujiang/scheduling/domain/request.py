@@ -217,6 +217,8 @@ class Request:
     """It goes on from a checkpoint when its node is taken away."""
     saves_every_s: float | None = None
     """How often it says it saves itself; None when it does not say."""
+    had_device_s: float = 0.0
+    """Device-seconds that earlier attempts had; only known where work takes turns."""
     shapes: tuple[Shape, ...] = field(init=False, repr=False, compare=False)
     """What decides where it fits, one for each ask, best first."""
 

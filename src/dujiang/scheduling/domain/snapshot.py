@@ -57,6 +57,7 @@ class About:
     ranks_min: int | None = None
     ranks_max: int | None = None
     request: Request | None = None
+    had_device_s: float = 0.0
 
 
 NOTHING_KNOWN: Final = About()
@@ -93,6 +94,8 @@ class Holding:
     """Elastic: the most ranks that it has a use for."""
     request: Request | None = None
     """What it asks for when it waits again; None when unknown, or when it cannot be stopped and go on."""
+    had_device_s: float = 0.0
+    """Device-seconds that earlier attempts had; only known where work takes turns."""
 
     def total(self) -> Amounts:
         """Return what quotas count."""
@@ -236,6 +239,7 @@ def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], 
         ranks_min=about.ranks_min,
         ranks_max=about.ranks_max,
         request=about.request,
+        had_device_s=about.had_device_s,
     )
 
 
