@@ -52,6 +52,8 @@ def stopped(snapshot: Snapshot) -> list[tuple[str, str]]:
         (1200, 1, 1200 + 16 * 599, None, 1),
         (1e12, 1, 1e12, None, LOWEST),
         (0, 0, 1000, None, 0),
+        (1e6, 1, 1e6 + 172_799, None, 11),
+        (1e6, 1, 1e6 + 172_800, None, 0),
     ],
 )  # fmt: skip
 def test_levels_double_with_service_and_waiting_undoes_it(

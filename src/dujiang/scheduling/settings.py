@@ -98,6 +98,9 @@ class SchedulingSettings:
     beginning. None or 0: who runs goes on. Too little stops work often, too much makes short work wait behind long."""
     turn_patience: float = 16.0
     """Waiting for so long counts as running for one against what a job has had, so that long work gets its turn."""
+    turn_wait_s: float = 172_800.0
+    """A job that has waited for so long in all goes first in its class, and is not stopped for a turn again. Too little
+    lets long work hold up short work as without turns, too much lets it wait."""
     grows: bool = True
     """Whether a running elastic job is stopped to go on with more ranks when nobody waits."""
     regrow_s: float = 900.0
@@ -131,10 +134,13 @@ class SchedulingSettings:
             raise ValueError("min_run_s, regrow_s, fresh_s and most_lost_device_s are not negative")
         if not 0 <= self.fair_share_part <= 1:
             raise ValueError("fair_share_part is between 0 and 1")
-        if (self.turn_device_s or 0.0) < 0 or self.turn_patience <= 0:
-            raise ValueError("turn_device_s is not negative, and turn_patience is above 0")
+        if min(self.turn_device_s or 0.0, self.turn_wait_s) < 0 or self.turn_patience <= 0:
+            raise ValueError("turn_device_s and turn_wait_s are not negative, and turn_patience is above 0")
         if (self.fair_share_half_life_s or 0) < 0 or self.fair_share_every_s < 0:
             raise ValueError("the times of fair share are not negative")
+
+    def _turns(self) -> Turns | None:
+        return Turns(self.turn_device_s, self.turn_patience, self.turn_wait_s) if self.turn_device_s else None
 
     def rules(self, *, lost_device_s: float = 0.0, burst: BurstPolicy | None = None) -> Rules:
         """Return what a plan may do, with what stops have cost in the last hour, and what may still be rented."""
@@ -143,5 +149,5 @@ class SchedulingSettings:
             most_lost_device_s=self.most_lost_device_s, lost_device_s=lost_device_s,
             most_stops_for=self.most_stops_for, grows=self.grows, regrow_s=self.regrow_s,
             keeps_deadlines=self.deadlines != "off", burst=burst,
-            turns=Turns(self.turn_device_s, self.turn_patience) if self.turn_device_s else None,
+            turns=self._turns(),
         )  # fmt: skip

@@ -6,7 +6,8 @@ goes first: least attained service, in its discretized form (Tiresias, Gu et al.
 doubling. What others like a job needed in all counts as service beforehand, so that known long work starts lower.
 
 Nobody starves: waiting counts against service. A job that has waited `patience` times as long as it ran is as fresh as
-a new one, and older. Both levels are worked out from the ledger and the clock alone, so there is nothing to keep.
+a new one, and older; one that has waited `most_wait_s` in all stays on the first level, and is not stopped for a turn
+again. All of it is worked out from the ledger and the clock alone, so there is nothing to keep.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Turns:
     """Device-seconds of the first level; each further one is twice as wide."""
     patience: float = 16.0
     """Waiting for so long undoes running for one: less makes long work get its turn sooner, and short work wait."""
+    most_wait_s: float = 172_800.0
+    """After waiting for so long in all a job goes first. Where there is far too much work for the pool most has waited
+    so long, and the oldest goes first."""
 
     def level(self, had_device_s: float, width: float, age_s: float, expected_s: float | None = None) -> int:
         """Return the level of a job, 0 the first.
@@ -47,6 +51,8 @@ class Turns:
             expected_s: how long others like it ran; None when unknown.
         """
         service = self.service(had_device_s, width, age_s, expected_s)
+        if width and age_s - had_device_s / width >= self.most_wait_s:
+            return 0
         return 0 if service < self.first_device_s else min(int(service // self.first_device_s).bit_length(), LOWEST)
 
     def service(self, had_device_s: float, width: float, age_s: float, expected_s: float | None = None) -> float:

@@ -399,7 +399,11 @@ class _Replay:
         gpu, cpu, _ = request.total()
         wide, age_s = width(gpu, cpu), self.now_s - self.works[number].at_s
         service = turns.service(self.had_device_s[number], wide, age_s, request.expected_s)
-        for edge in turns.edges() if wide else ():
+        if not wide:
+            return
+        if rate < 0:
+            self._look_at(self.now_s + turns.most_wait_s - max(age_s - self.had_device_s[number] / wide, 0.0))
+        for edge in turns.edges():
             after_s = (edge - service) / (wide * rate)
             if after_s > 0 and (rate < 0 or after_s < self.left_s[number]):
                 self._look_at(math.ceil((self.now_s + after_s) / _TURN_EVERY_S) * _TURN_EVERY_S)

@@ -22,6 +22,7 @@ from dujiang.scheduling.domain.request import Ask, Constraints, Request
 from dujiang.scheduling.domain.rows import rows_of_fleet
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.snapshot import UNLIMITED, Holding, Quota, Snapshot
+from dujiang.scheduling.domain.turns import Turns
 from dujiang.scheduling.simulator.faults import Fault
 from dujiang.scheduling.simulator.replay_work import Work
 
@@ -176,6 +177,8 @@ def quota_of(before: Quota | None, limits: Mapping[str, int | None]) -> Quota:
 def parse_rules(before: Rules, pairs: Sequence[str]) -> Rules:
     """Return rules with some values replaced: `reservations=4`, `preempts=false`, `most_lost_device_s=none`.
 
+    `turns` is the device-seconds of the first level, or `none`.
+
     Raises:
         BadChange: there is no such rule, or it cannot have that value.
     """
@@ -185,8 +188,12 @@ def parse_rules(before: Rules, pairs: Sequence[str]) -> Rules:
     }
     for pair in pairs:
         name, _, text = pair.partition("=")
+        if name == "turns":
+            first_device_s = _value(pair, text, "float | None")
+            values[name] = Turns(first_device_s) if first_device_s else None
+            continue
         if name not in known:
-            raise BadChange(f'There is no rule "{name}"; there are {", ".join(sorted(known))}.')
+            raise BadChange(f'There is no rule "{name}"; there are {", ".join(sorted({*known, "turns"}))}.')
         values[name] = _value(pair, text, known[name])
     return replace(before, **values)
 
