@@ -58,8 +58,11 @@ class RestController:
         self._is_complete = False
 
     async def configuration(self) -> Mapping[str, str]:
-        """Return the configuration by command; REST does not tell it."""
-        return await self._commands.configuration() if self._commands else {}
+        """Return the configuration by command; REST tells the version alone."""
+        if self._commands:
+            return await self._commands.configuration()
+        release = rest_words.release_of(await self._must("GET", "/ping"))
+        return {"SLURM_VERSION": release} if release else {}
 
     async def images(self) -> str:
         """Return what runs images, by command; without, `images` has to be set."""

@@ -83,6 +83,12 @@ def _old_job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     return job
 
 
+def release_of(told: Mapping[str, Any]) -> str:
+    """Return the release of Slurm that any answer tells; empty where it does not."""
+    meta = told.get("meta") or {}
+    return str((meta.get("slurm") or meta.get("Slurm") or {}).get("release") or "")
+
+
 def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield number, state, user and comment of each job: `/jobs`, or `/jobs/state/`, which tells neither."""
     for each in told.get("jobs") or []:
