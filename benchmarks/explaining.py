@@ -3,7 +3,8 @@
     python benchmarks/explaining.py [--nodes 12500] [--looks 5]
 
 The pool is full and settled: nothing that waits can start. The first answer about a saved snapshot costs its plan;
-every further one only its own telling, and so does the first where the live scheduler has just planned it. Times are of the processor, not of the clock on the wall.
+every further one only its own telling, and so does the first where the live scheduler has just planned it. Times are of
+the processor, not of the clock on the wall.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def main() -> None:
     sizes = sorted({max(1, args.nodes // part) for part in (100, 10, 1)})
     say(
         "Seconds of processor time, the median",
-        ["nodes", "running", "waiting", "first answer", "first from the live plan", "each further", "expected start", "steps", "save", "MB",
-         "MB compressed", "read"],
+        ["nodes", "running", "waiting", "first answer", "first from the live plan", "each further", "expected start",
+         "steps", "save", "MB", "MB compressed", "read"],
         [_measure(nodes, args.looks) for nodes in sizes],
     )  # fmt: skip
     say_machine("make bench B=explaining")

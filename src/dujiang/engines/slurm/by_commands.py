@@ -14,6 +14,7 @@ from dujiang.engines.slurm.commands import Commands
 from dujiang.engines.slurm.controller import FORBIDDEN, GONE, NOT_ALLOWED, IsOf, Job, newest
 from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
 from dujiang.engines.slurm.reading import Reservation, SlurmNode
+from dujiang.engines.slurm.refusing import refusal
 from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
 
@@ -130,7 +131,7 @@ class CommandController:
                 f" as `{users.own_name(self._settings)} ALL=({run_as}) NOPASSWD: /usr/bin/sbatch, /usr/bin/scancel`"
             )
         if said.status:
-            raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
+            raise refusal(said.complaint)
         number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""
         if not number.isdigit():
             raise EngineUnavailable(f"sbatch did not say which job it made: {said.out.strip()[:200]!r}")

@@ -17,6 +17,7 @@ from dujiang.engines.slurm.by_commands import CommandController
 from dujiang.engines.slurm.commands import DEFAULT_PATH, Commands, LocalCommands
 from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Controller, IsOf, Job, attempt_of, newest
 from dujiang.engines.slurm.reading import Reservation, SlurmNode
+from dujiang.engines.slurm.refusing import refusal
 from dujiang.engines.slurm.rest import Denied, Rest
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.tokens import Tokens
@@ -135,7 +136,7 @@ class RestController:
         try:
             told = await self._rest.call("POST", "/job/submit", body=body, user=run_as)
         except Denied as denied:
-            raise EngineRefused(f"Slurm refuses the job: {denied.said}") from denied
+            raise refusal(denied.said) from denied
         number = str(told.get("job_id") or "")
         if not number.isdigit():
             raise EngineUnavailable("slurmrestd did not say which job it made")
