@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dujiang.engines.contract import EngineRefused, EngineUnavailable, NodeRefused
+from dujiang.engines.contract import EngineRefused, EngineUnavailable, NodeRefused, Phase
 from dujiang.engines.slurm.refusing import refusal
-from tests.contract.harness import Exits
+from tests.contract.harness import Exits, Waits
 from tests.slurm.cluster import Cluster
 from tests.slurm.harness import SlurmHarness
 
@@ -62,3 +62,34 @@ async def test_a_partition_that_is_closed_meanwhile_refuses_for_its_nodes(
     cluster.client("scontrol", "update", f"PartitionName={partition}", "State=UP")
     key = await harness.submit(Exits(3), job="job_open")
     assert (await harness.ended(key)).exit_code == 3
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("by_rest", [False, True])
+async def test_why_a_job_waits_in_slurm_is_told(
+    tmp_path: Path, cluster: Cluster, rest: str, by_rest: bool
+) -> None:  # fmt: skip
+    """Others have the whole node: the engine says so in Slurm's word, and nothing more once the job has begun."""
+    more = {"rest_url": rest, "rest_key_file": str(cluster.jwt_key)} if by_rest else {}
+    harness = SlurmHarness(tmp_path / "waits", cluster, **more)
+    harness.folder.mkdir(exist_ok=True)
+    await harness.engine.inventory()
+    other = cluster.client("sbatch", "--parsable", "--exclusive", "-w", harness.node, "-o", "/dev/null", "--wrap",
+                           "sleep 600").strip()  # fmt: skip
+    cluster.wait("the other", lambda: cluster.client("squeue", "-h", "-j", other, "-o", "%T").strip() == "RUNNING")
+    key = await harness.submit(Waits(3))
+    for _ in range(40):
+        (seen,) = (await harness.engine.observe([key])).values()
+        if seen.evidence:
+            break
+        await harness.clock.sleep(0.5)
+    assert seen.phase is Phase.PENDING
+    (line,) = [one.line for one in seen.evidence]
+    assert line in ("Slurm says PENDING: Resources", "Slurm says PENDING: Priority")
+    cluster.client("scancel", other)
+    await harness.ready(key)
+    (seen,) = (await harness.engine.observe([key])).values()
+    assert (seen.phase, seen.evidence) == (Phase.RUNNING, ())
+    harness.release()
+    assert (await harness.ended(key)).exit_code == 3
+    await harness.clean()

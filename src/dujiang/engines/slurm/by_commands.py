@@ -65,7 +65,7 @@ class CommandController:
         """Return our jobs that Slurm has in memory: always all of them."""
         whose = ("-u", ",".join(users.names_of(self._settings))) if self._settings.run_as else ("--me",)
         first = f"{os.urandom(8).hex()}|"  # a comment may hold a line break, and what looks like another job behind it
-        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", *whose, "-o", f"{first}%i|%T|%u|%k")
+        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", *whose, "-o", f"{first}%i|%T|%u|%r|%k")
         self._must(said.status, said.complaint)
         lines = [line.removeprefix(first) for line in said.out.splitlines() if line.startswith(first)]
         return newest(mark, reading.jobs_of("\n".join(lines)), self._is_of)

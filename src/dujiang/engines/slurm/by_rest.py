@@ -92,12 +92,12 @@ class RestController:
             return await self._commands.jobs(mark)
         if states and self._is_complete and not complete:
             listed = list(rest_words.jobs_of(await self._must("GET", "/jobs/state/")))
-            there = {number for number, _, _, _ in listed}
+            there = {number for number, *_ in listed}
             self._comments = {number: said for number, said in self._comments.items() if number in there}
-            known = ((number, state, "", self._comments.get(number, "")) for number, state, _, _ in listed)
+            known = ((number, state, "", "", self._comments.get(number, "")) for number, state, *_ in listed)
             return newest(mark, known, lambda _key, _user: True)  # whose they are was looked at before
         listed = list(rest_words.jobs_of(await self._must("GET", "/jobs")))
-        self._comments |= {number: said for number, _, user, said in listed if self._is_own(said, mark, user)}
+        self._comments |= {number: said for number, _, user, _, said in listed if self._is_own(said, mark, user)}
         self._is_complete = True
         return newest(mark, listed, self._is_of)
 

@@ -119,14 +119,20 @@ def attempt_of(comment: str, mark: str) -> str:
     return key if comment.startswith("dujiang:") and name == mark else ""
 
 
-def newest(mark: str, listed: Iterable[tuple[str, str, str, str]], is_of: IsOf) -> dict[str, Job]:
-    """Return our jobs of a listing of number, state, user and comment: of each attempt the newest that is not over."""
+def newest(mark: str, listed: Iterable[tuple[str, str, str, str, str]], is_of: IsOf) -> dict[str, Job]:
+    """Return our jobs of a listing: of each attempt the newest that is not over.
+
+    Args:
+        mark: of this platform.
+        listed: number, state, user, reason and comment of each job.
+        is_of: says whether a job with this comment and user is ours.
+    """
     found: dict[str, Job] = {}
-    for number, state, user, comment in listed:
+    for number, state, user, reason, comment in listed:
         key = attempt_of(comment, mark)
         before = found.get(key)
         if key and (before is None or _rank(state, number) > _rank(before.state, before.number)) and is_of(key, user):
-            found[key] = Job(number, state)
+            found[key] = Job(number, state, "" if reason == "None" else reason)
     return found
 
 

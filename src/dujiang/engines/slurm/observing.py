@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, End, EngineUnavailable, Evidence, Observation, Phase
@@ -90,7 +91,7 @@ class Observer:
             await self._see_to_stop(key, job, folder.run_as)
             self._gone_at_s.pop(key, None)
             self._alive_us[key] = self._now_us()
-            return self._alive(key, folder, started)
+            return self._alive(key, folder, started, job)
         if kept is not None:
             return self._verdict(key, folder, kept)
         now_s = self._clock.monotonic_s()
@@ -139,8 +140,15 @@ class Observer:
             known.pop(key, None)
         return self._ended[key]
 
-    def _alive(self, key: AttemptKey, folder: Folder, started: dict[str, Any] | None) -> Observation:
-        return _observation(key, self._launch(key, folder), folder, started, None)
+    def _alive(
+        self, key: AttemptKey, folder: Folder, started: dict[str, Any] | None, job: Job | None = None
+    ) -> Observation:
+        seen = _observation(key, self._launch(key, folder), folder, started, None)
+        reason = job.more.removeprefix("reason ").partition(", exit code")[0] if job is not None else ""
+        if job is None or started is not None or job.state not in words.WAITS or reason in ("", "None"):
+            return seen
+        source, line, _ = words.said(job.state, reason)
+        return replace(seen, evidence=(Evidence(source, line, None),))
 
     async def _see_to_stop(self, key: AttemptKey, job: Job, run_as: str) -> None:
         due_s = self._due_s.get(key)

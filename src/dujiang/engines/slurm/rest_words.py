@@ -89,13 +89,14 @@ def release_of(told: Mapping[str, Any]) -> str:
     return str((meta.get("slurm") or meta.get("Slurm") or {}).get("release") or "")
 
 
-def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield number, state, user and comment of each job: `/jobs`, or `/jobs/state/`, which tells neither."""
+def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield number, state, user, reason and comment of each job: `/jobs`, or `/jobs/state/`, which tells only two."""
     for each in told.get("jobs") or []:
         number = str(each.get("job_id", ""))
         if number.isdigit():
             state = state_of(each.get("job_state", each.get("state")))
-            yield number, state, str(each.get("user_name") or ""), str(each.get("comment") or "")
+            user, reason, comment = (str(each.get(name) or "") for name in ("user_name", "state_reason", "comment"))
+            yield number, state, user, reason, comment
 
 
 def state_of(told: object) -> str:
