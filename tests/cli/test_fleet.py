@@ -95,3 +95,25 @@ def test_a_reservation_is_shown_changed_and_taken_back(server: StandIn, run: Run
     assert list(server.asked[-1].body) == ["begins_at", "ends_at", "reason"]
     assert run("reservations", "change", "fans")[0] == 2
     assert run("reservations", "delete", "fans")[:2] == (0, "fans is taken back.\n")
+
+
+def test_a_price_from_the_beginning_of_time_says_so(server: StandIn, run: Run) -> None:
+    price = {"sku_id": "gpu", "resource": "gpu", "unit_price": "1", "currency": "CNY", "unit": "gpu-hour"}
+    old, new = price | {"effective_from": "1970-01-01T00:00:00Z"}, price | {"effective_from": "2026-02-01T00:00:00Z"}
+    server.on("GET /v1/prices", {"items": [old, new], "next_cursor": None})
+    code, out, _ = run("prices")
+    assert code == 0
+    assert "1970" not in out
+    assert "always" in out.splitlines()[1]
+    assert "2026-02-01" in out.splitlines()[2]
+
+
+def test_nodes_of_a_cluster_that_does_not_answer_are_marked(server: StandIn, run: Run) -> None:
+    node = {"name": "n1", "cluster": "far", "state": "READY", "cluster_state": "unreachable"}
+    server.on(
+        "GET /v1/nodes", {"items": [node, node | {"name": "n2", "cluster_state": "degraded"}], "next_cursor": None}
+    )
+    code, out, _ = run("nodes")
+    assert code == 0
+    assert "READY (cluster unreachable)" in out.splitlines()[1]
+    assert "(cluster" not in out.splitlines()[2]

@@ -232,3 +232,34 @@ def test_an_ending_that_says_no_form(run: Run, server: StandIn, tmp_path: Path) 
     assert code == 2
     assert "ends in none of .csv, .csv.gz, .jsonl, .jsonl.gz" in err
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_nodes_that_fail_are_away_in_both_runs(run: Run, tmp_path: Path) -> None:
+    """A day's failure of the second node; the one that is taken away in the changed run cannot fail there."""
+    held = [holding("job_held", "n1", devices=(0, 1, 2, 3), ends_in_s=50_000, may_stop=True)]
+    snapshot, faults = tmp_path / "now.json", tmp_path / "faults.csv"
+    snapshot.write_bytes(dump(snapshot_of_rows(a_fleet(3, 4), holdings=held), NOW))
+    faults.write_text("node,start_day,end_day\n1,0.1,1.1\n")
+    words = (
+        "simulate",
+        "what-if",
+        "--snapshot",
+        str(snapshot),
+        "--failures",
+        str(faults),
+        "--checkpoint-s",
+        "0",
+        "--json",
+    )
+    code, out, _ = run(*words, "--remove-nodes", "n1")
+    told = json.loads(out)
+    assert (code, told["failures"]) == (0, str(faults))
+    assert [told[side]["node_faults"] for side in ("before", "after")] == [1, 0]
+    assert [told[side]["jobs_hit"] for side in ("before", "after")] == [1, 0]
+    code, out, _ = run(*words, "--remove-nodes", "n0")  # its place in the changed cluster is another
+    assert [json.loads(out)[side]["node_faults"] for side in ("before", "after")] == [1, 1]
+    assert [json.loads(out)[side]["jobs_hit"] for side in ("before", "after")] == [1, 1]
+    faults.write_text("node,start_day,end_day\n3,0,1\n")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "names node 3; the cluster has 3, and they are counted from 0" in err

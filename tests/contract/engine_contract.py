@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from dujiang.engines.contract import AttemptKey, Checkpointing, End, EngineRefused, Isolation, Phase
+from dujiang.engines.contract import AttemptKey, Checkpointing, End, Isolation, NodeRefused, Phase
 from tests.contract.harness import ByRank, Dies, Exits, Grows, Harness, Saves, Stubborn, Waits
 
 UNKNOWN = AttemptKey("job_unknown", 1)
@@ -20,6 +20,7 @@ class EngineContract:
         capabilities = await harness.engine.capabilities()
         nodes = await harness.engine.inventory()
         assert capabilities.kind == harness.engine.kind
+        assert capabilities.simulated or capabilities.version[:64].strip()
         assert capabilities.limits_by
         assert harness.node in [node.name for node in nodes]
         assert len({node.name for node in nodes}) == len(nodes)
@@ -95,7 +96,7 @@ class EngineContract:
         launch = harness.launch(Exits())
         for rank in launch.ranks:
             object.__setattr__(rank, "node", "no-such-node")
-        with pytest.raises(EngineRefused, match="no-such-node"):
+        with pytest.raises(NodeRefused, match="no-such-node"):
             await harness.engine.submit(launch)
         assert await harness.engine.observe([launch.key]) == {}
 
@@ -270,6 +271,8 @@ class EngineContract:
         await harness.restart()
         node = {node.name: node for node in await harness.engine.inventory()}[harness.node]
         assert (node.cordoned, node.reason) == (True, "new fans")
+        with pytest.raises(NodeRefused, match="closed to new work: new fans"):
+            await harness.submit(Exits(1), job="job_late")
         await harness.engine.uncordon(harness.node)
         node = {node.name: node for node in await harness.engine.inventory()}[harness.node]
         assert not node.cordoned

@@ -100,12 +100,24 @@ def test_a_node_that_ran_out_of_memory_is_not_the_users_fault(diagnoser: Diagnos
         (End.NODE_LOST, "", "NodeLost", Blame.INFRASTRUCTURE),
         (End.LAUNCH_FAILED, "", "LaunchFailed", Blame.PLATFORM),
         (End.SETUP_FAILED, "", "SetupFailed", Blame.USER),
+        (End.REFUSED, "", "Refused", Blame.USER),
+        (End.NODE_REFUSED, "", "NodeRefused", Blame.PLATFORM),
     ],
 )
 def test_what_the_engine_knows_decides(diagnoser: Diagnoser, end: End, reason: str, cause: str, blame: Blame) -> None:
     verdict = diagnoser(facts("loading", end=end, stop_reason=reason, time_limit_s=90))
     assert (verdict.cause, verdict.blame) == (cause, blame)
     assert verdict.confidence >= 0.8
+
+
+def test_a_refusal_is_told_in_the_engines_own_words_and_never_as_something_that_they_resemble(
+    diagnoser: Diagnoser,
+) -> None:
+    line = "this cluster runs no container images: ImagePullBackOff, no space left on device"
+    verdict = diagnoser(facts(end=End.REFUSED, evidence=(("engine", line),)))
+    assert (verdict.cause, verdict.retryable) == ("Refused", False)
+    assert verdict.sentence == f"Its cluster does not take it: {line}."
+    assert verdict.evidence[0].line == line
 
 
 def test_the_time_limit_is_named(diagnoser: Diagnoser) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from decimal import Decimal
+from datetime import timedelta
+from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dujiang.pool.domain import LedgerFilter
 from dujiang.scheduling.domain import ImpossibleRequest, TaskClass
 from dujiang.scheduling.domain.renting import BurstPolicy, Hours
 from dujiang.scheduling.settings import BurstSettings, SchedulingSettings
-from dujiang.scheduling.spending import cost_of
+from dujiang.scheduling.spending import cost_of, counted, sizes_of
 from dujiang.tenancy.domain import Role
 from tests.platforms import Scene, a_scene
 
@@ -189,3 +190,24 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path, bad: str) -> Non
     file.write_text(f"[scheduling.burst]\n{bad}\n")
     with pytest.raises(SettingsInvalid, match=bad.split()[0]):
         load(Settings, file=file, environ={}, flags={})
+
+
+async def test_what_runs_without_devices_is_counted_as_it_was_estimated(made: Made) -> None:
+    async with made() as scene:
+        async with scene.db.reading() as tx:
+            inventory = await scene.platform.pool.inventory(tx)
+        own = next(node for node in inventory.nodes.values() if inventory.clusters[node.cluster_id].name == "sim")
+        cpus = own.cpu_limit_milli // 1000
+        fields = {"time_limit": "1h", "grace": "10s", "resources": {"gpu": 0, "cpu": cpus}}
+        jobs = [(await scene.submit("#sim duration=3000", **fields)).id for _ in range(3)]
+        await scene.turns(5)
+        placed = [await cluster_of(scene, job) for job in jobs]
+        assert placed.count("rented") == 1, placed  # the estimate of the first leaves too little for another
+        first = jobs[placed.index("rented")]
+        (told,) = [record.payload for record in await scene.records(first) if record.type == "JobBurst"]
+        async with scene.db.reading() as tx:
+            rows = await scene.platform.pool.allocations(tx, LedgerFilter(job_id=first))
+            paid = list(counted(rows, sizes_of(inventory)))
+        prices = {rows[0].share.cluster_id: CLOUD.price_per_device_hour}
+        cost = sum((cost_of(row, row.started_at + timedelta(seconds=3610), prices) for row in paid), Decimal(0))
+        assert cost.quantize(Decimal("0.01"), ROUND_UP) == Decimal(told["cost"])

@@ -91,3 +91,29 @@ async def test_a_site_that_does_not_refuse(
         assert len(unsure) == (mode == "warn")
         if unsure:
             assert "cannot be promised" in unsure[0].payload["sentence"]
+
+
+async def test_later_work_of_a_higher_class_leaves_the_place_of_a_promised_deadline(scene: Scene) -> None:
+    await scene.submit("#sim duration=100", time_limit="100s", **WHOLE)
+    due = await submit(scene, "400s", runs_s=90)
+    await scene.turns(2)
+    await scene.submit("#sim duration=300", time_limit="300s", **{**WHOLE, "class": "core"})
+    await scene.turns(2)
+    job = await scene.until(due, "COMPLETED", most=400)
+    assert job.spec.deadline is not None
+    assert job.finished_at is not None
+    assert job.finished_at <= job.spec.deadline.moment(job.created_at)
+
+
+async def test_a_closed_node_puts_a_deadline_at_risk_and_the_job_is_told_once(scene: Scene) -> None:
+    await scene.submit("#sim duration=100", time_limit="100s", **WHOLE)
+    due = await submit(scene, "400s", runs_s=90)
+    await scene.turns(2)
+    assert [record for record in await scene.records(due) if record.type == "JobDeadlineAtRisk"] == []
+    async with scene.db.transaction(cause="test") as tx:
+        node = next(iter((await scene.platform.pool.inventory(tx)).nodes))
+        await scene.platform.pool.cordon(tx, node, "a fan is to be changed")
+    await scene.turns(3)
+    told = [record for record in await scene.records(due) if record.type == "JobDeadlineAtRisk"]
+    assert len(told) == 1
+    assert "is at risk: nodes that it fits on are closed or gone" in told[0].payload["sentence"]

@@ -234,6 +234,7 @@ NODE = found("NodeLost", Blame.INFRASTRUCTURE, scope="node")
 USER = found("UserCodeError", Blame.USER)
 PLATFORM = found("LaunchFailed", Blame.PLATFORM)
 UNKNOWN = found()
+REFUSED = found("Refused", Blame.USER)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +260,9 @@ UNKNOWN = found()
          Cause.TIME_LIMIT, True),
         (seen(end=End.SETUP_FAILED, exit_code=1), USER, "", "FAILED", Cause.USER, False),
         (seen(end=End.LAUNCH_FAILED), PLATFORM, "", "FAILED", Cause.INFRASTRUCTURE, True),
+        (seen(end=End.REFUSED), REFUSED, "", "FAILED", Cause.USER, False),
+        (seen(end=End.REFUSED), REFUSED, "retry: {on: [user]}", "FAILED", Cause.USER, False),
+        (seen(end=End.NODE_REFUSED), PLATFORM, "retry: {limit: 0, on: [user]}", "FAILED", Cause.INFRASTRUCTURE, True),
         (seen(end=End.LOST), INFRA, "", "NODE_FAIL", Cause.INFRASTRUCTURE, True),
         (seen(end=End.NODE_LOST), NODE, "", "NODE_FAIL", Cause.INFRASTRUCTURE, True),
     ],
@@ -269,6 +273,15 @@ def test_what_follows_an_end(
     verdict = judge(a_job(spec), an_attempt(), observed, diagnosis, now=at(10))
     assert (str(verdict.state), verdict.cause, verdict.retry) == (state, cause, retry)
     assert (verdict.not_before is not None) == retry
+
+
+def test_a_place_that_was_closed_meanwhile_counts_as_no_retry_and_is_asked_for_ever_less_often() -> None:
+    verdicts = [
+        judge(a_job(), an_attempt(number=number), seen(end=End.NODE_REFUSED), PLATFORM, now=at(10))
+        for number in (1, 2, 3, 99)
+    ]
+    assert [one.counts for one in verdicts] == [False] * 4
+    assert [one.not_before for one in verdicts] == [at(12), at(14), at(18), at(10 + LONGEST_PAUSE_S)]
 
 
 def test_retries_are_counted_up_to_the_limit() -> None:

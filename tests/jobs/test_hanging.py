@@ -211,12 +211,12 @@ async def test_what_is_cancelled_while_its_fate_is_unknown_is_neither_lost_nor_l
 
 async def test_a_refusal_that_comes_late_ends_the_job(two: Two) -> None:
     two.engine.hang("submit")
-    job = await two.submit(FAR, "#sim duratio=5", retry={"limit": 0})
+    job = await two.submit(FAR, "#sim duratio=5")
     await two.turns(20)
     assert not (await two.scene.job(job.id)).has_ended
     two.engine.let_go()
     ended = await two.until(job)
-    assert (ended.state, ended.reason) == (JobState.FAILED, "LaunchFailed")
+    assert (ended.state, ended.reason) == (JobState.FAILED, "Refused")
     assert two.engine.made["submit"] == 1
 
 

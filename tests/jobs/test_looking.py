@@ -144,6 +144,7 @@ async def test_what_was_stored_is_told_when_the_scheduler_cannot_be_asked(
         raise Unavailable("The database is away.")
 
     monkeypatch.setattr(scene.platform.live, "look", away)
+    scene.clock.advance(2)  # until then the last plan tells it
     async with scene.client() as client:
         told = (await client.get(f"/v1/jobs/{job.id}/explain")).json()
     assert (told["wait"]["detail"], told["wait"]["outlook"]) == (stored.detail, "")
@@ -262,3 +263,22 @@ async def test_what_would_be_refused_is_refused_alike(
         meant = await client.post("/v1/jobs", json=a_spec(**fields))
     assert (tried.status_code, tried.json()["code"]) == (status, code), tried.text
     assert tried.json()["detail"] == meant.json()["detail"]
+
+
+async def test_a_question_is_answered_from_the_last_plan(scene: Scene) -> None:
+    """The start loop has just planned the same: nobody who asks waits for another plan."""
+    first = await scene.submit("#sim duration=100", resources={"gpu": 2}, nodes=2)
+    await scene.until(first.id, "RUNNING")
+    second = await scene.submit("#sim", resources={"gpu": 2}, nodes=2)
+    await scene.turns(2)
+    planned, live = scene.platform.scheduling.last_plan, scene.platform.live
+    assert planned is not None
+    assert await live.seen(second.id) is planned
+    answer = await live.explain(second.id)
+    assert answer is not None
+    assert answer.wait is not None
+    assert (answer.at, answer.wait.reason) == (planned.now, "Resources")
+    third = await scene.submit("#sim", resources={"gpu": 2}, nodes=2)  # it was not there: looked at anew
+    assert await live.seen(third.id) is not planned
+    scene.clock.advance(5)
+    assert await live.seen(second.id) is not planned

@@ -156,14 +156,43 @@ async def test_an_avoided_node_is_used_when_no_other_can_hold_the_job(
 
 
 async def test_what_the_engine_refuses_ends_and_says_why(scene: Scene) -> None:
-    job = await scene.submit("#sim duratio=5", retry={"limit": 0})
+    job = await scene.submit("#sim duratio=5", retry={"limit": 3, "on": ["infrastructure", "unknown", "user"]})
     ended = await scene.until(job.id)
     (attempt,) = await scene.attempts(job.id)
-    assert (ended.state, ended.reason, attempt.started_at) == (JobState.FAILED, "LaunchFailed", None)
+    assert (ended.state, ended.reason, attempt.started_at) == (JobState.FAILED, "Refused", None)
+    assert ended.sentence.startswith("Its cluster does not take it: ")
+    assert "duration" in ended.sentence, "the engine's own words"
     assert attempt.diagnosis is not None
     assert any("duration" in exhibit.line for exhibit in attempt.diagnosis.evidence)
+    async with scene.client() as client:
+        told = (await client.get(f"/v1/jobs/{job.id}/explain")).json()["text"]
+    assert "the same work would fail again" in told
+    assert "choose another cluster" in told
     assert await scene.held() == []
     assert await scene.proofs() == {}
+
+
+async def test_what_was_to_start_on_a_node_that_was_closed_meanwhile_is_planned_anew(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    async with a_scene(sqlite, clock, ids, tmp_path, fleet="1x2") as scene:
+        job = await scene.submit("#sim duration=5", resources=WHOLE, retry={"limit": 0})
+        await scene.platform.inventory.tick()
+        await scene.platform.starting.tick()
+        await scene.platform.lines[SIM].cordon(NODE, "a fan is to be changed")
+        await scene.platform.running.tick()
+        waiting = await scene.job(job.id)
+        (attempt,) = await scene.attempts(job.id)
+        assert (attempt.state, attempt.reason, attempt.started_at) == (JobState.FAILED, "NodeRefused", None)
+        assert (waiting.state, waiting.retries, waiting.avoid) == (JobState.PENDING, 0, ())
+        assert "a fan is to be changed" in waiting.sentence
+        assert await scene.held() == []
+        await scene.turns(20)
+        assert (await scene.job(job.id)).attempt == 1, "nothing is put on a node that is known to be closed"
+        await scene.platform.lines[SIM].uncordon(NODE)
+        ended = await scene.until(job.id)
+        assert (ended.state, ended.attempt) == (JobState.COMPLETED, 2)
+        assert await scene.proofs() == {}
 
 
 async def test_a_failed_setup_never_runs_the_program(scene: Scene) -> None:

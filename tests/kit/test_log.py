@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dujiang.kit.clock import ManualClock
+from dujiang.kit.log import Seldom
+
 PROGRAM = """
 from pathlib import Path
 from dujiang.kit import log
@@ -40,3 +43,25 @@ def test_a_log_that_cannot_be_written_troubles_nobody() -> None:
     assert (done.returncode, done.stdout) == (0, "went on\n")
     assert "Logging error" not in done.stderr
     assert "second" not in done.stderr
+
+
+def test_a_trouble_that_stays_is_told_when_it_begins_and_then_seldom() -> None:
+    clock = ManualClock()
+    seldom, told = Seldom(clock, every_s=300.0), []
+    for second in range(0, 1200, 2):
+        if seldom.is_due("hpc"):
+            told.append(second)
+        clock.advance(2.0)
+    assert told == [0, 300, 600, 900]
+    assert seldom.is_due("other")
+    assert (seldom.is_over("hpc"), seldom.is_over("hpc")) == (True, False)
+    assert seldom.is_due("hpc"), "it began anew"
+
+
+def test_troubles_that_never_come_back_are_forgotten() -> None:
+    clock = ManualClock()
+    seldom = Seldom(clock, every_s=300.0)
+    for number in range(5000):
+        assert seldom.is_due(number)
+        clock.advance(1.0)
+    assert len(seldom._said_s) <= 1000

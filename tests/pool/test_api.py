@@ -33,6 +33,12 @@ async def test_nodes_are_listed_page_by_page_with_what_is_left_of_them() -> None
         assert [node["name"] for node in with_gpu["items"]] == ["n2"]
         assert (await client.get("/v1/nodes?state=CORDONED", headers=as_("member"))).json()["items"] == []
         assert (await client.get("/v1/nodes?label=broken", headers=as_("member"))).status_code == 422
+        assert len((await client.get("/v1/nodes?cluster=here", headers=as_("member"))).json()["items"]) == 3
+        none = await client.get("/v1/nodes?cluster=hree", headers=as_("member"))
+        assert none.status_code == 404
+        assert none.json()["detail"] == 'There is no cluster "hree". Did you mean "here"?'
+        none = await client.get("/v1/nodes?cluster=zzz", headers=as_("member"))
+        assert none.json()["detail"] == 'There is no cluster "zzz". There are here.'
         assert (await client.get("/v1/nodes/nowhere", headers=as_("member"))).status_code == 404
         assert (await client.get("/v1/nodes/n2?cluster=here", headers=as_("member"))).json()["id"] == n2["id"]
 

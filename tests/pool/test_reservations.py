@@ -42,8 +42,9 @@ async def turn(w: World) -> bool:
     """Let the loop of the pool look once."""
     woken: list[bool] = []
     loop = InventoryLoop(
-        db=w.db, pool=w.pool, reservations=w.reservations, clusters={}, wake=lambda: woken.append(True)
-    )
+        db=w.db, pool=w.pool, reservations=w.reservations, clusters={}, clock=w.clock,
+        wake=lambda: woken.append(True),
+    )  # fmt: skip
     await loop.tick()
     return bool(woken)
 

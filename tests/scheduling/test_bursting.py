@@ -122,7 +122,7 @@ class TestWho:
             ({}, {"projects": ("p", "q")}, True),
             ({"hours": None}, {}, False),
             ({"hours": None, "expected_s": HOUR_S}, {}, True),
-            ({"gpu": 0, "cpu": 32}, {}, False),
+            ({"gpu": 0, "cpu": 32}, {}, True),
             ({"cluster": "c"}, {}, False),
         ],
     )
@@ -130,6 +130,27 @@ class TestWho:
         held = [holding("h", "n0", devices=(0, 1, 2, 3), cpu=32, ends_in_s=100_000)]
         found = plan(world(a_waiting(**job), policy=replace(POLICY, **policy), held=held), NOW)
         assert bool(bursts(found)) == goes
+
+    @pytest.mark.parametrize(
+        ("asks", "cost"),
+        [
+            ({"cpu": 8}, "2.00"),  # a quarter of the processors: one of four devices
+            ({"cpu": 8, "memory_gib": 128}, "4.00"),  # half of the memory
+            ({"cpu": 0.001}, "0.01"),
+            ({"cpu": 8, "ranks": 2}, "4.00"),
+        ],
+    )
+    def test_work_without_devices_pays_for_its_part_of_the_nodes(self, asks: dict[str, Any], cost: str) -> None:
+        held = [holding("h", "n0", devices=(0, 1, 2, 3), cpu=32, ends_in_s=100_000)]
+        assert bursts(plan(world(a_waiting(gpu=0, **asks), held=held), NOW)) == {"a": ("cloud", cost)}
+        dear = replace(POLICY, left=Decimal(cost) - Decimal("0.01"))
+        assert bursts(plan(world(a_waiting(gpu=0, **asks), held=held, policy=dear), NOW)) == {}
+
+    def test_nodes_without_devices_have_no_price(self) -> None:
+        rows = [*some_nodes(1, 4), *some_nodes(2, 0, cluster="cloud", prefix="cloud-")]
+        held = [holding("h", "n0", devices=(0, 1, 2, 3), cpu=32, ends_in_s=100_000)]
+        fleet = fleet_of_rows([ClusterRow("c"), CLOUD], rows)
+        assert bursts(plan(world(a_waiting(gpu=0, cpu=8), held=held, fleet=fleet), NOW)) == {}
 
     def test_the_quota_of_its_project_counts_there_too(self) -> None:
         held = [holding("h", "n0", devices=(0, 1, 2, 3), ends_in_s=100_000, project="q")]

@@ -175,7 +175,7 @@ class TestManyAtOnce:
         assert why(plan(snapshot_of_rows(a_fleet(1), holdings=full, requests=[job]), NOW)) == {"a": "Resources"}
 
     def test_a_deadline_without_slack_goes_first_in_its_class(self) -> None:
-        old = a_job("old", gpu=4)
+        old = a_job("old", gpu=4, runs_at_most_s=7200)
         due = a_job("due", gpu=4, after_s=60, runs_at_most_s=1800, deadline=NOW + HOUR)
         assert list(where(plan(snapshot_of_rows(a_fleet(1), requests=[old, due]), NOW))) == ["due"]
         later = replace(due, deadline=NOW + 5 * HOUR)

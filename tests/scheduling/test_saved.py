@@ -36,6 +36,7 @@ from dujiang.scheduling.domain.rows import rows_of_fleet
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.saved import BadSnapshot, dump, load
 from dujiang.scheduling.domain.shares import FairShare
+from dujiang.scheduling.domain.turns import Turns
 from tests.scheduling.building import GIB, NOW, a_fleet, a_job, holding
 from tests.scheduling.test_properties import fleets, worlds
 
@@ -89,12 +90,12 @@ def a_full_snapshot() -> Snapshot:
     job = a_job(
         "a", gpu=0.5, cpu=1, where=where, weight=0.9, task_class=TaskClass.CORE, avoid=(("c", "n1"),), ranks=3,
         ranks_min=2, runs_at_most_s=60.5, expected_s=1 / 3, deadline=NOW + HOUR, not_before=NOW - HOUR, queue="q",
-        alternatives=(Ask(1000, 0, "amd"), Ask(250, 5 * GIB)),
+        alternatives=(Ask(1000, 0, "amd"), Ask(250, 5 * GIB)), had_device_s=7.5,
     )  # fmt: skip
     held = replace(
         holding("h", "n0", devices=(0,), milli=500, cpu=1, ends_in_s=5, cluster="d"), expected_end=NOW + HOUR,
         queue="q", task_class=TaskClass.LOW, weight=0.2, apart="x", is_stopping=True, may_stop=True, saved_at=NOW,
-        ranks_min=1, ranks_max=4,
+        ranks_min=1, ranks_max=4, had_device_s=1 / 3,
     )  # fmt: skip
     snapshot = snapshot_of_rows(
         fleet, holdings=[held], requests=[job, a_job("b")], quotas={"p": Quota(1000, None, GIB)}, version=7
@@ -106,7 +107,7 @@ def a_full_snapshot() -> Snapshot:
     )
     return replace(
         snapshot, windows=(Window("w", "d", ("n2",), NOW, NOW + HOUR, ("p",)),), queues=tree,
-        rules=Rules(reservations=3, most_lost_device_s=5.0, grows=False),
+        rules=Rules(reservations=3, most_lost_device_s=5.0, grows=False, turns=Turns(60.0, 2.0, 1e4)),
         shares={"p": FairShare("p", 1.5, 3.0, 1 / 3, 0.25)},
     )  # fmt: skip
 

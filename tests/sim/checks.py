@@ -220,6 +220,12 @@ def _check_job(runs: Mapping[AttemptKey, Run], job: Job, attempts: Sequence[Atte
         is_last = attempt.number == job.attempt
         run = runs.get(attempt.key)
         _check_attempt(job, attempt, run, is_last=is_last)
+        if attempt.reason == str(End.NODE_REFUSED):  # planned anew whatever the policy says, and counted nowhere
+            if (run is not None and run.started is not None) or (is_last and job.cancel_at is None):
+                raise Broken(
+                    f"{_told(job)}: attempt {attempt.number} was refused by its node and began, or was the last"
+                )
+            continue
         cause = _cause(attempt, run)
         # Cancelled in a pause between two attempts: the next one was already promised.
         was_retried = not is_last or (job.state is JobState.CANCELLED and attempt.state is not JobState.CANCELLED)

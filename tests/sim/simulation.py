@@ -429,6 +429,7 @@ class Simulation:
             self.story.counted.update(
                 f"planned {attempt.stop_reason}" for attempt in attempts if attempt.stop_sentence.startswith(_GOES_ON)
             )
+            self.story.counted["took turns"] += sum("take turns" in attempt.stop_sentence for attempt in attempts)
 
     async def _look_in(self) -> None:
         from tests.sim.checks import check_any_time

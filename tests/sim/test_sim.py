@@ -39,6 +39,8 @@ GROWN = range(3000, 3016)
 """Stories of growth and moves."""
 RENTING = range(4000, 4016)
 """Stories of a rented cluster."""
+TURNING = range(5000, 5016)
+"""Stories of work that takes turns."""
 FOUND = {
     15: "a node opened right after it was closed stayed closed at its engine",
     74: "a cancelled commit of a closed connection raised something else",
@@ -132,6 +134,16 @@ def test_stories_with_growth_and_moves_hold(monkeypatch: pytest.MonkeyPatch, tmp
     counted = sum((story.counted for story in stories), start=Counter[str]())
     assert counted["planned Resized"]
     assert counted["planned Moved"]
+    assert counted["killed"]
+
+
+def test_stories_with_turns_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: Path) -> None:
+    """Work of one class takes turns, hurriedly: what is stopped again and again ends all the same, once."""
+    turns = SchedulingSettings(min_run_s=3.0, turn_device_s=5.0, turn_patience=4.0)
+    monkeypatch.setattr(simulation, "SETTINGS", simulation.SETTINGS.model_copy(update={"scheduling": turns}))
+    stories = [run(seed, tmp_path, template) for seed in TURNING]
+    counted = sum((story.counted for story in stories), start=Counter[str]())
+    assert counted["took turns"] >= 4
     assert counted["killed"]
 
 

@@ -105,10 +105,11 @@ class Cluster:
 
     def __init__(
         self, folder: Path, *, nodes: int = 3, min_job_age_s: int = 300, accounting: bool = False,
-        confined: bool = False, shards: int = 0,
+        confined: bool = False, shards: int = 0, shared_as: str = "shard",
     ) -> None:  # fmt: skip
         self.folder, self.conf, self.accounting = folder, folder / "slurm.conf", accounting
         self.jwt_key, self.confined, self.shards = folder / "jwt.key", confined, shards
+        self.shared_as = shared_as
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
         self._min_job_age_s = min_job_age_s
@@ -217,14 +218,14 @@ class Cluster:
         ports = _free_ports(3 + len(self.nodes))
         self._dbd_port, self._sql_port = ports.pop(), ports.pop()
         lines = [
-            NODE.format(name=name, port=port, shards=f",shard:{self.shards}" if self.shards else "")
+            NODE.format(name=name, port=port, shards=f",{self.shared_as}:{self.shards}" if self.shards else "")
             for name, port in zip(self.nodes, ports[1:], strict=True)
         ]
         self.conf.write_text(
             CONFIG.format(
                 folder=self.folder, user=getpass.getuser(), ctld_port=ports[0], nodes="\n".join(lines),
                 min_job_age_s=self._min_job_age_s,
-                kinds="gpu,shard" if self.shards else "gpu",
+                kinds=f"gpu,{self.shared_as}" if self.shards else "gpu",
                 track="cgroup" if self.confined else "linuxproc", task="cgroup" if self.confined else "none",
                 accounting=database.write(self.folder, self._dbd_port, self._sql_port) if self.accounting else "",
             )
@@ -236,7 +237,7 @@ class Cluster:
         )
         (self.folder / "gres.conf").write_text(
             f"AutoDetect=off\nNodeName={','.join(self.nodes)} Name=gpu Type=h100 File={self.folder}/dev/nvidia[0-3]\n"
-            + (f"NodeName={','.join(self.nodes)} Name=shard Count={self.shards}\n" if self.shards else "")
+            + (f"NodeName={','.join(self.nodes)} Name={self.shared_as} Count={self.shards}\n" if self.shards else "")
         )
 
     def _start_munge(self) -> None:

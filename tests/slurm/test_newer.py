@@ -14,6 +14,7 @@ from tests.contract.process_contract import ProcessContract
 from tests.slurm.conftest import scratch
 from tests.slurm.harness import SlurmHarness
 from tests.slurm.newer import NewerCluster, install
+from tests.slurm.test_delegated import filled
 
 pytestmark = pytest.mark.slurm
 
@@ -71,3 +72,17 @@ async def test_its_commands_speak_as_the_older_ones_do(by_commands: NewerHarness
     assert {one.name: one.reason for one in await by_commands.engine.inventory()}["n2"] == "new fans"
     await by_commands.engine.uncordon("n2")
     assert (await by_commands.ended(await by_commands.submit(Exits(4), job="job_b"))).exit_code == 4
+
+
+async def test_where_slurm_may_choose_it_is_told_over_rest_what_not_to(
+    tmp_path: Path, newer: NewerCluster, newer_rest: str
+) -> None:
+    rest = {"rest_url": newer_rest, "rest_key_file": str(newer.jwt_key), "commands": str(tmp_path / "none")}
+    harness = NewerHarness(tmp_path, newer, placement="delegated", **rest)
+    harness.engine._work.open()
+    harness.engine._work.close_node("n2", "ours alone")
+    with filled(newer, "n1"):
+        seen = await harness.ended(await harness.submit(Exits(3)))
+    harness.engine._work.open_node("n2")
+    assert (seen.exit_code, seen.node) == (3, "n3")
+    await harness.clean()

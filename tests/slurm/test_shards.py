@@ -118,7 +118,7 @@ async def test_shares_of_several_devices_of_a_node_are_refused(
 
 async def test_a_node_without_shards_is_refused(tmp_path: Path, cluster: Cluster) -> None:
     plain = SlurmHarness(tmp_path, cluster, fractions="shard")
-    with pytest.raises(EngineRefused, match="no shards"):
+    with pytest.raises(EngineRefused, match="no shares"):
         await plain.engine.submit(asking(plain, "job_a", {"h100-0": 500}))
     await plain.clean()
     settings = SlurmSettings(work_dir=str(tmp_path), conf=str(cluster.conf))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from typing import Final
 
 from dujiang.bootstrap.home import PlatformHome
 from dujiang.bootstrap.settings import ClusterSettings, Settings
@@ -11,8 +13,10 @@ from dujiang.engines.local.engine import LocalEngine
 from dujiang.engines.simulated import SimulatedEngine, open_world, parse_fleet
 from dujiang.engines.slurm.engine import SlurmEngine
 from dujiang.kit.clock import Clock
+from dujiang.kit.settings import SettingsInvalid
 
 LOCAL, SIMULATED = "local", "simulated"
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 
 
 def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) -> dict[str, Engine]:
@@ -25,8 +29,9 @@ def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) ->
         key: the platform's own: what it made elsewhere is known again by it.
 
     Raises:
-        EngineRefused: a cluster's table contradicts itself; the sentence says which and how.
+        SettingsInvalid: a cluster's table cannot be; the sentence says which, and what to write.
     """
+    check(settings)
     if settings.simulated.fleet:
         spec = settings.simulated
         world = open_world(
@@ -35,18 +40,61 @@ def connect(home: PlatformHome, settings: Settings, clock: Clock, key: bytes) ->
         return {SIMULATED: SimulatedEngine(world, sleep=clock.sleep)}
     found: dict[str, Engine] = {LOCAL: LocalEngine(home.state / "engine", clock=clock, settings=settings.local)}
     for name, each in sorted(settings.clusters.items()):
-        if each.slurm is None and each.kubernetes is None:
-            continue
-        kinds = [kind for kind in ("slurm", "kubernetes") if getattr(each, kind) is not None]
-        if len(kinds) > 1:
-            raise EngineRefused(f"[clusters.{name}] is both a Slurm and a Kubernetes cluster; keep one of the tables")
-        if name in (LOCAL, SIMULATED):
-            raise EngineRefused(f"[clusters.{name}.{kinds[0]}]: {name!r} is taken, give the cluster another name")
-        try:
-            found[name] = _engine(name, each, home, clock, key)
-        except EngineRefused as error:
-            raise EngineRefused(f"[clusters.{name}.{kinds[0]}]: {error.sentence}") from error
+        if kind_of(each):
+            found[name] = engine_of(name, each, home, clock, key)
     return found
+
+
+def check(settings: Settings) -> None:
+    """Refuse tables of clusters by which nothing can be connected.
+
+    Raises:
+        SettingsInvalid: with what to write, for each of them.
+    """
+    tables, is_simulated = sorted(settings.clusters.items()), bool(settings.simulated.fleet)
+    if wrong := [said for name, each in tables if (said := _wrong(name, each, is_simulated=is_simulated))]:
+        raise SettingsInvalid(wrong)
+
+
+def engine_of(name: str, each: ClusterSettings, home: PlatformHome, clock: Clock, key: bytes) -> Engine:
+    """Return the engine of a cluster whose table says what runs work there.
+
+    Raises:
+        SettingsInvalid: the table contradicts itself; the sentence says how.
+    """
+    try:
+        return _engine(name, each, home, clock, key)
+    except EngineRefused as error:
+        raise SettingsInvalid([f"[clusters.{name}.{kind_of(each)}]: {error.sentence}"]) from error
+
+
+def _wrong(name: str, each: ClusterSettings, *, is_simulated: bool) -> str:
+    """Return why nothing can be connected by a cluster's table and what to write; empty when it can."""
+    kinds = _kinds(each)
+    if not _NAME.fullmatch(name):
+        return (
+            f"[clusters.{name!r}]: a cluster is named in letters and digits, with `-`, `_` or `.` between them, at most"
+            " 63 in all: jobs, labels and folders are named by it"
+        )
+    if len(kinds) > 1:
+        return f"[clusters.{name}] is both a Slurm and a Kubernetes cluster; keep one of the tables"
+    if kinds and name in (LOCAL, SIMULATED):
+        return f"[clusters.{name}.{kinds[0]}]: {name!r} is taken, give the cluster another name"
+    if not kinds and name not in (LOCAL, SIMULATED) and not is_simulated:
+        return (
+            f"[clusters.{name}] does not say what runs work there: add a table [clusters.{name}.slurm] or"
+            f" [clusters.{name}.kubernetes], or take it out; only `local` and `simulated` need none"
+        )
+    return ""
+
+
+def kind_of(each: ClusterSettings) -> str:
+    """Return what runs work on a cluster by its table, `slurm` or `kubernetes`; empty when it does not say."""
+    return next(iter(_kinds(each)), "")
+
+
+def _kinds(each: ClusterSettings) -> list[str]:
+    return [kind for kind in ("slurm", "kubernetes") if getattr(each, kind) is not None]
 
 
 def _engine(name: str, each: ClusterSettings, home: PlatformHome, clock: Clock, key: bytes) -> Engine:

@@ -7,21 +7,33 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dujiang.bootstrap.clusters import check
+from dujiang.bootstrap.examine_clusters import examine_clusters
+from dujiang.bootstrap.home import PlatformHome
+from dujiang.bootstrap.settings import Settings
 from dujiang.engines.local.engine import LocalEngine
+from dujiang.kit import settings as kit_settings
 from dujiang.kit.clock import SystemClock
 
 
-def examine(home: Path) -> Mapping[str, Any]:
+def examine(home: Path, environ: Mapping[str, str] = os.environ) -> Mapping[str, Any]:
     """Return facts by part, and under `missing` one sentence for each thing that would make it better."""
-    return asyncio.run(_examine(home))
+    return asyncio.run(_examine(home, environ))
 
 
-async def _examine(home: Path) -> Mapping[str, Any]:
-    engine = LocalEngine(home / "engine", clock=SystemClock())
+async def _examine(home: Path, environ: Mapping[str, str]) -> Mapping[str, Any]:
+    clock, place, wrong = SystemClock(), PlatformHome(home, home), list[str]()
+    try:
+        settings = kit_settings.load(Settings, file=place.settings_file, environ=environ, flags={})
+        check(settings)
+    except kit_settings.SettingsInvalid as error:
+        settings, wrong = Settings(), error.problems
+    clusters = await examine_clusters(place, settings, clock)
+    engine = LocalEngine(home / "engine", clock=clock, settings=settings.local)
     try:
         capabilities = await engine.capabilities()
         (node,) = await engine.inventory()
@@ -43,8 +55,20 @@ async def _examine(home: Path) -> Mapping[str, Any]:
             for device in node.devices
         ],
         "home": _home(home),
-        "missing": list(capabilities.missing),
+        "settings": {"file": str(place.settings_file or "none"), "wrong": wrong},
+        "clusters": clusters,
+        "missing": [*wrong, *capabilities.missing, *_lacks(clusters)],
     }  # fmt: skip
+
+
+def _lacks(clusters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is the matter with clusters and what to do, a sentence for each."""
+    told: list[str] = []
+    for one in clusters:
+        if one["why"]:
+            told.append(f"cluster {one['name']} is {one['state']}: {one['why'].rstrip('.')}; {one['advice']}")
+        told += [f"cluster {one['name']}: {lack}" for lack in one["missing"]]
+    return told
 
 
 def _home(home: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Platform:
 
         self.tenancy = Tenancy(db=db, clock=clock, ids=ids, passwords=world.passwords)
         self.audit = Audit(db)
-        self.pool = PoolService(ids, settings.pool, _terms(settings))
+        self.pool = PoolService(ids, settings.pool, _terms(settings), world.clusters)
         self.reservations = Reservations(ids, self.pool)
         self.scheduling = SchedulingService(self.pool, settings.scheduling, currency=settings.billing.currency)
         self.telemetry = Telemetry()
@@ -146,7 +146,7 @@ class Platform:
         self.predictor = Predictor(self.http, within_s=model_settings.predict_within_s)
         self.billing = BillingService(ids, self.pool, settings.billing)
         outlook = Outlook(pool=self.pool, scheduling=self.scheduling)
-        self.live = Live(db=db, clock=clock, outlook=outlook)
+        self.live = Live(db=db, clock=clock, outlook=outlook, scheduling=self.scheduling)
         self.trials = Trials(
             db=db, pool=self.pool, live=self.live, price=partial(price_of, self.billing), scheduling=self.scheduling,
         )  # fmt: skip
@@ -162,8 +162,8 @@ class Platform:
             sites=_sites(world, settings),
         )  # fmt: skip
         inventory = InventoryLoop(
-            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, wake=self._wake_start,
-            notes=running.note,
+            db=db, pool=self.pool, reservations=self.reservations, clusters=clusters, clock=clock,
+            wake=self._wake_start, notes=running.note,
         )  # fmt: skip
         figures = FigureLoop(db=db, telemetry=self.telemetry, clusters=clusters)
         book = UseBook()
@@ -174,7 +174,7 @@ class Platform:
         defragmenting = DefragmentLoop(
             db=db, pool=self.pool, live=self.live, settings=settings.scheduling, wake=self._wake_attempts
         )
-        sweep = SweepLoop(db=db, clusters=clusters)
+        sweep = SweepLoop(db=db, clusters=clusters, clock=clock)
         scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
             db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dujiang.health.api import SeenJob
 from dujiang.health.explain import AttemptView, JobView, WaitView
-from dujiang.jobs.domain import Attempt, Job
+from dujiang.jobs.domain import Attempt, Held, Job
 from dujiang.jobs.service import JobService
 from dujiang.kit.db import Tx
 from dujiang.telemetry.api import JobPlace
@@ -22,8 +22,9 @@ async def explained(jobs: JobService, tx: Tx, job_id: str) -> SeenJob | None:
     if job is None:
         return None
     attempts = (await jobs.attempts(tx, [job_id]))[job_id]
+    (job,) = await jobs.as_told(tx, [job], {job_id: attempts})
     view = _view(job, attempts, await jobs.position(tx, job))
-    return SeenJob(job.project_id, view, waits=job.waits and job.held is None)
+    return SeenJob(job.project_id, view, waits=job.waits and job.held is not Held.ARRAY_LIMIT)
 
 
 def _view(job: Job, attempts: list[Attempt], position: int | None) -> JobView:

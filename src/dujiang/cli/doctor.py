@@ -11,19 +11,31 @@ from dujiang.cli.session import Json
 
 
 def doctor(json: Json = False) -> None:
-    """Say what this machine offers for work and what is missing."""
+    """Say what this machine and each cluster of the settings offer for work, what is missing, and what to do."""
     facts = _machine()
     facts["server"] = _server()
     if json:
         write_json(facts)
         return
     missing = facts.pop("missing", [])
+    facts["clusters"] = [_row(one) for one in facts.get("clusters") or []]
     for part, told in facts.items():
         _write_part(part, told)
     if missing:
         heading("Missing")
         for sentence in missing:
             sys.stdout.write(f"  - {clean(sentence)}\n")
+
+
+def _row(cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cluster as a row; what it lacks and why it is away stands below, with what to do."""
+    engine = " ".join(str(word) for word in (cluster["kind"], cluster["version"]) if word)
+    ready = f"{cluster['ready']} of {cluster['nodes']}"
+    took_s = cluster["answered_in_s"]
+    return {
+        "name": cluster["name"], "engine": engine, "state": cluster["state"], "nodes_ready": ready,
+        "devices": cluster["devices"], "answered_in": "-" if took_s is None else f"{took_s:.3g} s",
+    }  # fmt: skip
 
 
 def _machine() -> dict[str, Any]:

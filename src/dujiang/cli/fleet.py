@@ -52,10 +52,16 @@ def _name(node: Any) -> str:
     return f"{node.get('name')}{' (simulated)' if node.get('simulated') else ''}"
 
 
+def _standing(node: Any) -> str:
+    """Return a node's state; what is known of a cluster that does not answer is old."""
+    silent = node.get("cluster_state") in ("unreachable", "removed")
+    return f"{node.get('state')} (cluster {node['cluster_state']})" if silent else str(node.get("state"))
+
+
 _NODES = (
     Column("NAME", _name),
     col("CLUSTER"),
-    col("STATE"),
+    Column("STATE", _standing),
     Column("FREE GPUS", _gpus),
     Column("FREE CORES", lambda node: _of(node.get("free_cpu_milli"), node.get("cpu_milli"), milli)),
     Column("FREE MEMORY", lambda node: _of(node.get("free_memory_bytes"), node.get("memory_bytes"), size)),
@@ -262,6 +268,10 @@ def pool(json: Json = False) -> None:
     ]
     right = [False, True, True, True, True]
     write_table(["RESOURCE", "TOTAL", "HELD", "FREE", "LARGEST ON ONE NODE"], rows, right=right)
+    for silent in found.get("silent") or []:
+        there = f"{silent['nodes']} node{'s' if silent['nodes'] != 1 else ''} with {silent['devices']} devices"
+        since = f" since {moment(silent['state_since'])}" if silent.get("state_since") else ""
+        say(f"Of these {there} are on {clean(silent['cluster'])}, {silent['state']}{since}: nothing new starts there.")
     if not found.get("devices"):
         say("There is no GPU; `dujiang doctor` says what was looked for.")
 

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from dujiang.cli.output import Column, clean, col, heading, listing, milli, moment, say, size, write_json, write_table
+from dujiang.cli.output import (
+    Column,
+    clean,
+    col,
+    heading,
+    listing,
+    milli,
+    moment,
+    parse_time,
+    say,
+    size,
+    write_json,
+    write_table,
+)
 from dujiang.cli.session import Json, Project, connect
 
 prices_app = typer.Typer(help="The price list.", invoke_without_command=True, no_args_is_help=False)
@@ -71,13 +84,19 @@ def _plain(number: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
+def _since(text: Any) -> str:
+    """Return from when on a price applies; those that came with the platform apply to all that ever was."""
+    at = parse_time(text)
+    return "always" if at is not None and at.timestamp() <= 0 else moment(text)
+
+
 _PRICES = (
     col("SKU", "sku_id"),
     col("RESOURCE"),
     Column("OF", lambda price: " ".join(filter(None, (price.get("vendor"), price.get("model")))) or "any"),
     Column("PRICE", lambda price: f"{price.get('unit_price')} {price.get('currency')}", right=True),
     Column("PER", lambda price: price.get("unit")),
-    Column("FROM", lambda price: moment(price.get("effective_from"))),
+    Column("FROM", lambda price: _since(price.get("effective_from"))),
 )
 
 

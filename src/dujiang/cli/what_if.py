@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,19 +74,30 @@ def what_if(
     restart_s: Annotated[
         int, typer.Option("--restart-s", min=0, max=86_400, help="Work that each interruption adds to a job.")
     ] = 0,
+    failures: Annotated[
+        Path | None,
+        typer.Option(
+            "--failures",
+            metavar="FILE",
+            help="Table of node, start_day, end_day: nodes by their place in the cluster, day 0 is when it begins.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write a report with plots to this file.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Run the work of your own cluster once as it is and once with more nodes, other quotas, queues or rules."""
+    from dujiang.scheduling.simulator.faults import read_faults
     from dujiang.scheduling.simulator.replay_work import Terms
-    from dujiang.scheduling.simulator.what_if import changed
+    from dujiang.scheduling.simulator.what_if import changed, faults_on
 
     with usage_errors():
         base = _base(snapshot, ledger, nodes, gpus_per_node, runs_h)
         changes = _changes(base, add_nodes, remove_nodes, quota, queues, rules)
         other = changed(base, changes)
+        faults = read_faults(failures) if failures else ()
+        faulty = [faults_on(each.snapshot.fleet, base.snapshot.fleet, faults) for each in (base, other)]
     terms = Terms(
         checkpoint_s=checkpoint_s, restart_s=restart_s, until_s=None if hours is None else hours * 3600,
         keeps_spans=report is not None,
@@ -95,12 +107,13 @@ def what_if(
     if not changes:
         note("Nothing is changed: both runs are the same. See --add-nodes, --remove-nodes, --quota, --queues, --rules.")
     with usage_errors(), progress_bar("jobs ended", 2 * len(base.works)) as advance:
-        runs = [_run(each, terms, advance) for each in (base, other)]
+        both = zip((base, other), faulty, strict=True)
+        runs = [_run(each, replace(terms, faults=hit), advance) for each, hit in both]
     about = {
         "snapshot": str(snapshot or ""), "ledger": str(ledger or ""), "from": base.origin.isoformat(),
         "jobs": len(base.works), "guessed_run_times": base.guessed, "add_nodes": add_nodes or [],
         "remove_nodes": remove_nodes or [], "quota": quota or [], "queues": str(queues or ""), "rules": rules or [],
-        "hours": hours,
+        "hours": hours, "failures": str(failures or ""),
     }  # fmt: skip
     if report is not None:
         from dujiang.scheduling.simulator.replay_report import what_if_report

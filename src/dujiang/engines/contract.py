@@ -34,6 +34,12 @@ class EngineRefused(DujiangError):
     code, http_status, title = "engine_refused", 409, "The engine refuses"
 
 
+class NodeRefused(EngineRefused):
+    """A node that was asked for takes nothing, or is not there (any more): another plan may do."""
+
+    code, retryable, title = "node_refused", True, "A node takes nothing"
+
+
 class Isolation(StrEnum):
     """How far a share of a device, or a limit, is kept by the engine."""
 
@@ -71,6 +77,10 @@ class End(StrEnum):
     """The setup commands failed; the program was never started."""
     LAUNCH_FAILED = "LaunchFailed"
     """The engine could not start it: no such folder, no such shell, limits not writable ..."""
+    REFUSED = "Refused"
+    """The engine took nothing of it and never will (`EngineRefused`); written down by who asked."""
+    NODE_REFUSED = "NodeRefused"
+    """The engine took nothing of it, as one of its nodes was closed or gone (`NodeRefused`); the same."""
     LOST = "Lost"
     """It ran, and what watched over it is gone without a trace of its end (machine restarted, supervisor killed)."""
     NODE_LOST = "NodeLost"
@@ -330,6 +340,7 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailable: no answer; it may have taken effect, so ask again with the same key.
+            NodeRefused: not on these nodes, which are closed or gone.
             EngineRefused: it will never run.
         """
         ...

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated, Final, Protocol
 
 from fastapi import APIRouter, Depends, Query
 
 from dujiang.health.explain import JobView, explain
 from dujiang.health.schemas import ExplanationOut, explanation_out
-from dujiang.health.waits import wait_view
+from dujiang.health.waits import held_view, wait_view
 from dujiang.kit.db import Tx
 from dujiang.kit.errors import NotFound, Unavailable
 from dujiang.scheduling.domain.explaining import Answer
@@ -19,6 +20,8 @@ from dujiang.tenancy.domain import Permission
 from dujiang.tenancy.service import Tenancy
 
 _Reader = Annotated[Caller, Depends(needs(Permission.JOB_READ))]
+_OLD_S: Final = 2.0
+"""An answer is told with its age from then on."""
 _MOST_PROJECTS: Final = 20
 """Other projects of the caller that are tried for one job."""
 
@@ -30,7 +33,7 @@ class SeenJob:
     project_id: str
     view: JobView
     waits: bool = False
-    """It waits for the scheduler."""
+    """It waits for the scheduler, or for other jobs to end."""
 
 
 class FindJob(Protocol):
@@ -70,13 +73,15 @@ def router(find_job: FindJob, ask: AskScheduler, tenancy: Tenancy) -> APIRouter:
             now = tx.now
         view = seen.view
         if seen.waits:
-            view = await _fresh(ask, view, widely=all, projects=projects)
+            view = await _fresh(ask, view, now, widely=all, projects=projects)
         return explanation_out(explain(view, now))
 
     return routes
 
 
-async def _fresh(ask: AskScheduler, view: JobView, *, widely: bool, projects: Sequence[tuple[str, str]]) -> JobView:
+async def _fresh(
+    ask: AskScheduler, view: JobView, now: datetime, *, widely: bool, projects: Sequence[tuple[str, str]]
+) -> JobView:
     """Return a job with what the scheduler says of it now; with what it said last when it cannot be asked."""
     try:
         answer = await ask(view.id, widely=widely, projects=projects)
@@ -84,7 +89,10 @@ async def _fresh(ask: AskScheduler, view: JobView, *, widely: bool, projects: Se
         return view
     if answer is None:
         return view
-    wait = wait_view(answer)
+    wait = wait_view(answer) if not answer.is_held or view.wait is None else held_view(view.wait, answer)
+    age_s = 0.0 if answer.at is None else (now - answer.at).total_seconds()
+    if age_s >= _OLD_S:
+        wait = replace(wait, detail=f"{wait.detail} That is from the plan of {age_s:.0f} s ago.")
     return replace(view, wait=wait, reason=wait.reason or view.reason)
 
 

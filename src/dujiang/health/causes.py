@@ -28,6 +28,8 @@ class Cause(StrEnum):
     NODE_LOST = "NodeLost"
     NODE_NOT_READY = "NodeNotReady"
     LAUNCH_FAILED = "LaunchFailed"
+    REFUSED = "Refused"
+    NODE_REFUSED = "NodeRefused"
     SETUP_FAILED = "SetupFailed"
     COMMAND_NOT_FOUND = "CommandNotFound"
     COMMAND_NOT_EXECUTABLE = "CommandNotExecutable"
@@ -141,6 +143,14 @@ ABOUT: Mapping[Cause, About] = {
     Cause.LAUNCH_FAILED: About(
         _P, "The engine could not start it.", "Read the engine's own words in the evidence; if they name something of"
         " the specification (folder, shell), correct it there.", "platform",
+    ),
+    Cause.REFUSED: About(
+        _U, "Its cluster does not take it.", "Change in the job what the cluster names and submit it again, or choose"
+        " another cluster (`placement.cluster`); what the cluster lacks, its operators can give it.",
+    ),
+    Cause.NODE_REFUSED: About(
+        _P, "Its place was closed or gone when it was to start there.",
+        "Nothing to do: it is planned anew on what is open now.", "platform",
     ),
     Cause.SETUP_FAILED: About(
         _U, "A setup command failed, so the program was never started.",

@@ -73,6 +73,8 @@ def diagnose(facts: AttemptFacts, library: Library | Scanner) -> Diagnosis:
         return _weighed(_put_off(facts), findings, "the engine took its place for other work")
     if end in (End.LOST, End.NODE_LOST):
         return _lost(facts, findings)
+    if end in (End.REFUSED, End.NODE_REFUSED):
+        return _refused(facts)
     if end in (End.SETUP_FAILED, End.LAUNCH_FAILED):
         return _never_ran(facts, findings)
     return _left(facts, findings)
@@ -161,6 +163,14 @@ def _never_ran(facts: AttemptFacts, findings: Sequence[Finding]) -> Diagnosis:
     cause = Cause.SETUP_FAILED if setup else Cause.LAUNCH_FAILED
     rule = "setup-failed" if setup else "launch-failed"
     return _weighed(_of_cause(cause, facts, rule, 0.8, tail=setup), findings, "it only follows")
+
+
+def _refused(facts: AttemptFacts) -> Diagnosis:
+    """Judge what an engine did not take: it says why itself, so no line of it has to be recognised."""
+    cause = Cause.REFUSED if facts.observation.end is End.REFUSED else Cause.NODE_REFUSED
+    verdict = _of_cause(cause, facts, "refused" if cause is Cause.REFUSED else "node-refused", 0.95)
+    said = next((" ".join(one.line.split()).rstrip(".") for one in facts.observation.evidence if one.line.strip()), "")
+    return replace(verdict, sentence=f"{verdict.sentence[:-1]}: {said}.") if said else verdict
 
 
 def _killed(facts: AttemptFacts, number: int) -> Diagnosis:

@@ -199,6 +199,8 @@ def _running(job: JobView, last: AttemptView | None, ended: AttemptView | None, 
     number, node = (last.number, last.node) if last else (1, "")
     why = [f"Attempt {number} is {'running' if job.state == 'RUNNING' else job.state.lower()}"]
     why[0] += f" on {node}." if node else "."
+    if job.sentence:
+        why.append(job.sentence)
     if ended is not None and ended.diagnosis is not None:
         why.append(f"Attempt {ended.number} before it ended: {ended.diagnosis.sentence}")
     return Explanation(

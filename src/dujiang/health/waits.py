@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from dujiang.health.explain import Explanation, JobView, Topic, WaitView, explain
@@ -33,6 +34,18 @@ def wait_view(answer: Answer) -> WaitView:
     )  # fmt: skip
 
 
+def held_view(told: WaitView, answer: Answer) -> WaitView:
+    """Return what is said of a job that waits for others to end: what is known of it, and when it is to start."""
+    expected = answer.expected
+    if expected is None:
+        return told
+    return replace(
+        told, expected_at=expected.at, expected_after=expected.after,
+        is_certain=expected.is_certain if expected.at else None,
+        expected_on=expected.start.cluster if expected.start else "", outlook=_outlook(expected),
+    )  # fmt: skip
+
+
 def explain_saved(explainer: Explainer, job_id: str, *, widely: bool) -> Explanation:
     """Return why a job of a saved snapshot is where it is, in the words in which the platform says it.
 
@@ -41,13 +54,18 @@ def explain_saved(explainer: Explainer, job_id: str, *, widely: bool) -> Explana
     """
     snapshot, now = explainer.snapshot, explainer.now
     answer = explainer.answer(job_id, expecting=widely or explainer.is_small, widely=widely)
+    if answer is not None and answer.is_held:
+        one = explainer.dependents[job_id]
+        shown = ", ".join(one.after[:5]) + (f" and {len(one.after) - 5} more" if len(one.after) > 5 else "")
+        view = held_view(WaitView("Dependency", f"It waits for {shown} to end."), answer)
+        return explain(JobView(job_id, "", "PENDING", "Dependency", since=one.request.submitted_at, wait=view), now)
     if answer is not None:
         request, view = explainer.requests[job_id], wait_view(answer)
         job = JobView(job_id, "", "PENDING", view.reason, since=request.submitted_at, wait=view)
         return explain(job, now)
     held = [holding for holding in snapshot.holdings if holding.job_id == job_id]
     if not held:
-        known = [*explainer.requests, *(holding.job_id for holding in snapshot.holdings)]
+        known = [*explainer.requests, *explainer.dependents, *(holding.job_id for holding in snapshot.holdings)]
         raise NotFound(f'The snapshot has no job "{job_id[:64]}".{did_you_mean(job_id, known[:10_000])}')
     return _running(held[0], now)
 

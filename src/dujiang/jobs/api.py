@@ -370,6 +370,7 @@ async def _jobs_json(tx: Tx, jobs: JobService, tenancy: Tenancy, found: Sequence
     attempts = await jobs.attempts(tx, [job.id for job in found])
     projects = await _project_names(tx, tenancy, found)
     users = await tenancy.names(tx, {job.submitted_by for job in found})
+    found = await jobs.as_told(tx, found, attempts)
     return [job_json(job, attempts[job.id], projects=projects, users=users) for job in found]
 
 

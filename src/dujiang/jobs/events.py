@@ -32,6 +32,15 @@ class JobDeadlineUnsure(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobDeadlineAtRisk(Event):
+    """Its deadline was promised, and can no longer be kept for sure."""
+
+    deadline: str
+    sentence: str
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobBurst(Event):
     """It got a place on a rented cluster that it did not name."""
 

@@ -27,6 +27,7 @@ from dujiang.jobs.domain import (
     depend,
     ended_event,
     standing_of,
+    unanswered,
 )
 from dujiang.jobs.domain.asking import request_of
 from dujiang.jobs.events import JobCancelAsked, JobSubmitted
@@ -114,7 +115,7 @@ class JobService:
                 possible.add(asked)
             others.add(project_id, new.take(jobs, on, spec.secret_values, tx.now))
         if self._promises is not None:
-            await self._promises.check(tx, [request_of(job) for job in new.jobs if job.spec.deadline])
+            await self._promises.check(tx, new.jobs, new.edges)
         if new.jobs:
             await group_store.insert_arrays(tx, new.arrays)
             await store.insert_jobs(tx, new.jobs, new.secrets)
@@ -241,6 +242,23 @@ class JobService:
         """Return the attempts of jobs in order of number; jobs without any have an empty list."""
         found = await store.attempts_of(tx, job_ids)
         return {job_id: found.get(job_id, []) for job_id in job_ids}
+
+    async def as_told(self, tx: Tx, jobs: Sequence[Job], attempts: Mapping[str, Sequence[Attempt]]) -> list[Job]:
+        """Return jobs as they are told: those that are at work on a cluster that does not answer say so."""
+        last = {
+            job.id: attempts[job.id][-1] for job in jobs if not job.has_ended and not job.waits and attempts[job.id]
+        }
+        if not last:
+            return list(jobs)
+        silent = {one.name: one for one in await self._pool.clusters(tx) if not one.reachable}
+        told: list[Job] = []
+        for job in jobs:
+            attempt = last.get(job.id)
+            cluster = silent.get(attempt.cluster) if attempt else None
+            if attempt is not None and cluster is not None:
+                job = unanswered(job, attempt, cluster, removed=self._pool.is_removed(cluster))
+            told.append(job)
+        return told
 
     async def attempt(self, tx: Tx, job: Job, number: int | None, rank: int = 0) -> Attempt | None:
         """Return an attempt of a job, the latest when no number is given; None while it has none.

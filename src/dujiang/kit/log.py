@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
+from dujiang.kit.clock import Clock
 from dujiang.kit.errors import DujiangError
+
+_MOST_TROUBLES: Final = 1000
 
 
 def configure(*, level: str = "info", file: Path | None = None, stream: TextIO | None = None) -> None:
@@ -35,6 +38,29 @@ def configure(*, level: str = "info", file: Path | None = None, stream: TextIO |
     root.setLevel(level.upper())
     for noisy in ("uvicorn.access", "httpx", "aiosqlite", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class Seldom:
+    """Says when a trouble that is seen again and again is worth a line: when it begins, then each five minutes."""
+
+    def __init__(self, clock: Clock, *, every_s: float = 300.0) -> None:
+        self._clock, self._every_s = clock, every_s
+        self._said_s: dict[object, float] = {}
+
+    def is_due(self, about: object) -> bool:
+        """Say whether to tell of a trouble that is there now; one that is told counts as told."""
+        now_s = self._clock.monotonic_s()
+        said_s = self._said_s.get(about)
+        if said_s is not None and now_s - said_s < self._every_s:
+            return False
+        if len(self._said_s) >= _MOST_TROUBLES:  # of much that was never tried again
+            self._said_s = {one: at_s for one, at_s in self._said_s.items() if now_s - at_s < self._every_s}
+        self._said_s[about] = now_s
+        return True
+
+    def is_over(self, about: object) -> bool:
+        """Note that a trouble is not there (any more); say whether it was told of."""
+        return self._said_s.pop(about, None) is not None
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from dujiang.kit.db import Tx
-from dujiang.kit.errors import Invalid
+from dujiang.kit.errors import Invalid, did_you_mean
 from dujiang.kit.http import Moment, Page, Paged
-from dujiang.pool.domain.nodes import Node, NodeState
+from dujiang.pool.domain.nodes import Node, NodeState, UnknownCluster
 from dujiang.pool.domain.summary import host_totals, kind_totals
 from dujiang.pool.schemas import (
     AllocationOut,
@@ -28,6 +28,7 @@ from dujiang.pool.schemas import (
     hosts_out,
     kind_out,
     node_out,
+    silent_out,
 )
 from dujiang.pool.service import LedgerFilter, PoolService
 from dujiang.tenancy.access import Caller, needs
@@ -56,9 +57,15 @@ def _look(routes: APIRouter, pool: PoolService) -> None:
         after = paging.after(str)
         async with caller.reading() as tx:
             now = tx.now
-            rows = [row for row in await pool.clusters(tx) if after is None or row.name > after[0]]
+            gone = await _let_go(pool, tx)
+            rows = [
+                row for row in await pool.clusters(tx)
+                if (after is None or row.name > after[0]) and row.id not in gone
+            ]  # fmt: skip
         kept, next_cursor = paging.page(rows, lambda row: [row.name])
-        return Page(items=[cluster_out(row, now) for row in kept], next_cursor=next_cursor)
+        return Page(
+            items=[cluster_out(row, now, removed=pool.is_removed(row)) for row in kept], next_cursor=next_cursor
+        )
 
     @routes.get("/nodes")
     async def list_nodes(
@@ -74,6 +81,10 @@ def _look(routes: APIRouter, pool: PoolService) -> None:
         after = paging.after(str, str)
         async with caller.reading() as tx:
             inventory = await pool.inventory(tx)
+            names = sorted(one.name for one in inventory.clusters.values())
+            if cluster is not None and cluster not in names:
+                near = did_you_mean(cluster, names) or f" There are {', '.join(names) or 'none'}."
+                raise UnknownCluster(f'There is no cluster "{cluster}".{near}')
             found = await pool.nodes(
                 tx, cluster=cluster, states=state, labels=_labels(label), vendor=vendor, model=model
             )
@@ -96,14 +107,15 @@ def _look(routes: APIRouter, pool: PoolService) -> None:
     async def show_pool(caller: Reader) -> PoolOut:
         """Show what the pool has in all, what is held, and what new work can have now."""
         async with caller.reading() as tx:
-            view = await pool.placeable(tx)
+            view, inventory, gone = await pool.placeable(tx), await pool.inventory(tx), await _let_go(pool, tx)
         return PoolOut(
             version=view.version,
             simulated=any(cluster.simulated for cluster in view.columns.clusters),
-            clusters=len(view.columns.clusters),
+            clusters=sum(cluster.id not in gone for cluster in view.columns.clusters),
             node_states=dict(sorted(Counter(str(state) for state in view.columns.node_states).items())),
             devices=[kind_out(totals) for totals in kind_totals(view)],
             hosts=[hosts_out(totals) for totals in host_totals(view)],
+            silent=silent_out(inventory, pool.is_removed),
         )
 
 
@@ -189,7 +201,17 @@ async def _nodes_out(pool: PoolService, tx: Tx, nodes: Sequence[Node]) -> list[N
     inventory = await pool.inventory(tx)
     used = await pool.used(tx, [node.id for node in nodes])
     clusters = {cluster.id: cluster for cluster in await pool.clusters(tx)}
-    return [node_out(node, inventory, used, clusters[node.cluster_id]) for node in nodes]
+    at = {node.id: clusters[node.cluster_id] for node in nodes}
+    return [
+        node_out(node, inventory, used, at[node.id], removed=pool.is_removed(at[node.id])) for node in nodes
+    ]  # fmt: skip
+
+
+async def _let_go(pool: PoolService, tx: Tx) -> set[str]:
+    """Return the removed clusters, by identifier, of which nothing is left."""
+    inventory = await pool.inventory(tx)
+    left = {node.cluster_id for node in inventory.nodes.values() if node.state is not NodeState.GONE}
+    return {one.id for one in inventory.clusters.values() if pool.is_removed(one) and one.id not in left}
 
 
 def _full(name: str, cluster: str | None) -> str:

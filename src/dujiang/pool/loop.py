@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dujiang.engines.contract import Capabilities, EngineRefused, EngineUnavailable
 from dujiang.engines.lines import Line, Overdue, StillAsking
 from dujiang.kit import log
+from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import BadInventory
@@ -22,6 +23,8 @@ from dujiang.pool.service import PoolService
 
 _ASKED_EVERY = 15
 """Looks between two questions for what an engine can do: a sharing daemon may come and go, an engine be upgraded."""
+_RETIRED_AT_FIRST = 2
+"""A node that is not listed is NOT_READY at one look and GONE at the next."""
 _logger = log.get(__name__)
 
 
@@ -30,7 +33,7 @@ class InventoryLoop:
 
     def __init__(
         self, *, db: Database, pool: PoolService, reservations: Reservations, clusters: Mapping[str, Line],
-        wake: Callable[[], None] = lambda: None, notes: Callable[[str], str] = lambda _cluster: "",
+        clock: Clock, wake: Callable[[], None] = lambda: None, notes: Callable[[str], str] = lambda _cluster: "",
     ) -> None:  # fmt: skip
         """Take what it works with.
 
@@ -39,13 +42,15 @@ class InventoryLoop:
             pool: what is known.
             reservations: begin and end.
             clusters: lines to engines, by name.
+            clock: the time.
             wake: called when what there is has changed.
             notes: what others have seen of a cluster that is the matter with it, in a sentence; empty when nothing.
         """
         self._db, self._pool, self._reservations, self._clusters, self._wake = db, pool, reservations, clusters, wake
-        self._notes = notes
+        self._notes, self._troubles = notes, log.Seldom(clock)
         self._capabilities: dict[str, Capabilities] = {}
         self._looks: Counter[str] = Counter()
+        self._turns = 0
 
     async def tick(self) -> TickReport:
         """Look at every cluster at once, then let reservations begin and end."""
@@ -60,6 +65,7 @@ class InventoryLoop:
 
     async def turn(self) -> TickReport:
         """Let reservations begin and end; what waits is looked at again."""
+        await self._retire()
         async with self._db.reading() as tx:
             turning = await self._reservations.turning(tx)
         if not turning:
@@ -68,6 +74,17 @@ class InventoryLoop:
             turned = await self._reservations.turn(tx)
         self._wake()
         return TickReport({"reservation": turned} if turned else {})
+
+    async def _retire(self) -> None:
+        """Let go of clusters that are no longer in the settings: at first two looks at once, then now and then."""
+        self._turns += 1
+        if self._turns > _RETIRED_AT_FIRST and self._turns % _ASKED_EVERY:
+            return
+        async with self._db.reading() as tx:
+            removed = await self._pool.removed(tx)
+        for cluster in removed:
+            async with self._db.transaction(cause="inventory") as tx:
+                await self._pool.retire(tx, cluster)
 
     async def _look(self, cluster: str, line: Line) -> Counter[str]:
         try:
@@ -80,9 +97,11 @@ class InventoryLoop:
             why = judge(line.facts(), within_s=line.answers.within_s)[1] or error.sentence
             async with self._db.transaction(cause="inventory") as tx:
                 await self._pool.mark_unreachable(tx, cluster, why, kind=line.engine_kind)
-            if not isinstance(error, StillAsking):
+            if not isinstance(error, StillAsking) and self._troubles.is_due(cluster):  # else told by the line
                 _logger.warning("a cluster does not answer", cluster=cluster, why=error.sentence)
             return Counter({"unreachable": 1})
+        if self._troubles.is_over(cluster):
+            _logger.info("a cluster answers again", cluster=cluster)
         standing = self._standing(cluster, line)
         try:
             async with self._db.transaction(cause="inventory") as tx:
@@ -113,10 +132,12 @@ class InventoryLoop:
                 else:
                     await line.uncordon(order.node)
                 done["order"] += 1
+                self._troubles.is_over((cluster, order.node))
             except (EngineUnavailable, EngineRefused) as error:
                 if isinstance(error, StillAsking):
                     continue
-                _logger.warning("an engine did not follow", cluster=cluster, node=order.node, why=error.sentence)
+                if self._troubles.is_due((cluster, order.node)):
+                    _logger.warning("an engine did not follow", cluster=cluster, node=order.node, why=error.sentence)
                 if isinstance(error, Overdue):
                     break  # the others would be waited for as long
         return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 
@@ -12,8 +13,8 @@ from dujiang.kit.http import Model
 from dujiang.pool.domain.inventory import WHOLE_DEVICE, Inventory, Used
 from dujiang.pool.domain.ledger import Allocation
 from dujiang.pool.domain.marks import places
-from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Node
-from dujiang.pool.domain.standing import ClusterState
+from dujiang.pool.domain.nodes import Cluster, Device, DeviceState, Node, NodeState
+from dujiang.pool.domain.standing import REMOVED, ClusterState
 from dujiang.pool.domain.summary import HostTotals, KindTotals
 
 
@@ -33,7 +34,8 @@ class ClusterOut(Model):
     images: str
     """What runs container images there; empty where nothing does."""
     state: ClusterState
-    """`degraded`: new work may be put there, but something is the matter; `unreachable`: nothing new is."""
+    """`degraded`: new work may be put there, but something is the matter; `unreachable`: nothing new is; `removed`: it
+    is no longer in the settings, and listed as long as work holds a place there."""
     state_since: datetime | None
     reachable: bool
     """Not `unreachable`."""
@@ -77,6 +79,8 @@ class NodeOut(Model):
     id: str
     name: str
     cluster: str
+    cluster_state: ClusterState
+    """What is told of a node whose cluster is `unreachable` or `removed` is what was seen last."""
     state: str
     reason: str
     schedulable: bool
@@ -141,6 +145,16 @@ class HostsOut(Model):
     largest_free_memory_bytes: int
 
 
+class SilentOut(Model):
+    """A cluster that does not answer, or was removed, with what was seen there last."""
+
+    cluster: str
+    state: ClusterState
+    state_since: datetime | None
+    nodes: int
+    devices: int
+
+
 class PoolOut(Model):
     """The pool in figures; what is simulated is never added to what is real."""
 
@@ -151,6 +165,8 @@ class PoolOut(Model):
     node_states: dict[str, int]
     devices: list[KindOut]
     hosts: list[HostsOut]
+    silent: list[SilentOut]
+    """What of all this is on clusters that do not answer; nothing new is put there."""
 
 
 class AllocationOut(Model):
@@ -209,27 +225,36 @@ def aware(at: datetime | None) -> datetime | None:
     return at
 
 
-def cluster_out(cluster: Cluster, now: datetime) -> ClusterOut:
+def state_out(cluster: Cluster, *, removed: bool) -> ClusterState:
+    """Return how a cluster stands, as answered."""
+    return ClusterState.REMOVED if removed else cluster.state
+
+
+def cluster_out(cluster: Cluster, now: datetime, *, removed: bool = False) -> ClusterOut:
     """Return a cluster as answered."""
     age_s = None if cluster.seen_at is None else max(0.0, round((now - cluster.seen_at).total_seconds(), 3))
     return ClusterOut(
         id=cluster.id, name=cluster.name, kind=cluster.kind, simulated=cluster.simulated, limits=str(cluster.limits),
         limits_by=cluster.limits_by, isolation=str(cluster.isolation), stacks_ranks=cluster.stacks_ranks,
-        reachable=cluster.reachable, reason=cluster.reason, seen_at=cluster.seen_at, version=cluster.version,
-        images=cluster.images, state=cluster.state, state_since=cluster.state_since, answer_age_s=age_s,
+        reachable=cluster.reachable and not removed, reason=REMOVED if removed else cluster.reason,
+        seen_at=cluster.seen_at, version=cluster.version, images=cluster.images,
+        state=state_out(cluster, removed=removed), state_since=cluster.state_since, answer_age_s=age_s,
         answer_s=cluster.answer_s, answer_p95_s=cluster.answer_p95_s,
         price_per_device_hour=cluster.terms.price_per_device_hour, cloud=cluster.terms.is_cloud,
         interruptions_per_day=cluster.terms.interruptions_per_day,
     )  # fmt: skip
 
 
-def node_out(node: Node, inventory: Inventory, used: Used, cluster: Cluster) -> NodeOut:
+def node_out(
+    node: Node, inventory: Inventory, used: Used, cluster: Cluster, *, removed: bool = False
+) -> NodeOut:  # fmt: skip
     """Return a node as answered; `cluster` as just read, for when it was last seen."""
     cpu, memory, disk = used.nodes.get(node.id, (0, 0, 0))
     devices = [each for each in inventory.devices_of.get(node.id, ()) if each.state is not DeviceState.GONE]
     at, where = inventory.columns.node_at.get(node.id), places(node.labels)
     return NodeOut(
         id=node.id, name=node.name, cluster=cluster.name, state=str(node.state), reason=node.reason,
+        cluster_state=state_out(cluster, removed=removed),
         schedulable=at is not None and bool(inventory.columns.node_open[at]), intent=str(node.intent),
         intent_by=node.intent_by, labels=dict(node.labels), own_labels=dict(node.own_labels),
         taints=list(node.taints), own_taints=list(node.own_taints),
@@ -261,6 +286,26 @@ def allocation_out(row: Allocation, inventory: Inventory) -> AllocationOut:
 def kind_out(totals: KindTotals) -> KindOut:
     """Return the totals of a kind of device as answered."""
     return KindOut.model_validate(totals)
+
+
+def silent_out(inventory: Inventory, is_removed: Callable[[Cluster], bool]) -> list[SilentOut]:
+    """Return the clusters that do not answer, with how much of what is known is there."""
+    found: list[SilentOut] = []
+    for cluster in sorted(inventory.clusters.values(), key=lambda one: one.name):
+        nodes = [
+            node for node in inventory.nodes.values()
+            if node.cluster_id == cluster.id and node.state is not NodeState.GONE
+        ]  # fmt: skip
+        if nodes and (not cluster.reachable or is_removed(cluster)):
+            devices = [
+                one for node in nodes for one in inventory.devices_of.get(node.id, ())
+                if one.state is not DeviceState.GONE
+            ]  # fmt: skip
+            found.append(SilentOut(
+                cluster=cluster.name, state=state_out(cluster, removed=is_removed(cluster)),
+                state_since=cluster.state_since, nodes=len(nodes), devices=len(devices),
+            ))  # fmt: skip
+    return found
 
 
 def hosts_out(totals: HostTotals) -> HostsOut:

@@ -6,7 +6,7 @@ version is refused with `Stale`. Writers queue at the version's row, so what is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -43,7 +43,7 @@ from dujiang.pool.domain.nodes import (
     UnknownNode,
 )
 from dujiang.pool.domain.reservations import Reservation
-from dujiang.pool.domain.standing import ClusterState, Standing, missing
+from dujiang.pool.domain.standing import REMOVED, ClusterState, Standing, missing
 from dujiang.pool.domain.sweep import Violation
 from dujiang.pool.domain.sync import Changes, PoolSettings, Settled, reconcile, settle, unsettled
 from dujiang.pool.events import (
@@ -65,9 +65,18 @@ class PoolService:
     """Use cases of the pool. Functions take the transaction first, and never commit."""
 
     def __init__(
-        self, ids: Ids, settings: PoolSettings | None = None, terms: Mapping[str, Terms] = MappingProxyType({})
-    ) -> None:
-        """Take what it works with; `terms` are those of clusters, by name."""
+        self, ids: Ids, settings: PoolSettings | None = None, terms: Mapping[str, Terms] = MappingProxyType({}),
+        configured: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
+        """Take what it works with.
+
+        Args:
+            ids: for new rows.
+            settings: of the pool.
+            terms: of clusters, by name.
+            configured: names of the clusters that there are; what else is known was removed. None: none was.
+        """
+        self._configured = None if configured is None else frozenset(configured)
         self._ids, self._settings, self._terms = ids, settings or PoolSettings(), dict(terms)
         self._kept: Inventory | None = None
         self._settled: dict[str, Mapping[str, Settled]] = {}
@@ -112,6 +121,43 @@ class PoolService:
             await self._write(tx, pulse, inventory, cluster, changes)
         self._settled[cluster_name] = changes.settled
         return changes.report(moved=moved)
+
+    def is_removed(self, cluster: Cluster) -> bool:
+        """Say whether a cluster that is known is no longer in the settings."""
+        return self._configured is not None and cluster.name not in self._configured
+
+    async def removed(self, tx: Tx) -> list[str]:
+        """Return the clusters that were removed and are not let go of yet: nodes of them are known."""
+        inventory = await self.inventory(tx)
+        known = {node.cluster_id for node in inventory.nodes.values() if node.state is not NodeState.GONE}
+        return sorted(
+            one.name
+            for one in inventory.clusters.values()
+            if self.is_removed(one) and (one.id in known or one.reachable)
+        )
+
+    async def retire(self, tx: Tx, cluster_name: str) -> None:
+        """Let go of a removed cluster: nothing new is put there, and nodes on which nothing is held are GONE.
+
+        Asked again it lets go of what was held before; nodes that come back with the cluster are as they were.
+        """
+        pulse = await store.lock_pulse(tx)
+        inventory = await self._inventory(tx, pulse)
+        known = await self._cluster(tx, cluster_name)
+        if known is None:
+            return
+        ids = [node.id for node in inventory.nodes.values() if node.cluster_id == known.id]
+        used = await ledger_store.read_used(tx, ids) if ids else Used()
+        at_once = replace(self._settings, gone_after_s=0.0)
+        changes = reconcile(
+            known, (), inventory=inventory, used=used, now=tx.now, settings=at_once, new_id=self._ids.new, settled={}
+        )
+        cluster = looking.standing_so(known, Standing(ClusterState.UNREACHABLE, REMOVED), was=known, now=tx.now)
+        if cluster != known:
+            await store.save_cluster(tx, cluster, is_new=False)
+        if changes or looking.moves(known, cluster):
+            await self._write(tx, pulse, inventory, cluster, changes)
+        self._settled.pop(cluster_name, None)
 
     async def mark_unreachable(self, tx: Tx, cluster_name: str, reason: str, *, kind: str = "") -> None:
         """Place nothing new on a cluster that does not answer, until the next `sync`.

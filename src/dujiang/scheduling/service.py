@@ -14,11 +14,13 @@ from dujiang.pool.domain import Allocation
 from dujiang.pool.service import PoolService
 from dujiang.scheduling import queue_store, store
 from dujiang.scheduling.domain import COUNTED, Quota
+from dujiang.scheduling.domain.explaining import Explainer
 from dujiang.scheduling.domain.queue_document import Difference, differences, document_of, read_queues
 from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.renting import BurstPolicy
 from dujiang.scheduling.domain.request import MAX_AMOUNT
 from dujiang.scheduling.domain.shares import FairShare
+from dujiang.scheduling.domain.slots import Slot
 from dujiang.scheduling.events import QueuesSet, QuotaSet
 from dujiang.scheduling.fairness import Fairness
 from dujiang.scheduling.settings import SchedulingSettings
@@ -49,6 +51,10 @@ class SchedulingService:
         half_life_s = self.settings.fair_share_half_life_s
         self._fairness = Fairness(pool, self.settings, half_life_s) if pool is not None and half_life_s else None
         self._tree: tuple[str, QueueTree] = ("", NO_QUEUES)
+        self.kept_slots: tuple[Slot, ...] = ()
+        """What the last plan that was carried out in this process keeps for promised deadlines."""
+        self.last_plan: Explainer | None = None
+        """What the last plan of this process was made on, and what it decided, for whoever asks why a job waits."""
 
     def burst_policy(self, spent: Decimal = Decimal(0)) -> BurstPolicy | None:
         """Return when work goes to rented clusters, with what is left of a day's budget; None: never."""

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from dujiang.scheduling.domain.bands import TaskClass
 from dujiang.scheduling.domain.renting import BurstPolicy, Hours
 from dujiang.scheduling.domain.rules import Rules
+from dujiang.scheduling.domain.turns import Turns
 
 _HOURS: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]"
 
@@ -91,6 +92,15 @@ class SchedulingSettings:
     most_stops_for: int = 4
     """For how many waiting jobs one plan stops others, and how many elastic jobs it resizes. Too many at once empty and
     fill the pool in waves."""
+    turn_device_s: float | None = None
+    """Work of one class takes turns: who has had less goes first, and work that saves itself is stopped for it when it
+    has had more by a level. The first level is so many device-seconds, each further one twice as wide; 600 is a good
+    beginning. None or 0: who runs goes on. Too little stops work often, too much makes short work wait behind long."""
+    turn_patience: float = 16.0
+    """Waiting for so long counts as running for one against what a job has had, so that long work gets its turn."""
+    turn_wait_s: float = 172_800.0
+    """A job that has waited for so long in all goes first in its class, and is not stopped for a turn again. Too little
+    lets long work hold up short work as without turns, too much lets it wait."""
     grows: bool = True
     """Whether a running elastic job is stopped to go on with more ranks when nobody waits."""
     regrow_s: float = 900.0
@@ -107,7 +117,8 @@ class SchedulingSettings:
 
     deadlines: Literal["refuse", "warn", "off"] = "refuse"
     """What becomes of a deadline that cannot be promised beside those that were: the job is refused with the earliest
-    that could be, it is taken with an event that says so, or nobody looks."""
+    that could be, it is taken with an event that says so, or nobody looks. What was promised is kept against work of
+    every class that comes later; with `off` a higher class goes first whatever a deadline says."""
     burst: BurstSettings = BurstSettings()
 
     def __post_init__(self) -> None:
@@ -123,8 +134,13 @@ class SchedulingSettings:
             raise ValueError("min_run_s, regrow_s, fresh_s and most_lost_device_s are not negative")
         if not 0 <= self.fair_share_part <= 1:
             raise ValueError("fair_share_part is between 0 and 1")
+        if min(self.turn_device_s or 0.0, self.turn_wait_s) < 0 or self.turn_patience <= 0:
+            raise ValueError("turn_device_s and turn_wait_s are not negative, and turn_patience is above 0")
         if (self.fair_share_half_life_s or 0) < 0 or self.fair_share_every_s < 0:
             raise ValueError("the times of fair share are not negative")
+
+    def _turns(self) -> Turns | None:
+        return Turns(self.turn_device_s, self.turn_patience, self.turn_wait_s) if self.turn_device_s else None
 
     def rules(self, *, lost_device_s: float = 0.0, burst: BurstPolicy | None = None) -> Rules:
         """Return what a plan may do, with what stops have cost in the last hour, and what may still be rented."""
@@ -132,5 +148,6 @@ class SchedulingSettings:
             reservations=self.reservations, preempts=self.preempts, min_run_s=self.min_run_s,
             most_lost_device_s=self.most_lost_device_s, lost_device_s=lost_device_s,
             most_stops_for=self.most_stops_for, grows=self.grows, regrow_s=self.regrow_s,
-            burst=burst,
+            keeps_deadlines=self.deadlines != "off", burst=burst,
+            turns=self._turns(),
         )  # fmt: skip

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dujiang.scheduling.domain import Fleet, Plan, Quota, Request, Snapshot, TaskClass, plan, snapshot_of_rows
 from dujiang.scheduling.domain.rules import Rules as PlanRules
+from dujiang.scheduling.domain.turns import Turns
 from dujiang.scheduling.simulator.faults import Fault
 from dujiang.scheduling.simulator.jobs_traces import TraceJob
 from dujiang.scheduling.simulator.queue import Rules, TooLarge, simulate
@@ -340,6 +341,7 @@ def test_run_times_that_nothing_tells_are_counted() -> None:
     (lambda text: parse_rules(PlanRules(), [text]), "preempts=4", "true or false"),
     (lambda text: parse_rules(PlanRules(), [text]), "reservations=-1", "a number from 0 on"),
     (lambda text: parse_rules(PlanRules(), [text]), "lost_device_s=1", "no rule"),
+    (lambda text: parse_rules(PlanRules(), [text]), "turns=often", "a number from 0 on or none"),
 ])  # fmt: skip
 def test_changes_that_cannot_be_read(read: Any, text: str, told: str) -> None:
     with pytest.raises(BadChange, match=told):
@@ -352,6 +354,8 @@ def test_changes_that_can() -> None:
     )  # fmt: skip
     rules = parse_rules(PlanRules(), ["reservations=3", "preempts=false", "most_lost_device_s=none", "min_run_s=1.5"])
     assert rules == PlanRules(reservations=3, preempts=False, most_lost_device_s=None, min_run_s=1.5)
+    assert parse_rules(rules, ["turns=90"]) == replace(rules, turns=Turns(90.0))
+    assert parse_rules(replace(rules, turns=Turns(90.0)), ["turns=none"]) == rules
     with pytest.raises(BadChange, match='no node "n9"'):
         done_after(Changes(remove=("n9",)))
     with pytest.raises(BadChange, match="No node would be left"):

@@ -38,6 +38,7 @@ from dujiang.engines.kubernetes.namespaces import may_work
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.planning import Sight
+from dujiang.engines.kubernetes.probing import Probe
 from dujiang.engines.kubernetes.records import Record, Stop
 from dujiang.engines.kubernetes.seeing import Pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -70,6 +71,7 @@ class KubernetesEngine:
         """
         self._settings, self._clock = settings, clock
         self._api = api = api or Api(settings, clock=clock)
+        self._probe = Probe(api, clock)
         self._stock = Stock(api, settings, clock=clock, mark=mark)
         self._closer = Closer(api, self._stock.nodes)
         self._seen = Observer(api, self._stock.nodes, settings, clock=clock, mark=mark)
@@ -107,6 +109,7 @@ class KubernetesEngine:
 
     async def inventory(self) -> Sequence[NodeFacts]:
         """Return the nodes of the cluster, less what Pods of others hold."""
+        await self._probe.check()  # the mirrors would go on telling for a while
         return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
     async def attempts(self) -> Sequence[AttemptKey]:

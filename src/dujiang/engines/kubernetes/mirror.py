@@ -146,9 +146,9 @@ class Mirror(Generic[T]):
     async def close(self) -> None:
         """Stop watching."""
         task, self._task = self._task, None
-        if task:
+        while task and not task.done():  # a cancel was seen to get lost while a connection was being made anew
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait({task}, timeout=1.0)
 
     async def _run(self) -> None:
         due_s = 0.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from dujiang.engines.contract import EngineRefused, Launch, RankPlacement
+from dujiang.engines.contract import EngineRefused, Launch, NodeRefused, RankPlacement
 from dujiang.engines.kubernetes import environment, recording, records, runner
 from dujiang.engines.kubernetes.namespaces import ACCOUNT
 from dujiang.engines.kubernetes.nodes import KubeNode
@@ -117,7 +117,7 @@ def refuse_impossible(launch: Launch, nodes: Mapping[str, KubeNode], settings: K
         raise EngineRefused("The ranks must be numbered from 0 without a gap.")
     for rank in launch.ranks:
         if rank.node not in nodes:
-            raise EngineRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
+            raise NodeRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
     if not 0 <= launch.ports <= _MOST_PORTS:
         raise EngineRefused(f"A job gets at most {_MOST_PORTS} ports.")
     if not (launch.image or settings.image):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dujiang.engines.kubernetes.checking import check_paths, check_selector, check_volume
+
 
 @dataclass(frozen=True, slots=True)
 class KubernetesSettings:
@@ -86,6 +88,11 @@ class KubernetesSettings:
             raise ValueError("work_dir and work_volume belong together: where the folder is mounted, and what it is")
         if self.work_dir and not self.work_dir.startswith("/"):
             raise ValueError(f"work_dir must be absolute, not {self.work_dir!r}")
+        check_paths(self.volumes)
+        for where, volume in (("work_volume", self.work_volume), *self.volumes.items()):
+            if volume or where != "work_volume":
+                check_volume(where, volume)
+        check_selector(self.node_selector)
         for name in ("request_timeout_s", "stale_after_s", "gang_start_s", "watch_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dujiang.engines.contract import DeviceShare, EngineRefused, Isolation, RankPlacement
+from dujiang.engines.contract import DeviceShare, EngineRefused, Isolation, NodeRefused, RankPlacement
 from dujiang.engines.kubernetes import hami
 from dujiang.engines.kubernetes.claims import KubeDevice, claim_spec
 from dujiang.engines.kubernetes.devices import KAI, Slot, isolation_of, shares_by
@@ -68,7 +68,7 @@ def request_for(
     known = {slot.facts.name: slot for slot in slots}
     for share in rank.devices:
         if share.name not in known:
-            raise EngineRefused(f"Node {rank.node!r} has no device {share.name!r}.")
+            raise NodeRefused(f"Node {rank.node!r} has no device {share.name!r}.")
     if not rank.devices:
         # Images that NVIDIA's tools were built into ask for all devices, and its runtime gives them without a request.
         has_nvidia = any(slot.facts.vendor == "nvidia" for slot in slots)

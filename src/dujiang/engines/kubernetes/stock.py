@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from dujiang.engines.contract import EngineRefused, NodeFacts, RankPlacement
+from dujiang.engines.contract import NodeFacts, NodeRefused, RankPlacement
 from dujiang.engines.kubernetes import claims, inventory, others
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.claims import KubeClaim, KubeDevice, KubeSlice
@@ -78,7 +78,7 @@ class Stock:
         for rank in ranks:
             node, own = nodes.get(rank.node), claimable.get(rank.node, [])
             if node is None:
-                raise EngineRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
+                raise NodeRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
             slots = slots_of(node, self._settings, own)
             found.append(request_for(rank, slots, self._settings, claimable=own, version=self._version or "v1"))
         return found, self._version or "v1"

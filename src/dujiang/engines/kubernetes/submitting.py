@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailable, Launch
+from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailable, Launch, NodeRefused
 from dujiang.engines.kubernetes import pods, records, runner
 from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
@@ -62,7 +62,7 @@ class Submitter:
             nodes = await self._stock.nodes.fresh()
             pods.refuse_impossible(launch, nodes, self._settings)
             for name in sorted({rank.node for rank in launch.ranks} & set(closed)):
-                raise EngineRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
+                raise NodeRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
             devices, version = await self._stock.requests(launch.ranks)
             namespace = self._namespaces.name(launch.project)
             plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version)

@@ -23,12 +23,14 @@ from typing import Any, ClassVar
 from dujiang.engines.contract import (
     AttemptKey,
     Capabilities,
+    DeviceFacts,
     EngineRefused,
     EngineUnavailable,
     Isolation,
     Launch,
     LogChunk,
     NodeFacts,
+    NodeRefused,
     Observation,
     Phase,
     Usage,
@@ -102,6 +104,7 @@ class LocalEngine:
             device_isolation=shares,
             stacks_ranks=True,
             images=images.runtime.name if images.runtime else "",
+            version=_version(devices),
             missing=tuple(missing),
         )
 
@@ -139,7 +142,7 @@ class LocalEngine:
         if not helper.is_asked(key):
             reason = self._cordoned()
             if reason is not None:
-                raise EngineRefused(f"node {self._inventory.name!r} is closed to new work: {reason}")
+                raise NodeRefused(f"node {self._inventory.name!r} is closed to new work: {reason}")
             self._write_down(launch, images)
         await helper.start(key)
         self._attempt(launch.key)
@@ -481,9 +484,16 @@ class LocalEngine:
 
     def _refuse_other(self, node: str) -> None:
         if node != self._inventory.name:
-            raise EngineRefused(f"there is no node {node!r} here, only {self._inventory.name!r}")
+            raise NodeRefused(f"there is no node {node!r} here, only {self._inventory.name!r}")
 
     def _unwritable(self, error: OSError) -> EngineUnavailable:
         if error.errno in _NO_ROOM:
             return EngineUnavailable(f"no space is left for {self._home.root}: free some, and it goes on by itself")
         return EngineUnavailable(f"{self._home.root} cannot be written: {error}")
+
+
+def _version(devices: Sequence[DeviceFacts]) -> str:
+    """Return what runs the work here: the kernel, and the driver of the devices where there are some."""
+    kernel = os.uname()
+    drivers = sorted({driver for device in devices if (driver := device.labels.get("driver"))})
+    return ", ".join([f"{kernel.sysname} {kernel.release}", *(f"driver {driver}" for driver in drivers)])

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dujiang.engines.contract import AttemptKey, EngineRefused, Launch
+from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, NodeRefused
 from dujiang.engines.local.containers import Runtime
 from dujiang.engines.local.home import Home
 from dujiang.engines.local.limits import LimitPlan
@@ -42,10 +42,10 @@ def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str], no
         raise EngineRefused(f"at most {_MOST_RANKS} ranks and {_MOST_PORTS} ports a job run on one machine")
     for rank in launch.ranks:
         if rank.node != node:
-            raise EngineRefused(f"there is no node {rank.node!r} here, only {node!r}")
+            raise NodeRefused(f"there is no node {rank.node!r} here, only {node!r}")
         for device in rank.devices:
             if device.name not in devices:
-                raise EngineRefused(f"node {node!r} has no device {device.name!r}")
+                raise NodeRefused(f"node {node!r} has no device {device.name!r}")
     if launch.image is not None and no_images:
         raise EngineRefused(no_images)
     for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):

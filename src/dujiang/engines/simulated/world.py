@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from dujiang.engines.contract import AttemptKey, End, EngineRefused, Launch, NodeFacts
+from dujiang.engines.contract import AttemptKey, End, EngineRefused, Launch, NodeFacts, NodeRefused
 from dujiang.engines.simulated.attempt import SECOND, Attempt
 from dujiang.engines.simulated.faults import Faults
 from dujiang.engines.simulated.fleet import FleetSpec
@@ -121,7 +121,7 @@ class World:
             return
         for placed in launch.ranks:
             if (reason := self._nodes[placed.node].cordon) is not None:
-                raise EngineRefused(f'Node "{placed.node}" is closed to new work: {reason}.')
+                raise NodeRefused(f'Node "{placed.node}" is closed to new work: {reason}.')
         before = self.find(AttemptKey(launch.key.job_id, launch.key.number - 1))
         done = before.epochs_saved() if before is not None else 0
         script = script_of(launch, seed=self.seed, speed=self.speed, done_before=done)
@@ -308,11 +308,11 @@ class World:
             node = self._node(placed.node)
             for share in placed.devices:
                 if share.name not in node.devices:
-                    raise EngineRefused(f'Node "{placed.node}" has no device "{share.name}".')
+                    raise NodeRefused(f'Node "{placed.node}" has no device "{share.name}".')
 
     def _take_ports(self, key: AttemptKey, count: int) -> tuple[int, ...]:
         if count > _LAST_PORT - _FIRST_PORT + 1 - len(self._ports):
-            raise EngineRefused(f"There are no {count} free ports any more: stop some services first.")
+            raise NodeRefused(f"There are no {count} free ports any more: stop some services first.")
         taken: list[int] = []
         while len(taken) < count:
             if self._next_port not in self._ports:
@@ -323,7 +323,7 @@ class World:
     def _node(self, name: str) -> _Node:
         node = self._nodes.get(name)
         if node is None:
-            raise EngineRefused(f'There is no node "{name}" in this simulated cluster.')
+            raise NodeRefused(f'There is no node "{name}" in this simulated cluster.')
         return node
 
     def _nodes_changed(self) -> None:

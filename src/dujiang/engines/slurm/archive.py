@@ -15,10 +15,14 @@ _MODULES = (
         "containers", "environment", "home", "kernel_log", "limits", "lineage", "linux", "outcome", "ports", "procfs",
         "ranks", "records", "rooms", "stopping", "supervisor",
     )),
+    "dujiang.engines.slurm.another",
+    "dujiang.engines.slurm.handed",
     "dujiang.engines.slurm.images",
+    "dujiang.engines.slurm.reading",
     "dujiang.engines.slurm.runner",
+    "dujiang.engines.slurm.settling",
 )  # fmt: skip
-_MAIN = "import sys\nfrom dujiang.engines.slurm.runner import main\nsys.exit(main(sys.argv[1:]))\n"
+_MAIN = "import sys\nfrom dujiang.engines.slurm.another import main\nsys.exit(main(sys.argv[1:]))\n"
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, RankPlacement
+from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, NodeRefused, RankPlacement
 from dujiang.engines.slurm.accounts import NAME
 from dujiang.engines.slurm.images import refuse_unmountable
 from dujiang.engines.slurm.runner import nodes_of
@@ -36,6 +36,8 @@ class Portion:
     """Whole devices by type of GRES."""
     shards: int = 0
     """Of one device, where it is shared."""
+    shared_as: str = "shard"
+    """The GRES that these are of."""
 
 
 def refuse_bad_key(key: AttemptKey) -> None:
@@ -75,16 +77,16 @@ def refuse_impossible(
         raise EngineRefused(f"at most {_MOST_PORTS} ports a job")
     for rank in launch.ranks:
         if rank.node not in devices:
-            raise EngineRefused(f"this Slurm cluster shows no node {rank.node!r} to us")
+            raise NodeRefused(f"this Slurm cluster shows no node {rank.node!r} to us")
         for device in rank.devices:
             if device.name not in devices[rank.node]:
-                raise EngineRefused(f"node {rank.node!r} has no device {device.name!r}")
+                raise NodeRefused(f"node {rank.node!r} has no device {device.name!r}")
             if device.gpu_milli < 1000 and settings.fractions == "refuse":
                 raise EngineRefused(
                     "this Slurm cluster gives whole devices only: ask for whole ones, or set `fractions` to `whole`"
                 )
-    if settings.fractions == "shard" and any(share.gpu_milli < 1000 for rank in launch.ranks for share in rank.devices):
-        _refuse_shares(launch.ranks, shards)
+    if settings.shared_as and any(share.gpu_milli < 1000 for rank in launch.ranks for share in rank.devices):
+        _refuse_shares(launch.ranks, shards, settings.shared_as)
     for what, text in (("run", launch.run), ("setup", launch.setup), ("workdir", launch.workdir or "")):
         if "\0" in text:
             raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
@@ -95,12 +97,14 @@ def refuse_impossible(
             raise EngineRefused(f"the variable {name!r} has a name or a value that no environment can carry")
 
 
-def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int]) -> None:
-    """Raise where Slurm cannot give these shares: it gives a job shards of one device on each of its nodes."""
+def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int], shared_as: str) -> None:
+    """Raise where Slurm cannot give these shares: it gives a job parts of one device on each of its nodes."""
     for node in dict.fromkeys(rank.node for rank in ranks):
         shares = [share for rank in ranks if rank.node == node for share in rank.devices]
         if not shards.get(node):
-            raise EngineRefused(f"node {node!r} has no shards in Slurm (GRES `shard`): ask for whole devices there")
+            raise EngineRefused(
+                f"node {node!r} has no shares in Slurm (GRES `{shared_as}`): ask for whole devices there"
+            )
         if len({share.name for share in shares}) != 1 or any(share.gpu_milli >= 1000 for share in shares):
             raise EngineRefused(
                 "Slurm gives a job shares of one device a node, on all of its nodes or none, and no whole ones besides"
@@ -109,7 +113,7 @@ def _refuse_shares(ranks: tuple[RankPlacement, ...], shards: Mapping[str, int]) 
 
 def portions(
     ranks: tuple[RankPlacement, ...], devices: Mapping[str, Mapping[str, str]],
-    shards: Mapping[str, int] = MappingProxyType({}),
+    shards: Mapping[str, int] = MappingProxyType({}), shared_as: str = "shard",
 ) -> dict[str, Portion]:  # fmt: skip
     """Return what the ranks take of each node: whole processors, and whole devices or shards, as Slurm gives them.
 
@@ -117,6 +121,7 @@ def portions(
         ranks: with their places.
         devices: types of devices by name, by node.
         shards: how many each device of a node has, by node; empty where shares are given whole devices.
+        shared_as: the GRES that these are of.
     """
     found: dict[str, Portion] = {}
     for node in dict.fromkeys(rank.node for rank in ranks):
@@ -130,6 +135,7 @@ def portions(
             memory_mib=math.ceil(sum(rank.memory_bytes for rank in own) / _MIB),
             gpus={} if count else {kind: types.count(kind) for kind in dict.fromkeys(types)},
             shards=count,
+            shared_as=shared_as,
         )
     return found
 
@@ -142,6 +148,7 @@ def largest(taken: Mapping[str, Portion]) -> Portion:
         max(portion.memory_mib for portion in taken.values()),
         {kind: max(portion.gpus.get(kind, 0) for portion in taken.values()) for kind in kinds},
         max(portion.shards for portion in taken.values()),
+        next(portion.shared_as for portion in taken.values()),
     )
 
 
@@ -152,7 +159,7 @@ class Batch:
     name: str
     comment: str
     nodes: tuple[str, ...]
-    """Pinned to these."""
+    """That the platform chose."""
     each: Portion
     """What every node gives."""
     folder: str
@@ -165,25 +172,41 @@ class Batch:
     account: str
     qos: str
     reservation: str = ""
+    elsewhere: Elsewhere | None = None
+    """Where else it may run; None pins it to its nodes."""
 
 
-def batch(launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str, settings: SlurmSettings) -> Batch:
-    """Return the batch job of a launch."""
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other nodes a job may run on than those that the platform chose."""
+
+    features: tuple[str, ...]
+    """They have all of these."""
+    never: tuple[str, ...]
+    """Those that are closed to us."""
+
+
+def batch(
+    launch: Launch, taken: Mapping[str, Portion], mark: str, folder: str | None, settings: SlurmSettings,
+    elsewhere: Elsewhere | None = None,
+) -> Batch:  # fmt: skip
+    """Return the batch job of a launch; without a folder, what Slurm itself prints is kept nowhere."""
     limit_s = launch.time_limit_s
     return Batch(
         name=f"{NAME}{launch.key}", comment=comment(mark, launch.key), nodes=tuple(taken), each=largest(taken),
-        folder=settings.work_dir, output=f"{folder}/slurm.out",
+        folder=settings.work_dir, output=f"{folder}/slurm.out" if folder else "/dev/null",
         limit_min=None if limit_s is None else minutes(limit_s + launch.grace_s),
         warning_s=min(65535, math.ceil(launch.grace_s) + _WARNING_S), partition=settings.partition,
         account=settings.account, qos=settings.qos, reservation=settings.reservation,
+        elsewhere=elsewhere,
     )  # fmt: skip
 
 
 def options(batch: Batch, settings: SlurmSettings) -> list[str]:
-    """Return the options of `sbatch`, pinned to the nodes that the platform chose."""
+    """Return the options of `sbatch`, pinned to the nodes that the platform chose, or to such as are like them."""
     each, count = batch.each, len(batch.nodes)
     words = [
-        "--parsable", f"--job-name={batch.name}", f"--comment={batch.comment}", f"--nodelist={','.join(batch.nodes)}",
+        "--parsable", f"--job-name={batch.name}", f"--comment={batch.comment}", *_where(batch),
         f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", f"--cpus-per-task={each.cpus}", "--no-requeue",
         "--open-mode=append", f"--output={batch.output}", f"--chdir={batch.folder}",
     ]  # fmt: skip
@@ -200,9 +223,16 @@ def options(batch: Batch, settings: SlurmSettings) -> list[str]:
     return [*words, *(f"--{name}={value}" for name, value in named.items() if value), *settings.sbatch_options]
 
 
+def _where(batch: Batch) -> list[str]:
+    if batch.elsewhere is None:
+        return [f"--nodelist={','.join(batch.nodes)}"]
+    features, never = "&".join(batch.elsewhere.features), ",".join(batch.elsewhere.never)
+    return [*([f"--constraint={features}"] if features else []), *([f"--exclude={never}"] if never else [])]
+
+
 def gres(each: Portion) -> list[str]:
-    """Return devices as Slurm writes them: `gpu:h100:2`, or `shard:3`."""
-    shards = [f"shard:{each.shards}"] if each.shards else []
+    """Return devices as Slurm writes them: `gpu:h100:2`, or `shard:3`, or `mps:50`."""
+    shards = [f"{each.shared_as}:{each.shards}"] if each.shards else []
     return [*(f"gpu:{kind}:{count}" if kind else f"gpu:{count}" for kind, count in each.gpus.items()), *shards]
 
 
@@ -256,9 +286,12 @@ def describe(
         "use_every_s": settings.use_every_s,
         "cpus_per_node": largest(taken).cpus,
         "granted_only": largest(taken).shards > 0,
+        "shared_as": largest(taken).shared_as if largest(taken).shards else "",
         "master_addr": addresses.get(first, first),
         "hosts": [addresses.get(rank.node, rank.node) for rank in launch.ranks],
     }
+    if settings.placement == "delegated":
+        record["addresses"] = dict(addresses)  # of all nodes: any of them may become its own
     assert nodes_of(record) == list(taken)
     if record["image"] and (wrong := refuse_unmountable(record)):
         raise EngineRefused(wrong)

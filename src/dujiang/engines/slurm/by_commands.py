@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from datetime import datetime
 
 from dujiang.engines.contract import Accounted, EngineRefused, EngineUnavailable
-from dujiang.engines.slurm import accounts, reading, words
+from dujiang.engines.slurm import accounts, reading, users, words
 from dujiang.engines.slurm.asking import Batch, options
 from dujiang.engines.slurm.commands import Commands
-from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Job, newest
+from dujiang.engines.slurm.controller import FORBIDDEN, GONE, NOT_ALLOWED, IsOf, Job, newest
 from dujiang.engines.slurm.images import APPTAINER, PYXIS, SINGULARITY
 from dujiang.engines.slurm.reading import Reservation, SlurmNode
+from dujiang.engines.slurm.refusing import refusal
 from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
 
@@ -20,8 +22,8 @@ from dujiang.engines.slurm.settings import SlurmSettings
 class CommandController:
     """Slurm, as the user of its commands sees it."""
 
-    def __init__(self, commands: Commands, settings: SlurmSettings) -> None:
-        self._commands, self._settings = commands, settings
+    def __init__(self, commands: Commands, settings: SlurmSettings, is_of: IsOf = lambda _key, _user: True) -> None:
+        self._commands, self._settings, self._is_of = commands, settings, is_of
         self._accounts: bool | None = None
 
     async def configuration(self) -> Mapping[str, str]:
@@ -61,13 +63,22 @@ class CommandController:
 
     async def jobs(self, mark: str, *, complete: bool = True) -> dict[str, Job]:
         """Return our jobs that Slurm has in memory: always all of them."""
-        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", "--me", "-o", "%i|%T|%k")
+        whose = ("-u", ",".join(users.names_of(self._settings))) if self._settings.run_as else ("--me",)
+        first = f"{os.urandom(8).hex()}|"  # a comment may hold a line break, and what looks like another job behind it
+        said = await self._commands.run("squeue", "-h", "-a", "-t", "all", *whose, "-o", f"{first}%i|%T|%u|%r|%k")
         self._must(said.status, said.complaint)
-        return newest(mark, reading.jobs_of(said.out))
+        lines = [line.removeprefix(first) for line in said.out.splitlines() if line.startswith(first)]
+        return newest(mark, reading.jobs_of("\n".join(lines)), self._is_of)
 
     async def job(self, number: str) -> Job:
         """Return what is known of one job: by the controller, else by the accounting where there is one."""
-        said = await self._commands.run("scontrol", "show", "job", number, "-o")
+        if self._settings.run_as:  # then name and comment are others', who may write `JobState=` into them
+            said = await self._commands.run("squeue", "-h", "-a", "-t", "all", "-j", number, "-o", "%T|%r")
+            if not said.status and said.out.strip():
+                state, _, reason = said.out.splitlines()[0].partition("|")
+                return Job(number, words.base_state(state), f"reason {reason}")
+        else:
+            said = await self._commands.run("scontrol", "show", "job", number, "-o")
         if not said.status and said.out.strip():
             told = reading.fields_of(said.out.splitlines()[0])
             more = f"reason {told.get('Reason', '')}, exit code {told.get('ExitCode', '')}"
@@ -107,26 +118,39 @@ class CommandController:
             raise EngineUnavailable(f"Slurm's accounting does not answer: {said.complaint}")
         return said.out
 
-    async def submit(self, batch: Batch, script: str) -> str:
-        """Submit a batch script; return the job's number."""
-        said = await self._commands.run("sbatch", *options(batch, self._settings), f"--wrap={script}")
+    async def submit(self, batch: Batch, script: str, run_as: str = "") -> str:
+        """Submit a batch script; return the job's number. That of another user is nothing for a list of processes."""
+        words = ("sbatch", *options(batch, self._settings))
+        if run_as:
+            said = await self._commands.run(*words, before=self._as(run_as), stdin=f"#!/bin/sh\n{script}")
+        else:
+            said = await self._commands.run(*words, f"--wrap={script}")
+        if said.status and run_as and NOT_ALLOWED.search(said.err):
+            raise EngineRefused(
+                f"the platform may not submit as user {run_as!r}: {said.complaint}; allow it, in sudoers by a line such"
+                f" as `{users.own_name(self._settings)} ALL=({run_as}) NOPASSWD: /usr/bin/sbatch, /usr/bin/scancel`"
+            )
         if said.status:
-            raise EngineRefused(f"Slurm refuses the job: {said.complaint}")
+            raise refusal(said.complaint)
         number = said.out.strip().splitlines()[-1].partition(";")[0] if said.out.strip() else ""
         if not number.isdigit():
             raise EngineUnavailable(f"sbatch did not say which job it made: {said.out.strip()[:200]!r}")
         return number
 
-    async def cancel(self, number: str) -> None:
+    async def cancel(self, number: str, run_as: str = "") -> None:
         """Cancel a job; quiet when it is gone."""
-        await self._scancel(number)
+        await self._scancel(number, run_as)
 
-    async def wake(self, number: str) -> None:
+    async def wake(self, number: str, run_as: str = "") -> None:
         """Send the runner its signal; quiet when it is gone."""
-        await self._scancel(number, "--batch", f"--signal={int(WAKE)}")
+        await self._scancel(number, run_as, "--batch", f"--signal={int(WAKE)}")
 
-    async def _scancel(self, number: str, *how: str) -> None:
-        said = await self._commands.run("scancel", *how, number)
+    def _as(self, user: str) -> list[str]:
+        """Return what has a command run as a user."""
+        return [word.replace("{user}", user) for word in self._settings.run_as_command]
+
+    async def _scancel(self, number: str, run_as: str, *how: str) -> None:
+        said = await self._commands.run("scancel", *how, number, before=self._as(run_as) if run_as else ())
         if said.status and not GONE.search(said.err):
             raise EngineUnavailable(f"Slurm does not cancel job {number}: {said.complaint}")
 

@@ -15,8 +15,9 @@ from dujiang.engines.slurm import rest_words
 from dujiang.engines.slurm.asking import Batch
 from dujiang.engines.slurm.by_commands import CommandController
 from dujiang.engines.slurm.commands import DEFAULT_PATH, Commands, LocalCommands
-from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Controller, Job, attempt_of, newest
+from dujiang.engines.slurm.controller import FORBIDDEN, GONE, Controller, IsOf, Job, attempt_of, newest
 from dujiang.engines.slurm.reading import Reservation, SlurmNode
+from dujiang.engines.slurm.refusing import refusal
 from dujiang.engines.slurm.rest import Denied, Rest
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.tokens import Tokens
@@ -25,9 +26,11 @@ from dujiang.kit.clock import Clock
 _WAKE = "URG"
 
 
-def controller_of(settings: SlurmSettings, clock: Clock, commands: Commands | None = None) -> Controller:
+def controller_of(
+    settings: SlurmSettings, clock: Clock, commands: Commands | None = None, is_of: IsOf = lambda _key, _user: True
+) -> Controller:  # fmt: skip
     """Return what answers for a cluster: slurmrestd where one is set, else the commands."""
-    by_commands = CommandController(commands or LocalCommands(settings), settings)
+    by_commands = CommandController(commands or LocalCommands(settings), settings, is_of)
     if not settings.rest_url:
         return by_commands
     if settings.sbatch_options:
@@ -38,23 +41,29 @@ def controller_of(settings: SlurmSettings, clock: Clock, commands: Commands | No
     )  # fmt: skip
     there = commands is not None or _has_commands(settings)
     is_same = not settings.ssh and user == getpass.getuser()
-    return RestController(Rest(settings, tokens), by_commands if there else None, settings, is_same_user=is_same)
+    return RestController(Rest(settings, tokens), by_commands if there else None, settings, is_of, is_same_user=is_same)
 
 
 class RestController:
     """Slurm, as the user of a token sees it."""
 
     def __init__(
-        self, rest: Rest, commands: CommandController | None, settings: SlurmSettings, *, is_same_user: bool
+        self, rest: Rest, commands: CommandController | None, settings: SlurmSettings, is_of: IsOf, *,
+        is_same_user: bool,
     ) -> None:  # fmt: skip
+        self._is_of = is_of
         self._rest, self._commands, self._settings, self._is_same_user = rest, commands, settings, is_same_user
         self._comments: dict[str, str] = {}
         """Of our jobs whose number is known: `/jobs/state/` tells numbers and states alone."""
+
         self._is_complete = False
 
     async def configuration(self) -> Mapping[str, str]:
-        """Return the configuration by command; REST does not tell it."""
-        return await self._commands.configuration() if self._commands else {}
+        """Return the configuration by command; REST tells the version alone."""
+        if self._commands:
+            return await self._commands.configuration()
+        release = rest_words.release_of(await self._must("GET", "/ping"))
+        return {"SLURM_VERSION": release} if release else {}
 
     async def images(self) -> str:
         """Return what runs images, by command; without, `images` has to be set."""
@@ -83,13 +92,18 @@ class RestController:
             return await self._commands.jobs(mark)
         if states and self._is_complete and not complete:
             listed = list(rest_words.jobs_of(await self._must("GET", "/jobs/state/")))
-            there = {number for number, _, _ in listed}
+            there = {number for number, *_ in listed}
             self._comments = {number: said for number, said in self._comments.items() if number in there}
-            return newest(mark, ((number, state, self._comments.get(number, "")) for number, state, _ in listed))
+            known = ((number, state, "", "", self._comments.get(number, "")) for number, state, *_ in listed)
+            return newest(mark, known, lambda _key, _user: True)  # whose they are was looked at before
         listed = list(rest_words.jobs_of(await self._must("GET", "/jobs")))
-        self._comments |= {number: said for number, _, said in listed if attempt_of(said, mark)}
+        self._comments |= {number: said for number, _, user, _, said in listed if self._is_own(said, mark, user)}
         self._is_complete = True
-        return newest(mark, listed)
+        return newest(mark, listed, self._is_of)
+
+    def _is_own(self, comment: str, mark: str, user: str) -> bool:
+        key = attempt_of(comment, mark)
+        return bool(key) and self._is_of(key, user)
 
     async def job(self, number: str) -> Job:
         """Return one job: by the controller, else by the accounting where commands can ask that."""
@@ -113,30 +127,30 @@ class RestController:
         assert self._commands is not None
         return await self._commands.accounted(since, until, mark, work_dir)
 
-    async def submit(self, batch: Batch, script: str) -> str:
+    async def submit(self, batch: Batch, script: str, run_as: str = "") -> str:
         """Submit a batch script; return the job's number."""
         conf = {"SLURM_CONF": self._settings.conf} if self._settings.conf else {}
         body = rest_words.submission(
             batch, f"#!/bin/sh\n{script}", {"PATH": DEFAULT_PATH, **conf}, await self._rest.version()
         )
         try:
-            told = await self._rest.call("POST", "/job/submit", body=body)
+            told = await self._rest.call("POST", "/job/submit", body=body, user=run_as)
         except Denied as denied:
-            raise EngineRefused(f"Slurm refuses the job: {denied.said}") from denied
+            raise refusal(denied.said) from denied
         number = str(told.get("job_id") or "")
         if not number.isdigit():
             raise EngineUnavailable("slurmrestd did not say which job it made")
         self._comments[number] = batch.comment
         return number
 
-    async def cancel(self, number: str) -> None:
+    async def cancel(self, number: str, run_as: str = "") -> None:
         """Cancel a job; quiet when it is gone."""
-        await self._delete(number)
+        await self._delete(number, run_as)
 
-    async def wake(self, number: str) -> None:
+    async def wake(self, number: str, run_as: str = "") -> None:
         """Send the signal, to the whole job where that is all that can be said: by default it does nothing."""
         old = rest_words.is_old(await self._rest.version())
-        await self._delete(number, {"signal": _WAKE, **({} if old else {"flags": "BATCH_JOB"})})
+        await self._delete(number, run_as, {"signal": _WAKE, **({} if old else {"flags": "BATCH_JOB"})})
 
     async def drain(self, node: str, reason: str) -> bool:
         """Close a node; False when this user may not, or neither REST nor a command can."""
@@ -150,9 +164,9 @@ class RestController:
         """Let go of the connections."""
         await self._rest.close()
 
-    async def _delete(self, number: str, query: Mapping[str, str] | None = None) -> None:
+    async def _delete(self, number: str, run_as: str, query: Mapping[str, str] | None = None) -> None:
         try:
-            await self._rest.call("DELETE", f"/job/{number}", query=query)
+            await self._rest.call("DELETE", f"/job/{number}", query=query, user=run_as)
         except Denied as denied:
             if not GONE.search(denied.said):
                 raise EngineUnavailable(f"Slurm does not cancel job {number}: {denied.said}") from denied

@@ -47,8 +47,10 @@ class Said:
 class Commands(Protocol):
     """A way to run Slurm's commands as the cluster's user."""
 
-    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
-        """Run a command, with these variables besides.
+    async def run(
+        self, *words: str, env: Mapping[str, str] = MappingProxyType({}), before: Sequence[str] = (), stdin: str = ""
+    ) -> Said:  # fmt: skip
+        """Run a command, with these variables besides, behind these words, with this to read.
 
         Raises:
             EngineUnavailable: it does not answer, or says that the controller does not.
@@ -64,20 +66,24 @@ class LocalCommands:
         env = {"PATH": DEFAULT_PATH, **{name: environ[name] for name in _PASSED_ON if name in environ}}
         self._env = {**env, **({"SLURM_CONF": settings.conf} if settings.conf else {})}
 
-    async def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> Said:
+    async def run(
+        self, *words: str, env: Mapping[str, str] = MappingProxyType({}), before: Sequence[str] = (), stdin: str = ""
+    ) -> Said:  # fmt: skip
         """Run a command; it is killed when it takes too long."""
-        line = command_line(words, self._settings, env)
+        line = command_line(words, self._settings, env, before)
         try:
             process = await asyncio.create_subprocess_exec(
-                *line, env={**self._env, **env}, cwd="/", start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
+                *line, env={**self._env, **env}, cwd="/", start_new_session=True,
+                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
         except OSError as error:
-            raise EngineUnavailable(
-                f"{line[0]} cannot be run here ({error.strerror}): install Slurm's client commands, or set `commands`"
-            ) from error
+            lacking = "it, or set `run_as_command`" if before else "Slurm's client commands, or set `commands`"
+            raise EngineUnavailable(f"{line[0]} cannot be run here ({error.strerror}): install {lacking}") from error
         try:
-            out, err = await asyncio.wait_for(process.communicate(), self._settings.command_timeout_s)
+            out, err = await asyncio.wait_for(
+                process.communicate(stdin.encode() or None), self._settings.command_timeout_s
+            )
         except TimeoutError as error:
             limit = f"{self._settings.command_timeout_s:g} s"
             raise EngineUnavailable(f"`{words[0]}` did not answer within {limit}") from error
@@ -93,11 +99,19 @@ class LocalCommands:
 
 
 def command_line(
-    words: Sequence[str], settings: SlurmSettings, env: Mapping[str, str] = MappingProxyType({})
+    words: Sequence[str], settings: SlurmSettings, env: Mapping[str, str] = MappingProxyType({}),
+    before: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
-    """Return what is to be executed: the command in the folder that is set, by SSH where a login node is."""
+    """Return what is to be executed: the command in the folder that is set, by SSH where a login node is.
+
+    Args:
+        words: of the command.
+        settings: of the cluster.
+        env: variables besides.
+        before: words that stand before it, such as `sudo`.
+    """
     program = f"{settings.commands.rstrip('/')}/{words[0]}" if settings.commands else words[0]
-    line = [program, *words[1:]]
+    line = [*before, program, *words[1:]]
     if not settings.ssh:
         return line
     given = {**({"SLURM_CONF": settings.conf} if settings.conf else {}), **env}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -17,6 +17,11 @@ from dujiang.engines.slurm.reading import Reservation, SlurmNode
 
 GONE = re.compile(r"invalid job id|already completed|job/step already completing|not found", re.IGNORECASE)
 FORBIDDEN = re.compile(r"access/permission denied|invalid user id|permission|not permitted", re.IGNORECASE)
+
+NOT_ALLOWED = re.compile(
+    r"^sudo:|not allowed to (execute|run)|may not run sudo|password is required", re.IGNORECASE | re.MULTILINE
+)
+"""What `sudo` says where no rule lets this user be another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,10 @@ class Controller(Protocol):
         """Return our jobs of a time as the accounting tells them."""
         ...
 
-    async def submit(self, batch: Batch, script: str) -> str:
+    async def submit(self, batch: Batch, script: str, run_as: str = "") -> str:
         """Submit a batch script, without its first line `#!/bin/sh`; return the job's number.
+
+        With `run_as`, here and below, it is a job of that user and not of ours.
 
         Raises:
             EngineRefused: Slurm will not take it.
@@ -81,11 +88,11 @@ class Controller(Protocol):
         """
         ...
 
-    async def cancel(self, number: str) -> None:
+    async def cancel(self, number: str, run_as: str = "") -> None:
         """Cancel a job; quiet when it is gone."""
         ...
 
-    async def wake(self, number: str) -> None:
+    async def wake(self, number: str, run_as: str = "") -> None:
         """Send the runner of a job its signal; quiet when it is gone."""
         ...
 
@@ -102,20 +109,30 @@ class Controller(Protocol):
         ...
 
 
+IsOf = Callable[[str, str], bool]
+"""Says whether a job of a user of Slurm can be that of an attempt, by its printed key: anyone can write a comment."""
+
+
 def attempt_of(comment: str, mark: str) -> str:
     """Return the attempt's printed key in a comment of ours, empty in any other."""
     name, _, key = comment.removeprefix("dujiang:").partition(":")
     return key if comment.startswith("dujiang:") and name == mark else ""
 
 
-def newest(mark: str, listed: Iterable[tuple[str, str, str]]) -> dict[str, Job]:
-    """Return our jobs of a listing of number, state and comment: of each attempt the newest that is not over."""
+def newest(mark: str, listed: Iterable[tuple[str, str, str, str, str]], is_of: IsOf) -> dict[str, Job]:
+    """Return our jobs of a listing: of each attempt the newest that is not over.
+
+    Args:
+        mark: of this platform.
+        listed: number, state, user, reason and comment of each job.
+        is_of: says whether a job with this comment and user is ours.
+    """
     found: dict[str, Job] = {}
-    for number, state, comment in listed:
+    for number, state, user, reason, comment in listed:
         key = attempt_of(comment, mark)
         before = found.get(key)
-        if key and (before is None or _rank(state, number) > _rank(before.state, before.number)):
-            found[key] = Job(number, state)
+        if key and (before is None or _rank(state, number) > _rank(before.state, before.number)) and is_of(key, user):
+            found[key] = Job(number, state, "" if reason == "None" else reason)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The Slurm engine: each attempt a batch job, pinned to the nodes that the platform chose.
+"""The Slurm engine: each attempt a batch job, on the nodes that the platform chose, or on such as are like them.
 
 What an attempt does is read from the files that its runner writes into the shared work folder (`runner`), and asked of
 Slurm only where those say nothing: before the start, and when a job is gone without an end. Three files decide, each
@@ -24,19 +24,22 @@ from dujiang.engines.contract import (
     Launch,
     LogChunk,
     NodeFacts,
+    NodeRefused,
     Observation,
     Phase,
     Usage,
 )
-from dujiang.engines.slurm import asking, nodes
+from dujiang.engines.slurm import asking, handed, nodes
 from dujiang.engines.slurm.asking import MINE
 from dujiang.engines.slurm.by_rest import controller_of
 from dujiang.engines.slurm.commands import Commands
-from dujiang.engines.slurm.folder import Folder, WorkDir, unwritable
+from dujiang.engines.slurm.folder import Folder, unwritable
 from dujiang.engines.slurm.observing import Observer, micros_now
 from dujiang.engines.slurm.output import read_chunks
 from dujiang.engines.slurm.reading import SlurmNode
 from dujiang.engines.slurm.settings import SlurmSettings
+from dujiang.engines.slurm.sharing import SharedWorkDir
+from dujiang.engines.slurm.users import User, own_name, user_of
 from dujiang.engines.slurm.using import Meter
 from dujiang.kit.clock import Clock
 
@@ -52,9 +55,13 @@ class SlurmEngine:
     def __init__(self, settings: SlurmSettings, *, clock: Clock, commands: Commands | None = None) -> None:
         if not settings.work_dir.startswith("/"):
             raise EngineRefused(f"`work_dir` of a Slurm cluster must be absolute, not {settings.work_dir!r}")
+        if settings.run_as and settings.placement != "pinned":
+            raise EngineRefused(
+                '`run_as` needs `placement = "pinned"`: where a job of another user runs is not taken from its own word'
+            )
         self._settings, self._clock = settings, clock
-        self._slurm = controller_of(settings, clock, commands)
-        self._work = WorkDir(settings.work_dir)
+        self._work = SharedWorkDir(settings.work_dir, is_shared=bool(settings.run_as))
+        self._slurm = controller_of(settings, clock, commands, self._is_of)
         self._seen = Observer(self._work, self._slurm, settings, clock)
         self._meter = Meter()
         self._runner = ""
@@ -123,45 +130,66 @@ class SlurmEngine:
     async def submit(self, launch: Launch) -> None:
         """Write the attempt down and have Slurm take it; a job that took a lost request is found by its comment."""
         asking.refuse_bad_key(launch.key)
-        self._refuse_root()
+        user = user_of(self._settings, launch.project)
+        if user is None:
+            self._refuse_root()
         async with self._submitting.setdefault(launch.key, asyncio.Lock()):
             self._open()
+            if user is not None:
+                self._work.refuse(user)
             folder = self._work.attempt(launch.key)
             if any(folder.has(name) for name in ("forgotten", "verdict.json", "claim.json", "job.json")):
                 return
             if folder.has("launch.json") and await self._seen.adopt(launch.key):
                 return
-            await self._submit(launch)
+            await self._submit(launch, user)
         self._submitting.pop(launch.key, None)
 
-    async def _submit(self, launch: Launch) -> None:
+    async def _submit(self, launch: Launch, user: User | None) -> None:
         await self._refuse_placement(launch)
         devices = {name: nodes.devices_of(self._nodes[name]) for name in {rank.node for rank in launch.ranks}}
-        taken = asking.portions(launch.ranks, devices, self._shards())
+        taken = asking.portions(launch.ranks, devices, self._shards(), self._settings.shared_as or "shard")
         record = asking.describe(
-            launch, taken, addresses={name: self._nodes[name].address for name in taken},
+            launch, taken, addresses={name: node.address for name, node in self._nodes.items()},
             limits_by=await self._find_limits(), settings=self._settings, images=await self._find_images(),
         )  # fmt: skip
-        folder = self._work.attempt(launch.key)
         try:  # in a thread: a shared folder may take milliseconds a file, and other submissions need not wait for it
-            await asyncio.to_thread(self._write_down, launch, record)
+            folder, script = await asyncio.to_thread(self._write_down, launch, record, user)
         except OSError as error:
             raise unwritable(self._work.root, error) from error
-        batch = asking.batch(launch, taken, self._work.mark, folder.path, self._settings)
+        batch = asking.batch(
+            launch, taken, self._work.mark, folder.path if user is None else None, self._settings,
+            self._elsewhere(list(taken)),
+        )  # fmt: skip
         try:
-            number = await self._slurm.submit(batch, asking.script(self._runner, folder.path, self._settings))
+            number = await self._slurm.submit(batch, script, folder.run_as)
         except EngineRefused:
-            self._work.drop(launch.key)
-            folder.remove("secrets.json", "launch.json")
+            self._work.undo(launch.key)
             raise
         await asyncio.to_thread(folder.once, "job", {"job": number, "at": micros_now(self._clock)})
         self._seen.news()
 
-    def _write_down(self, launch: Launch, record: dict[str, Any]) -> None:
+    def _write_down(self, launch: Launch, record: dict[str, Any], user: User | None) -> tuple[Folder, str]:
+        """Write the attempt down; return its folder, and the batch script that runs it."""
+        if user is not None:
+            return self._hand_over(launch, record, user)
         folder = self._work.begin(launch.key)
         if launch.secrets:
             folder.write("secrets", dict(launch.secrets))
         folder.write("launch", record)
+        return folder, asking.script(self._runner, folder.path, self._settings)
+
+    def _hand_over(self, launch: Launch, record: dict[str, Any], user: User) -> tuple[Folder, str]:
+        folder = self._work.begin_as(launch.key, user, micros_now(self._clock))
+        half = ""
+        if launch.secrets:
+            half, other = handed.split(launch.secrets)
+            folder.hand_half(other)
+        if record["own_workdir"]:
+            record["workdir"] = f"{folder.top}/{folder.place}/work"
+        record["asks"] = folder.path
+        folder.write("launch", record)
+        return folder, handed.script(self._runner, folder.record(record, half), self._settings.python)
 
     async def _refuse_placement(self, launch: Launch) -> None:
         wanted = {rank.node for rank in launch.ranks}
@@ -173,7 +201,7 @@ class SlurmEngine:
         )  # fmt: skip
         closed = self._work.closed()
         for name in sorted(wanted & set(closed)):
-            raise EngineRefused(f"node {name!r} is closed to new work: {closed[name]}")
+            raise NodeRefused(f"node {name!r} is closed to new work: {closed[name]}")
 
     # -- look ---------------------------------------------------------------------------------------------------------
 
@@ -200,9 +228,9 @@ class SlurmEngine:
         self, key: AttemptKey, *, rank: int = 0, offset: int = 0, follow: bool = False
     ) -> AsyncIterator[LogChunk]:
         """Yield a rank's output, as the shared folder shows it here."""
-        path = self._work.attempt(key).output(rank)
+        folder = self._work.attempt(key)
         async for chunk in read_chunks(
-            path, rank, offset, follow=follow, is_over=lambda: self._seen.is_over(key), clock=self._clock,
+            folder, rank, offset, follow=follow, is_over=lambda: self._seen.is_over(key), clock=self._clock,
             every_s=self._settings.watch_s,
         ):  # fmt: skip
             yield chunk
@@ -228,9 +256,10 @@ class SlurmEngine:
             return
         if self._seen.keep_from_starting(key):
             folder.remove("secrets.json")
+            folder.spend()
             job = folder.read("job") or {"job": await self._seen.adopt(key)}
             if job["job"]:
-                await self._slurm.cancel(job["job"])
+                await self._slurm.cancel(job["job"], folder.run_as)
             return
         grace = float((folder.read("launch") or {}).get("grace_s", 0.0)) if grace_s is None else max(0.0, grace_s)
         self._seen.expect_end(key, grace)
@@ -242,11 +271,11 @@ class SlurmEngine:
         except OSError as error:
             raise unwritable(self._work.root, error) from error
         if job := folder.read("job"):
-            await self._slurm.wake(job["job"])
+            await self._slurm.wake(job["job"], folder.run_as)
 
     @staticmethod
     def _has_ended(folder: Folder) -> bool:
-        return folder.has("verdict.json") or folder.has("end.json")
+        return folder.has("verdict.json") or (folder.is_ours and folder.has("end.json"))
 
     async def cordon(self, node: str, reason: str) -> None:
         """Close a node to new work of ours, and by draining it to that of others where this user may.
@@ -273,8 +302,7 @@ class SlurmEngine:
         """Close a node and begin to stop what is ours on it."""
         await self.cordon(node, reason)
         for key in self._work.known():
-            launch = self._work.attempt(key).read("launch") or {"ranks": []}
-            if any(rank["node"] == node for rank in launch["ranks"]):
+            if node in self._work.attempt(key).nodes():
                 await self.cancel(key, grace_s=grace_s)
 
     async def forget(self, key: AttemptKey) -> None:
@@ -288,6 +316,7 @@ class SlurmEngine:
             os.rename(f"{folder.path}/forgotten.json", f"{folder.path}/forgotten")
         except OSError as error:
             raise unwritable(self._work.root, error) from error
+        folder.spend()
         self._work.drop(key)
         folder.remove("secrets.json", "launch.json", "job.json", "started.json", "end.json", "verdict.json", "requests")
         self._seen.drop(key)
@@ -302,6 +331,22 @@ class SlurmEngine:
     def _open(self) -> None:
         if not self._runner or not os.path.exists(self._runner):
             self._runner = self._work.open()
+
+    def _elsewhere(self, chosen: Sequence[str]) -> asking.Elsewhere | None:
+        """Return which other nodes a job may run on; None where it is pinned to the chosen ones."""
+        if self._settings.placement == "pinned":
+            return None
+        features = [set(self._nodes[name].features) for name in chosen]
+        never = set(self._work.closed()) & set(self._nodes)
+        return asking.Elsewhere(tuple(sorted(set.intersection(*features))), tuple(sorted(never)))
+
+    def _is_of(self, key: str, user: str) -> bool:
+        """Say whether a job of this user of Slurm can be that of an attempt, by its printed key."""
+        if not self._settings.run_as:
+            return True
+        with contextlib.suppress(ValueError):
+            return user == (self._work.attempt(AttemptKey.parse(key)).run_as or own_name(self._settings))
+        return False
 
     def _refuse_root(self) -> None:
         if os.geteuid() == 0 and not self._settings.allow_root and not self._settings.ssh:
@@ -326,9 +371,9 @@ class SlurmEngine:
 
     def _shards(self) -> dict[str, int]:
         """Return how many shards a device of each node has, where shares are asked for as such."""
-        if self._settings.fractions != "shard":
+        if not (shared_as := self._settings.shared_as):
             return {}
-        return {name: nodes.shards_of(node) for name, node in self._nodes.items()}
+        return {name: nodes.shards_of(node, shared_as) for name, node in self._nodes.items()}
 
     async def _ask_nodes(self) -> list[SlurmNode]:
         partition = self._settings.partition
@@ -341,4 +386,4 @@ class SlurmEngine:
         await self._ask_nodes()
         with contextlib.suppress(KeyError):
             return self._nodes[name]
-        raise EngineRefused(f"this Slurm cluster shows no node {name!r} to us")
+        raise NodeRefused(f"this Slurm cluster shows no node {name!r} to us")

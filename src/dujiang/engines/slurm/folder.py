@@ -5,6 +5,7 @@ attempts/JOB/NUMBER/           what `runner` names, and job.json (the batch job)
                                good), forgotten, slurm.out, output-RANK.log, output/
 work/JOB/                      the job's own folder, shared by its attempts
 closed/NODE                    why a node takes nothing new of ours
+runs/                          what others write, where jobs run as other users (`theirs`)
 runner-HASH.pyz                what runs on the nodes
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,8 @@ from typing import Any
 from dujiang.engines.contract import AttemptKey, EngineUnavailable
 from dujiang.engines.local.home import read_whole, remove, write_whole
 from dujiang.engines.slurm.archive import archive
-from dujiang.engines.slurm.runner import write_once
+from dujiang.engines.slurm.runner import nodes_of, write_once
+from dujiang.kit.files import read_at, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,21 @@ class Folder:
     """The folder of one attempt."""
 
     path: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Say whether what stands in it was written by this user, and is believed."""
+        return True
+
+    @property
+    def run_as(self) -> str:
+        """Return the user as whom the attempt runs; empty where that is the platform's own."""
+        return ""
+
+    @property
+    def output_dir(self) -> str:
+        """Return the folder for what the attempt produces; empty where it is not to be opened here."""
+        return f"{self.path}/output"
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a file's content, None when it is not there."""
@@ -67,9 +85,25 @@ class Folder:
             return found.st_mtime_ns, found.st_nlink
         return 0, 0
 
-    def output(self, rank: int) -> str:
-        """Return the file with what a rank printed."""
-        return f"{self.path}/output-{rank}.log"
+    def spend(self) -> None:
+        """Remove what is needed for the start alone."""
+
+    def output_size(self, rank: int) -> int:
+        """Return how many bytes a rank has printed."""
+        return size_of(f"{self.path}/output-{rank}.log")
+
+    def read_output(self, rank: int, offset: int, count: int) -> bytes:
+        """Return a piece of what a rank printed."""
+        return read_at(f"{self.path}/output-{rank}.log", offset, count)
+
+    def nodes(self) -> list[str]:
+        """Return the nodes of the attempt: those that Slurm chose, where it did, else those of its launch."""
+        placed = self.read("placed") or {}
+        return list(placed.get("nodes") or nodes_of(self.read("launch") or {"ranks": []}))
+
+    def used(self, node: str) -> Mapping[str, float] | None:
+        """Return what the attempt's processes on a node had used at the last look."""
+        return read_whole(f"{self.path}/use/{node}.json")
 
 
 class WorkDir:

@@ -111,18 +111,18 @@ def devices_of(node: SlurmNode) -> dict[str, str]:
     }
 
 
-def shards_of(node: SlurmNode) -> int:
-    """Return how many shards each device of a node has; 0 where Slurm counts none."""
+def shards_of(node: SlurmNode, shared_as: str) -> int:
+    """Return how many parts of a GRES each device of a node has; 0 where Slurm counts none."""
     devices = sum(gres.count for gres in node.gres if gres.name == "gpu")
-    return sum(gres.count for gres in node.gres if gres.name == "shard") // devices if devices else 0
+    return sum(gres.count for gres in node.gres if gres.name == shared_as) // devices if devices else 0
 
 
 def _devices(node: SlurmNode, held: Held, settings: SlurmSettings) -> list[DeviceFacts]:
     found: list[DeviceFacts] = []
     first = 0
-    each = shards_of(node) if settings.fractions == "shard" else 0
+    each = shards_of(node, settings.shared_as) if settings.shared_as else 0
     shared = held.shared if each else {}  # else Slurm gave them whole devices
-    sharing = _shared_by_others(node, shared, each) if each and settings.count_others else 0
+    sharing = _shared_by_others(node, shared, each, settings.shared_as) if each and settings.count_others else 0
     for gres in node.gres:
         if gres.name != "gpu":
             continue
@@ -137,10 +137,10 @@ def _devices(node: SlurmNode, held: Held, settings: SlurmSettings) -> list[Devic
     return found
 
 
-def _shared_by_others(node: SlurmNode, shared: Mapping[str, int], each: int) -> int:
-    """Return how many devices others have shards of, at the least; 22.05 tells too few of them."""
+def _shared_by_others(node: SlurmNode, shared: Mapping[str, int], each: int, shared_as: str) -> int:
+    """Return how many devices others have parts of, at the least; 22.05 tells too few of them."""
     ours = sum(-(-milli * each // 1000) for milli in shared.values())
-    used = sum(gres.count for gres in node.gres_used if gres.name == "shard")
+    used = sum(gres.count for gres in node.gres_used if gres.name == shared_as)
     return -(-max(0, used - ours) // each)
 
 

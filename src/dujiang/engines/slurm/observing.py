@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, End, EngineUnavailable, Evidence, Observation, Phase
@@ -33,6 +34,7 @@ class Observer:
         self._asking = asyncio.Lock()
         self._gone_at_s: dict[AttemptKey, float] = {}
         self._due_s: dict[AttemptKey, float] = {}
+        self._alive_us: dict[AttemptKey, int] = {}
         self._stamps: dict[AttemptKey, Any] = {}
         self._news = asyncio.Event()
 
@@ -56,7 +58,9 @@ class Observer:
         if (end := folder.read("verdict")) is not None:
             return self._end(key, folder, end)
         end, started = folder.read("end"), folder.read("started")
-        if end is not None and not words.is_open(end):
+        if started is not None:
+            folder.spend()
+        if end is not None and folder.is_ours and not words.is_open(end):
             return self._end(key, folder, end)
         asked_s = self._clock.monotonic_s() if asked_s is None else asked_s
         return await self._ask_slurm(key, folder, end, started, asked_s)
@@ -66,8 +70,9 @@ class Observer:
         asked_s: float,
     ) -> Observation | None:  # fmt: skip
         claim = folder.read("claim")
-        if claim is not None and claim.get("verdict") is not None:
-            return self._verdict(key, folder, claim["verdict"])
+        kept = (claim or {}).get("verdict")
+        if kept is not None and folder.is_ours:
+            return self._verdict(key, folder, kept)
         number = (folder.read("job") or {}).get("job") or await self.adopt(key)
         if not number and claim is None:
             return None  # written down and never taken by Slurm, as far as is known: the platform asks again
@@ -75,14 +80,20 @@ class Observer:
         if claim is not None and job.state in words.WAITS:
             job = await self._slurm.job(job.number)  # the queue may be older than the claim
         if claim is not None and job.state in words.WAITS:
-            await self._slurm.cancel(job.number)  # requeued by hand: it must not run again, and would not
+            # Kept from starting, or requeued by hand: it must not run again, and would not.
+            await self._slurm.cancel(job.number, folder.run_as)
+            if kept is not None:
+                return self._alive(key, folder, started)
             why = "Slurm requeued the job, and an attempt runs once"
             end = {**end, "evidence": [*end["evidence"], ["engine", why, self._now_us()]]} if end else None
             return self._verdict(key, folder, end or _ended_as(str(End.LOST), why, self._now_us()))
         if not words.is_over(job.state):
-            await self._see_to_stop(key, job)
+            await self._see_to_stop(key, job, folder.run_as)
             self._gone_at_s.pop(key, None)
-            return self._alive(key, folder, started)
+            self._alive_us[key] = self._now_us()
+            return self._alive(key, folder, started, job)
+        if kept is not None:
+            return self._verdict(key, folder, kept)
         now_s = self._clock.monotonic_s()
         if end is None and now_s - self._gone_at_s.setdefault(key, now_s) < self._settings.facts_lag_s:
             return self._alive(key, folder, started)
@@ -91,6 +102,8 @@ class Observer:
     def _judge(self, key: AttemptKey, folder: Folder, end: dict[str, Any] | None, job: Job) -> Observation:
         """Write the end of an attempt whose job is over: the runner's word with Slurm's, or Slurm's alone."""
         end = end or folder.read("end")
+        if end is not None and not folder.is_ours:  # it did not end before Slurm last showed it as alive
+            end = {**end, "at": max(int(end["at"]), self._alive_us.get(key, 0))}
         if end is not None:
             return self._verdict(key, folder, words.closed(end, job.state) if words.is_open(end) else end)
         never = self._told(words.end_of(job.state, began=False), "it never started", job)
@@ -112,7 +125,8 @@ class Observer:
         claim = folder.read("claim") or {}
         if claim.get("verdict") is None:
             return False
-        self._verdict(key, folder, claim["verdict"])
+        if folder.is_ours:
+            self._verdict(key, folder, claim["verdict"])
         self.news()
         return True
 
@@ -122,18 +136,25 @@ class Observer:
 
     def _end(self, key: AttemptKey, folder: Folder, end: dict[str, Any]) -> Observation:
         self._ended[key] = _observation(key, self._launch(key, folder), folder, folder.read("started"), end)
-        for known in (self._gone_at_s, self._due_s, self._stamps, self._launches):
+        for known in (self._gone_at_s, self._due_s, self._alive_us, self._stamps, self._launches):
             known.pop(key, None)
         return self._ended[key]
 
-    def _alive(self, key: AttemptKey, folder: Folder, started: dict[str, Any] | None) -> Observation:
-        return _observation(key, self._launch(key, folder), folder, started, None)
+    def _alive(
+        self, key: AttemptKey, folder: Folder, started: dict[str, Any] | None, job: Job | None = None
+    ) -> Observation:
+        seen = _observation(key, self._launch(key, folder), folder, started, None)
+        reason = job.more.removeprefix("reason ").partition(", exit code")[0] if job is not None else ""
+        if job is None or started is not None or job.state not in words.WAITS or reason in ("", "None"):
+            return seen
+        source, line, _ = words.said(job.state, reason)
+        return replace(seen, evidence=(Evidence(source, line, None),))
 
-    async def _see_to_stop(self, key: AttemptKey, job: Job) -> None:
+    async def _see_to_stop(self, key: AttemptKey, job: Job, run_as: str) -> None:
         due_s = self._due_s.get(key)
         if due_s is not None and self._clock.monotonic_s() > due_s:
             self._due_s[key] = self._clock.monotonic_s() + _OVERDUE_S
-            await self._slurm.cancel(job.number)
+            await self._slurm.cancel(job.number, run_as)
 
     def expect_end(self, key: AttemptKey, grace_s: float) -> None:
         """Note by when a stop that was asked for must be through."""
@@ -235,7 +256,14 @@ class Observer:
 
     def drop(self, key: AttemptKey) -> None:
         """Know an attempt no longer."""
-        for known in (self._ended, self._gone_at_s, self._due_s, self._stamps, self._launches):
+        for known in (
+            self._ended,
+            self._gone_at_s,
+            self._due_s,
+            self._alive_us,
+            self._stamps,
+            self._launches,
+        ):
             known.pop(key, None)
 
     def clear(self) -> None:
@@ -283,7 +311,7 @@ def _observation(
         "host": begun.get("host", "127.0.0.1"),
         "limits_by": launch.get("limits", {}).get("by", ""),
         "workdir": launch.get("workdir", ""),
-        "output_dir": f"{folder.path}/output",
+        "output_dir": folder.output_dir,
     }
     if end is None:
         return Observation(phase=Phase.RUNNING if begun else Phase.PENDING, **seen)

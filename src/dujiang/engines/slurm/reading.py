@@ -116,13 +116,12 @@ def gres_of(text: str) -> tuple[Gres, ...]:
     return tuple(found)
 
 
-def jobs_of(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield number, state and comment of each line of `squeue -h -o '%i|%T|%k'`."""
+def jobs_of(text: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield number, state, user, reason and comment of each line of `squeue -h -o '%i|%T|%u|%r|%k'`."""
     for line in text.splitlines():
-        number, _, rest = line.partition("|")
-        state, _, comment = rest.partition("|")
+        number, state, user, reason, comment = (*line.split("|", 4), "", "", "", "")[:5]
         if number.strip().isdigit():
-            yield number.strip(), state.strip(), comment.strip()
+            yield number.strip(), state.strip(), user.strip(), reason.strip(), comment.strip()
 
 
 def switches_of(text: str) -> dict[str, str]:

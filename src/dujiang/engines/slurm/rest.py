@@ -74,24 +74,26 @@ class Rest:
         return f"/slurm/{version}{path}" in self._paths
 
     async def call(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Ask, and return the answer.
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None, user: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Ask, and return the answer; as another user than ours where one is named.
 
         Raises:
             Denied: Slurm says no.
             EngineUnavailable: no answer, or none that can be trusted; what was asked for may have happened.
         """
-        return await self._ask(method, f"/slurm/{await self.version()}{path}", body=body, query=query)
+        return await self._ask(method, f"/slurm/{await self.version()}{path}", body=body, query=query, user=user)
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
 
     async def _ask(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        headers = self._tokens.headers()
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None, user: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        headers = self._tokens.headers(user)
         try:
             heard = await self._client.request(method, path, json=body, params=query, headers=headers)
         except httpx.HTTPError as error:

@@ -42,12 +42,17 @@ def submission(batch: Batch, script: str, environ: Mapping[str, str], version: s
 def _job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     each, count = batch.each, len(batch.nodes)
     job: dict[str, Any] = {
-        "name": batch.name, "comment": batch.comment, "required_nodes": list(batch.nodes), "nodes": str(count),
+        "name": batch.name, "comment": batch.comment, "nodes": str(count),
         "tasks": count, "tasks_per_node": 1, "cpus_per_task": each.cpus, "requeue": False, "open_mode": "APPEND",
         "standard_output": batch.output, "current_working_directory": batch.folder,
         "environment": [f"{name}={value}" for name, value in environ.items()], "kill_warning_signal": "USR2",
         "kill_warning_delay": _number(batch.warning_s), "kill_warning_flags": ["BATCH_JOB"],
     }  # fmt: skip
+    if batch.elsewhere is None:
+        job["required_nodes"] = list(batch.nodes)
+    else:
+        named = {"constraints": "&".join(batch.elsewhere.features), "excluded_nodes": list(batch.elsewhere.never)}
+        job |= {name: value for name, value in named.items() if value}
     if each.memory_mib:
         job["memory_per_node"] = _number(each.memory_mib)
     if asked := gres(each):
@@ -60,10 +65,15 @@ def _job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
 def _old_job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     each, count = batch.each, len(batch.nodes)
     job: dict[str, Any] = {
-        "name": batch.name, "comment": batch.comment, "nodelist": ",".join(batch.nodes), "nodes": [count, count],
+        "name": batch.name, "comment": batch.comment, "nodes": [count, count],
         "tasks": count, "tasks_per_node": 1, "cpus_per_task": each.cpus, "no_requeue": True, "open_mode": "append",
         "standard_output": batch.output, "current_working_directory": batch.folder, "environment": dict(environ),
     }  # fmt: skip
+    if batch.elsewhere is None:
+        job["nodelist"] = ",".join(batch.nodes)
+    else:
+        named = {"constraints": "&".join(batch.elsewhere.features), "exclude_nodes": ",".join(batch.elsewhere.never)}
+        job |= {name: value for name, value in named.items() if value}
     if each.memory_mib:
         job["memory_per_node"] = each.memory_mib
     if asked := gres(each):
@@ -73,12 +83,20 @@ def _old_job(batch: Batch, environ: Mapping[str, str]) -> dict[str, Any]:
     return job
 
 
-def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield number, state and comment of each job of `/jobs`, or of `/jobs/state/`, which tells no comments."""
+def release_of(told: Mapping[str, Any]) -> str:
+    """Return the release of Slurm that any answer tells; empty where it does not."""
+    meta = told.get("meta") or {}
+    return str((meta.get("slurm") or meta.get("Slurm") or {}).get("release") or "")
+
+
+def jobs_of(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield number, state, user, reason and comment of each job: `/jobs`, or `/jobs/state/`, which tells only two."""
     for each in told.get("jobs") or []:
         number = str(each.get("job_id", ""))
         if number.isdigit():
-            yield number, state_of(each.get("job_state", each.get("state"))), str(each.get("comment") or "")
+            state = state_of(each.get("job_state", each.get("state")))
+            user, reason, comment = (str(each.get(name) or "") for name in ("user_name", "state_reason", "comment"))
+            yield number, state, user, reason, comment
 
 
 def state_of(told: object) -> str:

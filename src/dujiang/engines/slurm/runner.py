@@ -10,6 +10,7 @@ The attempt's folder lies on the shared file system and is all that the platform
                                 requeues, or a second job after a lost answer, finds it and runs nothing
     requests                    lines `stop GRACE_S` and `signal NUMBER`, appended by the platform
     started.json  end.json      made once each
+    placed.json                 the nodes, where Slurm chose them
     use/NODE.json               what its processes have used so far, written anew from time to time
     go.json  failed.json  part-NODE.json     between the nodes of an attempt of several
 
@@ -40,15 +41,20 @@ from dujiang.engines.local.limits import Group, LimitPlan, Share, read
 from dujiang.engines.local.linux import adopt_orphans
 from dujiang.engines.local.supervisor import KICK
 from dujiang.engines.slurm.images import ImageSupervisor
+from dujiang.engines.slurm.settling import chosen, settled
 
 WAKE = signal.SIGURG
 """Sent by the platform after it wrote a request. Its default is to be ignored: it may come at any time."""
 WARNED = signal.SIGUSR2
 """Sent by Slurm (`sbatch --signal=B:USR2@S`) before it ends the job."""
 _HEARD = (signal.SIGCHLD, signal.SIGTERM, WAKE, WARNED)
+READABLE = 0o640
+"""Of what the runner writes: for a job of another user the platform reads it by its group (`another`)."""
 _POLL_S = 2.0
 _POLL_TOGETHER_S = 0.5
 """Of several nodes, only the first hears `WAKE`."""
+_MPS_PIPES = "/tmp/nvidia-mps"
+"""Where CUDA looks for the MPS daemon of a node, unless Slurm's prolog says otherwise."""
 _GO_WITHIN_S = 24 * 3600.0
 
 
@@ -57,6 +63,10 @@ class NodeHome(Home):
     """The paths of one node of an attempt: what is its own lies in a scratch folder of the node."""
 
     scratch: str = ""
+    own: str = ""
+
+    def folder(self, key: str) -> str:
+        return self.own or super().folder(key)
 
     @property
     def ports(self) -> str:
@@ -96,6 +106,12 @@ class NodeSupervisor(ImageSupervisor):
     """Where to say that it began; empty on all nodes but the first rank's."""
     node: str = ""
 
+    def _make_folders(self) -> None:
+        super()._make_folders()
+        for rank in self._launch["ranks"]:
+            path = self._home.output(self._key, rank["rank"])
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, READABLE))
+
     def _notify(self) -> None:
         """Say that it began before anything runs: who reads of a first line of output finds the start, too."""
         if self.begun:
@@ -124,7 +140,11 @@ class Node:
         self._nodes = nodes_of(launch)
         self._alone, self._first = len(self._nodes) == 1, node == launch["ranks"][0]["node"]
         self._launch = launch_on(launch, node, granted(os.environ))
+        if launch.get("shared_as") == "mps":
+            pipes = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or _MPS_PIPES
+            self._launch["mps"] = pipes if os.path.isdir(pipes) or not launch.get("image") else None
         self._secrets, self._read_to = secrets, 0
+        self._asks = f"{launch.get('asks', folder)}/requests"
         self._supervisor, self._state = 0, -1
         self._stopped_for_others = False
         self._use_due_s = 0.0
@@ -142,7 +162,7 @@ class Node:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _supervise(self, scratch: str) -> dict[str, Any]:
-        home = NodeHome(self._launch["root"], scratch)
+        home = NodeHome(self._launch["root"], scratch, self._folder)
         write_whole(home.launch(self._key), {name: value for name, value in self._launch.items() if name != "root"})
         write_whole(home.secrets(self._key), dict(self._secrets))
         self._state = records.create_state(home.state(self._key))
@@ -185,11 +205,13 @@ class Node:
         cores = sum(int(rank["cpu_milli"]) for rank in self._launch["ranks"]) / 1000
         used_s = procfs.cpu_s(procfs.descendants(self._supervisor))
         with contextlib.suppress(OSError):  # a full disk must not end what runs
-            os.makedirs(self._at("use"), mode=0o700, exist_ok=True)
-            write_whole(self._at(f"use/{self._node}.json"), {"at_s": now_s, "cpu_s": used_s, "cores": cores})
+            os.makedirs(self._at("use"), mode=0o750, exist_ok=True)
+            sample = self._at(f"use/{self._node}.json")
+            write_whole(sample, {"at_s": now_s, "cpu_s": used_s, "cores": cores})
+            os.chmod(sample, READABLE)
 
     def _forward_requests(self) -> None:
-        asked, self._read_to = read_requests(self._at("requests"), self._read_to)
+        asked, self._read_to = read_requests(self._asks, self._read_to)
         for word, value in asked:
             if word == "stop":
                 records.request_stop(self._state, max(0.0, value))
@@ -224,50 +246,79 @@ class Node:
         return f"{self._folder}/{name}"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Be the batch script, or one of its nodes; return the exit status."""
+def prepare() -> str:
+    """Make this process ready for signals, with a home; return the name of its node."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_HEARD, KICK))
     for number in (WARNED, KICK):
         signal.signal(number, signal.SIG_DFL)  # the batch script had them ignored until now
-    folder, node = arguments[0], os.environ.get("SLURMD_NODENAME", "")
     with contextlib.suppress(KeyError):  # over REST a job has no environment but what it was given
         me = pwd.getpwuid(os.getuid())
         for name, value in (("HOME", me.pw_dir), ("USER", me.pw_name), ("LOGNAME", me.pw_name)):
             os.environ.setdefault(name, value)
+    return os.environ.get("SLURMD_NODENAME", "")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Be the batch script, or one of its nodes; return the exit status."""
+    folder, node = arguments[0], prepare()
     if arguments[1:] == ["node"]:
         launch = read_whole(f"{folder}/launch.json")
         if launch is None:
             return 1
+        if (placed := read_whole(f"{folder}/placed.json")) is not None:
+            launch = settled(launch, placed["nodes"])
         part = Node(folder, launch, json.load(sys.stdin), node).run()
         if part["end"] not in ("Exited", "Stopped") or part["exit_code"]:
             write_once(f"{folder}/failed.json", {"node": node})
         write_once(f"{folder}/part-{node}.json", part)
         return 0
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if not write_once(f"{folder}/claim.json", {"job": job, "node": node, "at": records.wall_us()}):
-        sys.stdout.write(f"the attempt in {folder} has run already or must not run: nothing is started\n")
+    if not claim(folder, node):
         return 0
-    end = _run(folder, node)
+    launch = read_whole(f"{folder}/launch.json")
+    secrets = read_whole(f"{folder}/secrets.json") or {}
+    with contextlib.suppress(OSError):
+        os.unlink(f"{folder}/secrets.json")
+    return carry_out(folder, node, launch, secrets)
+
+
+def claim(folder: str, node: str) -> bool:
+    """Take the attempt; False when it has run already, or must not run."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if write_once(f"{folder}/claim.json", {"job": job, "node": node, "at": records.wall_us()}):
+        return True
+    sys.stdout.write(f"the attempt in {folder} has run already or must not run: nothing is started\n")
+    return False
+
+
+def carry_out(folder: str, node: str, launch: Mapping[str, Any] | None, secrets: Mapping[str, str]) -> int:
+    """Run a claimed attempt and write down how it ended; return the exit status of the batch script."""
+    end = _run(folder, node, launch, secrets)
     write_once(f"{folder}/end.json", end)
     if end["signal"]:
         return 128 + int(end["signal"])
     return 1 if end["exit_code"] is None else int(end["exit_code"])
 
 
-def _run(folder: str, node: str) -> dict[str, Any]:
-    launch = read_whole(f"{folder}/launch.json")
+def _run(folder: str, node: str, launch: Mapping[str, Any] | None, secrets: Mapping[str, str]) -> dict[str, Any]:
     if launch is None:
         return {**_lost(f"the launch record in {folder} cannot be read on {node}"), "end": "LaunchFailed"}
-    secrets = read_whole(f"{folder}/secrets.json") or {}
-    with contextlib.suppress(OSError):
-        os.unlink(f"{folder}/secrets.json")
     try:
-        if nodes_of(launch) == [node]:
-            return Node(folder, launch, secrets, node).run()
-        return _run_together(folder, launch, secrets)
+        if "addresses" not in launch:
+            return _run_on(folder, node, launch, secrets)
+        nodes = chosen(os.environ.get("SLURM_JOB_NODELIST", node), node)
+        write_once(f"{folder}/placed.json", {"nodes": nodes})
+        end = _run_on(folder, node, settled(launch, nodes), secrets)
+        why = f"Slurm chose {', '.join(nodes)}; the platform held {', '.join(nodes_of(launch))}"
+        return {**end, "evidence": [*end["evidence"], ["runner", why, None]]} if nodes != nodes_of(launch) else end
     except Exception as error:  # whatever it was, the platform is to read of it
         traceback.print_exc()
         return {**_lost(f"it cannot be started on {node}: {error}"), "end": "LaunchFailed"}
+
+
+def _run_on(folder: str, node: str, launch: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+    if nodes_of(launch) == [node]:
+        return Node(folder, launch, secrets, node).run()
+    return _run_together(folder, launch, secrets)
 
 
 def _run_together(folder: str, launch: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -369,6 +420,7 @@ def write_once(path: str, payload: dict[str, Any]) -> bool:
     """Make a file with its whole content; False when it is there already. Holds on NFS: a link is made or it is not."""
     draft = f"{path}.{socket.gethostname()}.{os.getpid()}"
     write_whole(draft, payload)
+    os.chmod(draft, READABLE)
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -438,7 +490,3 @@ def _host(node: str) -> str:
 def _kill(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,9 @@ class SlurmSettings:
     reservation: str = ""
     """In which jobs run: nodes outside it are closed to them. Nodes of other reservations are closed in any case, from
     their beginning to their end."""
+    placement: Literal["pinned", "delegated"] = "pinned"
+    """Whether jobs run exactly on the nodes that the platform chose, or Slurm has the last word among nodes that have
+    the same features and devices. The ledger keeps what it chose."""
     sbatch_options: tuple[str, ...] = ()
     """Further options of every `sbatch`, such as `--exclude=old7`."""
     commands: str = ""
@@ -62,9 +65,15 @@ class SlurmSettings:
     """Further folders of the nodes that images show under the same paths, such as where data sets lie."""
     allow_root: bool = False
     """Whether a platform that runs as root may submit; its jobs are then root's on every node."""
-    fractions: Literal["refuse", "whole", "shard"] = "refuse"
+    run_as: Mapping[str, str] = field(default_factory=dict)
+    """Users of Unix as whom projects' jobs run, such as `{vision = "alice", "*" = "guests"}`; `*` is for all projects
+    that are not named. Empty runs all jobs as the platform's own user; else a project without a user is refused."""
+    run_as_command: tuple[str, ...] = ("sudo", "-n", "-u", "{user}", "--")
+    """What is put before `sbatch` and `scancel` of such a job; `{user}` stands for the user. Over REST tokens do it."""
+    fractions: Literal["refuse", "whole", "shard", "mps"] = "refuse"
     """What becomes of a share of a device: refused; given a whole device in Slurm while only the share is counted here;
-    or asked for as GRES `shard`, which Slurm counts and nobody enforces."""
+    or asked for as GRES `shard` or `mps`, which Slurm counts; with `mps` jobs are told their parts for
+    NVIDIA's MPS."""
     vendor: str = "nvidia"
     """Of the cluster's accelerators: Slurm does not say."""
     device_memory_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -84,3 +93,8 @@ class SlurmSettings:
     """How often files of running attempts are looked at for news."""
     use_every_s: float = 30.0
     """How often a running attempt writes down what it uses. Too little loads the shared folder."""
+
+    @property
+    def shared_as(self) -> str:
+        """Return the GRES by which Slurm counts shares of a device; empty where it gives whole ones."""
+        return self.fractions if self.fractions in ("shard", "mps") else ""

@@ -14,7 +14,7 @@ import json
 import os
 import stat
 
-from dujiang.engines.contract import EngineUnavailable
+from dujiang.engines.contract import EngineRefused, EngineUnavailable
 from dujiang.kit.clock import Clock
 
 _LASTS_S = 600
@@ -28,21 +28,27 @@ class Tokens:
 
     def __init__(self, *, user: str, token_file: str, key_file: str, clock: Clock) -> None:
         self._user, self._token_file, self._key_file, self._clock = user, token_file, key_file, clock
-        self._made, self._made_until_s = "", 0.0
+        self._made: dict[str, tuple[str, float]] = {}
 
     def __repr__(self) -> str:
         return f"Tokens of {self._user}"
 
-    def headers(self) -> dict[str, str]:
+    def headers(self, user: str = "") -> dict[str, str]:
         """Return the headers of a request; none where the socket itself says who asks.
+
+        Args:
+            user: as whom it is asked, where that is another: a token in a file must then be one that may do that.
 
         Raises:
             EngineUnavailable: the file is not there, not kept from others, or its token has expired.
         """
         if not self._token_file and not self._key_file:
+            if user:
+                raise EngineRefused(f"slurmrestd cannot be asked as user {user!r} without `rest_token_file` or a key")
             return {}
-        token = self._read_token() if self._token_file else self._make_token()
-        return {"X-SLURM-USER-NAME": self._user, "X-SLURM-USER-TOKEN": token}
+        user = user or self._user
+        token = self._read_token() if self._token_file else self._make_token(user)
+        return {"X-SLURM-USER-NAME": user, "X-SLURM-USER-TOKEN": token}
 
     def _read_token(self) -> str:
         text = read_guarded(self._token_file).decode(errors="replace").strip()
@@ -54,12 +60,14 @@ class Tokens:
             raise EngineUnavailable(f"the token in {self._token_file} has expired: renew it before it does")
         return token
 
-    def _make_token(self) -> str:
+    def _make_token(self, user: str) -> str:
         now_s = self._clock.now().timestamp()
-        if now_s > self._made_until_s - _RENEWED_S:
-            self._made_until_s = now_s + _LASTS_S
-            self._made = minted(read_guarded(self._key_file), self._user, int(now_s), int(self._made_until_s))
-        return self._made
+        made, until_s = self._made.get(user, ("", 0.0))
+        if now_s > until_s - _RENEWED_S:
+            until_s = now_s + _LASTS_S
+            made = minted(read_guarded(self._key_file), user, int(now_s), int(until_s))
+            self._made[user] = made, until_s
+        return made
 
 
 def minted(key: bytes, user: str, now_s: int, until_s: int) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from dujiang.engines.contract import AttemptKey
-from dujiang.engines.local.home import read_whole
 from dujiang.engines.slurm.folder import Folder
-from dujiang.engines.slurm.runner import nodes_of
 
 _Sample = tuple[float, float, float]
 
@@ -37,8 +35,8 @@ class Meter:
 
 def _samples(folder: Folder) -> dict[str, _Sample]:
     found: dict[str, _Sample] = {}
-    for node in nodes_of(folder.read("launch") or {"ranks": []}):
-        if (told := read_whole(f"{folder.path}/use/{node}.json")) is not None:
+    for node in folder.nodes():
+        if (told := folder.used(node)) is not None:
             found[node] = (float(told["at_s"]), float(told["cpu_s"]), float(told["cores"]))
     return found
 

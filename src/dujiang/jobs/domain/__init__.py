@@ -33,11 +33,13 @@ from dujiang.jobs.domain.job import (
     Use,
     Waiting,
 )
+from dujiang.jobs.domain.saying import BEING_STARTED, unanswered, waits_in_cluster
 from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
 
 __all__ = [
     "ANY_SITE",
     "ATTEMPT_STATES",
+    "BEING_STARTED",
     "HELD_ADVICE",
     "JOB_STATES",
     "NEVER_SATISFIED",
@@ -85,4 +87,6 @@ __all__ = [
     "ranks_wanted",
     "request_of",
     "standing_of",
+    "unanswered",
+    "waits_in_cluster",
 ]

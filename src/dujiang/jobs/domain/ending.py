@@ -25,6 +25,8 @@ _STATES: Final = {
     End.TIME_LIMIT: JobState.TIMEOUT,
     End.SETUP_FAILED: JobState.FAILED,
     End.LAUNCH_FAILED: JobState.FAILED,
+    End.REFUSED: JobState.FAILED,
+    End.NODE_REFUSED: JobState.FAILED,
     End.LOST: JobState.NODE_FAIL,
     End.NODE_LOST: JobState.NODE_FAIL,
     End.PREEMPTED: JobState.PREEMPTED,
@@ -70,6 +72,12 @@ def judge(job: Job, attempt: Attempt, seen: Observation, found: Diagnosis, *, no
     if cause is Cause.PREEMPTION:
         again = cause in job.spec.retry.on
         return Verdict(state, cause, retry=again, counts=False, not_before=now if again else None, avoid=job.avoid)
+    if seen.end is End.NODE_REFUSED:  # it was overtaken: its place was closed or gone before it was asked for
+        # Nothing of it ran, so no policy is asked; each pause is longer, and spans a look at what is open now.
+        pause = timedelta(seconds=pause_s(attempt.number))
+        return Verdict(state, Cause.INFRASTRUCTURE, retry=True, counts=False, not_before=now + pause, avoid=job.avoid)
+    if seen.end is End.REFUSED:
+        return Verdict(state, cause, retry=False, avoid=job.avoid)
     hopeless = found.retryable is False and cause in (Cause.INFRASTRUCTURE, Cause.UNKNOWN)
     again = not hopeless and job.spec.retry.allows(cause, job.retries)
     pause = timedelta(seconds=pause_s(job.retries))

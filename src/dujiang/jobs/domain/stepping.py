@@ -76,7 +76,9 @@ class Never:
 
 
 Step = Submit | Began | Stop | Ended | Lost | Never
-_WITHOUT_START = frozenset({End.STOPPED, End.LAUNCH_FAILED, End.LOST, End.NODE_LOST, End.PREEMPTED})
+_WITHOUT_START = frozenset(
+    {End.STOPPED, End.LAUNCH_FAILED, End.REFUSED, End.NODE_REFUSED, End.LOST, End.NODE_LOST, End.PREEMPTED}
+)
 """How an attempt can end of which no process was ever there; after any other end it had begun, said or not."""
 
 

@@ -5,20 +5,22 @@ Nobody else makes one, so what is explained, saved or tried out is what the sche
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from dujiang.engines.contract import AttemptKey
-from dujiang.jobs import live_store, store
+from dujiang.jobs import group_store, live_store, store
 from dujiang.jobs.domain import Job, request_of
 from dujiang.jobs.expecting import Expectations, left_s
 from dujiang.jobs.loop.abouts import Abouts
+from dujiang.jobs.loop.dependents import dependents_of
+from dujiang.jobs.loop.served import Served
 from dujiang.kit.db import Tx
 from dujiang.pool.domain import Allocation, LedgerFilter
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import About, Request, Snapshot, Snapshots, holdings_of_ledger
+from dujiang.scheduling.domain import About, Dependent, Request, Snapshot, Snapshots, holdings_of_ledger
 from dujiang.scheduling.domain.expected import Expectation
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.service import SchedulingService
@@ -34,8 +36,9 @@ class Outlook:
     def __init__(self, *, pool: PoolService, scheduling: SchedulingService) -> None:
         self._pool, self._scheduling = pool, scheduling
         self._expectations, self._abouts, self._snapshots = Expectations(), Abouts(), Snapshots()
-        self._spending = Spending(pool)
+        self._spending, self._served = Spending(pool), Served(pool)
         self._requests: dict[str, tuple[tuple[int, int | None, bool], Request]] = {}
+        self._held: dict[str, Request] = {}
 
     async def look(self, tx: Tx) -> Snapshot:
         """Return the snapshot of this moment."""
@@ -64,13 +67,45 @@ class Outlook:
         rows = await self._pool.allocations(tx, LedgerFilter(live=True))
         inventory = await self._pool.inventory(tx)
         about = await self._abouts.of(tx, {row.share.key for row in rows})
+        if self._scheduling.settings.turn_device_s:
+            requests, about = await self._with_service(tx, requests, about)
         queues = await self._scheduling.queues(tx)
         shares = await self._scheduling.shares(tx, queues, rows, {request.project_id for request in requests})
+        holdings = holdings_of_ledger(inventory, rows, about)
+        seen = {*(held.job_id for held in holdings), *(request.job_id for request in requests)}
         return self._snapshots.take(
-            view, holdings=holdings_of_ledger(inventory, rows, about), requests=requests,
+            view, holdings=holdings, requests=requests, dependents=await self._dependents(tx, seen),
             quotas=await self._scheduling.quotas(tx), windows=await self._pool.windows(tx),
             queues=queues, shares=shares, rules=await self._rules(tx, rows, about),
+            slots=self._scheduling.kept_slots,
         )  # fmt: skip
+
+    async def _dependents(self, tx: Tx, seen: Collection[str]) -> list[Dependent]:
+        """Return the jobs that wait for others to end; what is asked of them is kept between looks."""
+        edges = await group_store.all_open(tx)
+        ids = {edge.job_id for edge in edges}
+        self._held = {job_id: one for job_id, one in self._held.items() if job_id in ids}
+        fresh = await store.read_jobs(tx, ids - self._held.keys()) if ids else {}
+        if fresh:
+            await self._expectations.catch_up(tx)
+        self._held |= {job.id: self.request(job) for job in fresh.values() if not job.has_ended}
+        arrays = sorted({edge.on_id for edge in edges if group_store.is_array(edge.on_id)})
+        tasks = {one: [task for _, task in await group_store.live_tasks(tx, one)] for one in arrays}
+        return dependents_of(self._held, edges, tasks, seen)
+
+    async def _with_service(
+        self, tx: Tx, requests: Sequence[Request], about: Mapping[AttemptKey, About]
+    ) -> tuple[list[Request], dict[AttemptKey, About]]:
+        """Return the same with what earlier attempts had."""
+        marks = {request.job_id: self._requests[request.job_id][0][0] for request in requests
+                 if request.job_id in self._requests}  # fmt: skip
+        had = await self._served.of(tx, marks | {key.job_id: key.number - 1 for key in about})
+        waiting = [
+            replace(one, had_device_s=had.get(one.job_id, 0.0)) if one.job_id in had else one for one in requests
+        ]
+        return waiting, {
+            key: replace(one, had_device_s=had[key.job_id]) if key.job_id in had else one for key, one in about.items()
+        }
 
     async def _rules(self, tx: Tx, rows: Sequence[Allocation], about: Mapping[AttemptKey, About]) -> Rules:
         """Return what a plan may do; what stops and rents have cost is only asked where it is limited."""

@@ -19,6 +19,7 @@ from dujiang.engines.contract import (
     EngineRefused,
     EngineUnavailable,
     Evidence,
+    NodeRefused,
     Observation,
     Phase,
 )
@@ -27,6 +28,7 @@ from dujiang.jobs import group_store, run_store, store
 from dujiang.jobs.diagnosis import AttemptFacts, Diagnose, Diagnosis
 from dujiang.jobs.domain import (
     ANY_SITE,
+    BEING_STARTED,
     TERMINAL,
     Attempt,
     Began,
@@ -44,6 +46,7 @@ from dujiang.jobs.domain import (
     conclude,
     launch_of,
     plan,
+    waits_in_cluster,
 )
 from dujiang.jobs.expecting import run_of
 from dujiang.jobs.following import follow
@@ -81,6 +84,8 @@ class _Memory:
     stopped_s: dict[AttemptKey, float] = field(default_factory=dict)
     rows: dict[AttemptKey, tuple[object, Attempt]] = field(default_factory=dict)
     """Attempts as last read, each with the mark that it had: they are read again when that is another."""
+    told: dict[AttemptKey, str] = field(default_factory=dict)
+    """What was written down last of why an attempt waits in its cluster."""
     hidden: int = 0
     """Attempts that ran, and that the last look did not show."""
     running: int = 0
@@ -88,7 +93,7 @@ class _Memory:
     def keep(self, live: Iterable[AttemptKey]) -> None:
         """Forget what is over."""
         wanted = set(live)
-        for known in (self.unseen, self.submitted_s, self.stopped_s, self.rows):
+        for known in (self.unseen, self.submitted_s, self.stopped_s, self.rows, self.told):
             for key in known.keys() - wanted:
                 del known[key]
 
@@ -130,6 +135,7 @@ class AttemptLoop:
         self._diagnose, self._clock, self._settings = diagnose, clock, settings
         self._lost_after_s, self._find_checkpoint, self._wake = lost_after_s or {}, find_checkpoint, wake
         self._sites = sites or {}
+        self._troubles = log.Seldom(clock)
         self._memories = {name: _Memory() for name in clusters}
 
     async def look(self, cluster: str) -> TickReport:
@@ -151,6 +157,7 @@ class AttemptLoop:
         steps = plan(views, seen)
         attempts = {attempt.key: attempt for attempt in live}
         done = await self._write(steps, attempts)
+        done["tell"] = await self._tell_waits(cluster, live, seen)
         done += await self._act(steps, attempts)
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
@@ -175,12 +182,15 @@ class AttemptLoop:
     async def _observe(self, cluster: str, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Observation] | None:
         """Return what the engine shows; None when it does not answer."""
         try:
-            return await self._clusters[cluster].observe(keys)
+            seen = await self._clusters[cluster].observe(keys)
         except StillAsking:
             return None
         except EngineUnavailable as error:
-            _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+            if self._troubles.is_due(cluster):
+                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
             return None
+        self._troubles.is_over(cluster)
+        return seen
 
     def _count_hidden(self, cluster: str, live: Sequence[Attempt], seen: Mapping[AttemptKey, Observation]) -> None:
         if isinstance(seen, LateLook):
@@ -239,6 +249,30 @@ class AttemptLoop:
         told = {key: replace(attempts[key], stop_reason=stops.get(key, attempts[key].stop_reason)) for key in over}
         ends = await self._explain([(told[key], seen) for key, seen in over.items()])
         return await self._save(began, ends, stops) if began or ends or stops else Counter()
+
+    async def _tell_waits(self, cluster: str, live: Sequence[Attempt], seen: Mapping[AttemptKey, Observation]) -> int:
+        """Write down why attempts wait in their cluster, where it says something else than before."""
+        told, news = self._memories[cluster].told, dict[AttemptKey, str]()
+        for attempt in live:
+            found = seen.get(attempt.key)
+            if attempt.state is JobState.PENDING and found is not None and found.phase is Phase.PENDING:
+                sentence = waits_in_cluster(found)
+                if told.get(attempt.key, BEING_STARTED) != sentence:
+                    news[attempt.key] = sentence
+        if not news:
+            return 0
+        async with self._db.transaction(cause="attempts") as tx:
+            jobs = await group_store.lock_jobs(tx, {key.job_id for key in news})
+            fit = [
+                replace(jobs[key.job_id], sentence=sentence)
+                for key, sentence in sorted(news.items())
+                if jobs[key.job_id].attempt == key.number
+                and (jobs[key.job_id].state, jobs[key.job_id].reason) == (JobState.PENDING, "Starting")
+                and jobs[key.job_id].cancel_at is None
+            ]
+            await store.update_jobs(tx, fit)
+        told.update(news)
+        return len(fit)
 
     async def _save(
         self, began: Mapping[AttemptKey, Observation], ends: Mapping[AttemptKey, _End], stops: Mapping[AttemptKey, str]
@@ -373,10 +407,10 @@ class AttemptLoop:
             try:
                 await self._clusters[attempt.cluster].submit(launch)
             except EngineRefused as error:
-                why = Evidence("engine", error.sentence, self._clock.now())
-                seen = Observation(
-                    key, Phase.ENDED, finished_at=self._clock.now(), end=End.LAUNCH_FAILED, evidence=(why,)
-                )
+                now = self._clock.now()
+                end = End.NODE_REFUSED if isinstance(error, NodeRefused) else End.REFUSED
+                why = Evidence("engine", error.sentence, now)
+                seen = Observation(key, Phase.ENDED, finished_at=now, end=end, evidence=(why,))
                 refused.update(await self._explain([(attempt, seen)]))
 
         # Cancelled or moved away since it was looked at: not even started.
@@ -396,10 +430,12 @@ class AttemptLoop:
         async def one(each: T) -> bool:
             try:
                 await call(each)
+                self._troubles.is_over(each)
             except StillAsking:  # told once, when it became overdue
                 return False
             except EngineUnavailable as error:
-                _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
+                if self._troubles.is_due(each):
+                    _logger.warning("an engine did not take a call", what=str(each)[:120], why=error.sentence)
                 return False
             return True
 

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from dujiang.engines.contract import AttemptKey
 from dujiang.jobs import store
-from dujiang.jobs.domain import Attempt, Job, JobState, Waiting
-from dujiang.jobs.events import JobBurst
+from dujiang.jobs.domain import BEING_STARTED, Attempt, Job, JobState, Waiting
+from dujiang.jobs.events import JobBurst, JobDeadlineAtRisk
 from dujiang.jobs.expecting import left_s
 from dujiang.jobs.loop.outlook import Outlook
 from dujiang.jobs.loop.stopping import ask_stops
@@ -27,10 +27,11 @@ from dujiang.kit.errors import Stale
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import Grant, NodeClosed, OverAllocated
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import ADVICE, Plan, Snapshot, Start, Wait, plan
+from dujiang.scheduling.domain import ADVICE, Plan, Request, Snapshot, Start, Wait, plan
 from dujiang.scheduling.domain.expected import Expectation
-from dujiang.scheduling.domain.explaining import in_the_way
+from dujiang.scheduling.domain.explaining import Explainer, in_the_way
 from dujiang.scheduling.domain.renting import Rent
+from dujiang.scheduling.domain.slots import Risk
 from dujiang.scheduling.service import SchedulingService
 
 
@@ -57,6 +58,7 @@ class StartLoop:
         self._told: dict[str, tuple[str, float]] = {}
         self._told_at_s = -settings.told_every_s
         self._resized_at_s = -settings.resize_s
+        self._at_risk: frozenset[str] = frozenset()
 
     async def tick(self) -> TickReport:
         """Start what may start, ask to stop what has to; note why the rest waits."""
@@ -64,6 +66,7 @@ class StartLoop:
             requests = await self._outlook.waiting(tx)
             if not requests and not self._may_resize():
                 self._told.clear()
+                self._scheduling.last_plan = None
                 return TickReport()
             snapshot = await self._outlook.snapshot(tx, requests)
             now = tx.now
@@ -75,6 +78,10 @@ class StartLoop:
                 done = await self._commit(planned)
             except (Stale, OverAllocated, NodeClosed):
                 done["stale"] = 1  # the pool has moved: decide again on what is there now
+        if not done["stale"]:
+            self._scheduling.kept_slots = planned.slots
+            self._scheduling.last_plan = Explainer(snapshot, now, planned.outcome)
+            done["risk"] = await self._warn(planned.risks, [*requests, *(one.request for one in snapshot.dependents)])
         if done["start"] or done["stop"]:
             self._wake()
         if telling and not done["stale"]:
@@ -119,6 +126,16 @@ class StartLoop:
         ))  # fmt: skip
         await store.update_jobs(tx, [_placed(job, expected[job.id]) for job in fit])
 
+    async def _warn(self, risks: Sequence[Risk], requests: Sequence[Request]) -> int:
+        """Tell the jobs whose promised deadline has come to be at risk since the last look."""
+        due = {one.job_id: one for one in requests}
+        news = [risk for risk in risks if risk.job_id not in self._at_risk]
+        if news:
+            async with self._db.transaction(cause="start") as tx:
+                tx.emit(*(_at_risk(due[risk.job_id], risk) for risk in news))
+        self._at_risk = frozenset(risk.job_id for risk in risks)
+        return len(news)
+
     async def _tell(self, waits: Sequence[Wait], now: datetime) -> int:
         """Write why jobs wait: at once when the reason is another, else when the stored figures are old."""
         at_s = self._told_at_s = self._clock.monotonic_s()
@@ -151,6 +168,14 @@ def _attempt(job: Job, start: Start, expected: Expectation | None, now: datetime
     )  # fmt: skip
 
 
+def _at_risk(request: Request, risk: Risk) -> JobDeadlineAtRisk:
+    assert request.deadline is not None
+    return JobDeadlineAtRisk(
+        subject=request.job_id, project_id=request.project_id, deadline=request.deadline.isoformat(),
+        sentence=risk.sentence,
+    )  # fmt: skip
+
+
 def _burst(job: Job, start: Start, rent: Rent, budget: Decimal, now: datetime) -> JobBurst:
     return JobBurst(
         subject=job.id, project_id=job.project_id, attempt=job.attempt + 1, cluster=start.cluster,
@@ -164,7 +189,7 @@ def _placed(job: Job, expected: Expectation | None) -> Job:
     if job.attempt == 0 and expected is not None:
         job = replace(job, expected_s=expected.seconds, expected_by=str(expected.alike))
     return replace(
-        job, attempt=job.attempt + 1, reason="Starting", sentence="It has its place and is being started.", waits=False,
+        job, attempt=job.attempt + 1, reason="Starting", sentence=BEING_STARTED, waits=False,
         not_before=None, waiting=None,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from dujiang.engines.lines import LateLook
 from dujiang.jobs import store
 from dujiang.jobs.domain import TERMINAL
 from dujiang.kit import log
+from dujiang.kit.clock import Clock
 from dujiang.kit.db import Database
 from dujiang.kit.loop import TickReport
 
@@ -23,16 +24,18 @@ _logger = log.get(__name__)
 class SweepLoop:
     """Compares what engines know with what the platform knows."""
 
-    def __init__(self, *, db: Database, clusters: Mapping[str, Engine]) -> None:
-        self._db, self._clusters = db, clusters
+    def __init__(self, *, db: Database, clusters: Mapping[str, Engine], clock: Clock) -> None:
+        self._db, self._clusters, self._troubles = db, clusters, log.Seldom(clock)
 
     async def look(self, cluster: str) -> TickReport:
         """Forget what has ended at a cluster, stop what is nobody's."""
         done: Counter[str] = Counter()
         try:
             done = await self._sweep(cluster, self._clusters[cluster])
+            self._troubles.is_over(cluster)
         except EngineUnavailable as error:
-            _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
+            if self._troubles.is_due(cluster):
+                _logger.warning("an engine does not answer", cluster=cluster, why=error.sentence)
         return TickReport({name: count for name, count in sorted(done.items()) if count})
 
     async def strangers(self) -> TickReport:
@@ -40,7 +43,8 @@ class SweepLoop:
         async with self._db.reading() as tx:
             unknown = [name for name in await store.clusters_of_live(tx) if name not in self._clusters]
         for name in unknown:
-            _logger.warning("a cluster with running attempts is not configured", cluster=name)
+            if self._troubles.is_due(("not configured", name)):
+                _logger.warning("a cluster with running attempts is not configured", cluster=name)
         return TickReport()
 
     async def _sweep(self, cluster: str, engine: Engine) -> Counter[str]:

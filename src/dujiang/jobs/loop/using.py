@@ -63,6 +63,7 @@ class UseLoop:
         self._db, self._clusters, self._clock, self._settings = db, clusters, clock, settings
         self._book, self._saved_at = book, saved_at
         self._turn: Counter[str] = Counter()
+        self._troubles = log.Seldom(clock)
 
     async def look(self, cluster: str) -> TickReport:
         """Take one sample of every running attempt of a cluster."""
@@ -88,10 +89,13 @@ class UseLoop:
 
     async def _measure(self, cluster: str, keys: Sequence[AttemptKey]) -> list[Usage]:
         try:
-            return list((await self._clusters[cluster].usage(keys)).values())
+            used = list((await self._clusters[cluster].usage(keys)).values())
         except EngineUnavailable as error:
-            _logger.warning("an engine does not say what is used", cluster=cluster, why=error.sentence)
+            if self._troubles.is_due(cluster):
+                _logger.warning("an engine does not say what is used", cluster=cluster, why=error.sentence)
             return []
+        self._troubles.is_over(cluster)
+        return used
 
     async def _folders(
         self, cluster: str, saving: list[tuple[AttemptKey, str, datetime | None]]

@@ -182,6 +182,8 @@ class _DeadlineReader:
         """Return the deadline."""
         text = value.value
         if not isinstance(text, str) or not re.match(r"\d{4}-", text):
+            if isinstance(text, str) and not re.match(r"\s*[-+.\d]", text):
+                raise problems.refuse(path, f"{quote(text)} is neither a time nor how long.", _ADVICE, at=value.at)
             return Deadline(within_s=self.lasting.read(value, path, problems))
         try:
             at = datetime.fromisoformat(text)

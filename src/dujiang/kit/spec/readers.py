@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from dujiang.kit.errors import did_you_mean
 from dujiang.kit.spec.problems import Problems, Refused, quote
@@ -24,6 +25,8 @@ T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=StrEnum)
 
 Schema = dict[str, Any]
+_MISSPELT: Final = 0.8
+"""From which likeness on an unknown name counts as another's word for a field, misspelt."""
 
 
 class Reader(Protocol[T_co]):
@@ -462,8 +465,13 @@ class Record(Generic[T]):
         known = [f.name for f in self.fields]
         if low in known:
             return f'Write "{low}".'
-        near = did_you_mean(low, known).strip() if low else ""
-        return near or f"The fields are {', '.join(known)}."
+        near = get_close_matches(low, known, n=1) + get_close_matches(low, self.aliases, n=1, cutoff=_MISSPELT)
+        match get_close_matches(low, near, n=1):
+            case [word] if word in known:
+                return f'Did you mean "{word}"?'
+            case [word]:  # what others call it, misspelt
+                return self.aliases[word]
+        return f"The fields are {', '.join(known)}."
 
 
 @dataclass(frozen=True)

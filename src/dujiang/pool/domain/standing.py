@@ -18,6 +18,14 @@ class ClusterState(StrEnum):
     """It answers, and new work may be put there, but something is the matter."""
     UNREACHABLE = "unreachable"
     """Nothing new is put there; what runs is left alone."""
+    REMOVED = "removed"
+    """It is no longer in the settings: it is not asked anything."""
+
+
+REMOVED: Final = (
+    "It is no longer in the settings, and is not asked anything. What still holds a place there ends once its table is"
+    " back in `dujiang.toml`."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from typing import Final
 
 from dujiang.scheduling.domain.decide import Round, Waiting
 from dujiang.scheduling.domain.find import find
-from dujiang.scheduling.domain.fleet import BoolArray, ClusterRow
+from dujiang.scheduling.domain.fleet import BoolArray, ClusterRow, Fleet
 from dujiang.scheduling.domain.ground import Grounds
 from dujiang.scheduling.domain.reasons import Reason
-from dujiang.scheduling.domain.renting import BurstPolicy, Rent
+from dujiang.scheduling.domain.renting import BurstPolicy, Rent, part_of_devices
 from dujiang.scheduling.domain.request import Request, Shape, on_cluster, with_ranks
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.walls import Walls
@@ -96,7 +96,10 @@ def rented(
             if fit is None and walls is not None and not closed:
                 walls.add(there)
         nodes = shape.ranks if fit is None else len({spot.node for spot in fit.spots})
-        rent = policy.rent(cluster, request, shape.ask.gpu_milli * shape.ranks, nodes)
+        milli = shape.ask.gpu_milli * shape.ranks
+        if not milli and fit is not None:
+            milli = worth_of_nodes(room.fleet, fit)
+        rent = policy.rent(cluster, request, milli, nodes)
         if rent is None:
             continue
         if not cluster.interruptions_per_day and (fit is not None or grounds.of(there).reason is None):
@@ -113,6 +116,22 @@ def rented(
     return best
 
 
+def worth_of_nodes(fleet: Fleet, fit: Fit) -> int:
+    """Return what work without devices takes of its nodes, in thousandths of their devices: by those they are paid.
+
+    Of each node the larger of the parts of its processors and its memory; 0 where a node has no devices, whose price
+    nobody tells.
+    """
+    total = 0
+    for spot in fit.spots:
+        cpu, memory = (int(fleet.node_limit[row, spot.node]) for row in range(2))
+        part = part_of_devices(fit.ask.cpu_milli, fit.ask.memory_bytes, cpu, memory, int(fleet.node_devices[spot.node]))
+        if not part:
+            return 0
+        total += part
+    return total
+
+
 def least_shapes(request: Request, shapes: tuple[Shape, ...]) -> Iterator[Shape]:
     """Yield the least that will do of each alternative, best first."""
     for shape in shapes:
@@ -123,9 +142,9 @@ def _place(
     done: Round, policy: BurstPolicy, request: Request, clouds: list[ClusterRow], walls: Walls
 ) -> tuple[Fit, Rent, bool] | None:
     in_gap = done.may_fill_gap(request)
-    room = done.room if done.late is None or in_gap else done.late
+    room = done.keeping.lowered(done.base(in_gap=in_gap), request, in_gap=in_gap)
     for shape in least_shapes(request, done.shapes(request)):
-        if not shape.ask.gpu_milli or not _within_quota(done, request, shape):
+        if not _within_quota(done, request, shape):
             continue
         look = done.queues.look(request.project_id, request.queue, shape.ask, shape.ranks)
         if look.lack is not None:

@@ -88,6 +88,8 @@ def _limit_time(done: Round, waiting: Waiting) -> Change | None:
     if waiting.window is not None:
         at: datetime | None = waiting.window.begins_at
         shape = shape_of(shape.ask, shape.ranks, shape.where, shape.avoid, done.barred(request, at))
+    elif waiting.due:
+        at = done.keeping.begins(waiting.due)
     else:
         at = done.gap_ends
     if at is None:
@@ -96,7 +98,11 @@ def _limit_time(done: Round, waiting: Waiting) -> Change | None:
     ground = done.grounds.of(shape)
     if seconds < 1 or ground.reason is not None or not _within_quotas(done, waiting, shape):
         return None
-    room = done.room if waiting.window is None or done.may_fill_gap(request, at) else done.late or done.room
+    in_gap = (waiting.window is None and not waiting.due) or done.may_fill_gap(request, at)
+    limited = replace(request, runs_at_most_s=float(int(seconds)))
+    if done.keeping.quota_for(limited, shape):
+        return None
+    room = done.keeping.lowered(done.base(in_gap=in_gap), limited, in_gap=in_gap)
     if find(room, shape, ground.allowed, closed=done.closed(request, shape)) is None:
         return None
     return Change(Remedy.LIMIT_TIME, seconds=float(int(seconds)))
@@ -175,10 +181,9 @@ def _lower_for_queue(waiting: Waiting) -> Iterator[tuple[str, int, int]]:
 
 def _room_for(done: Round, waiting: Waiting) -> Room:
     """Return the room that the job may use: what is reserved is for whom it is, and for what is over in time."""
-    if done.late is None or waiting.in_gap or done.may_fill_gap(waiting.request):
-        return done.room
-    is_first = next(iter(done.reservations)) == waiting.request.job_id
-    return done.room if is_first else done.late
+    in_gap = done.late is None or waiting.in_gap or done.may_fill_gap(waiting.request)
+    is_first = not in_gap and next(iter(done.reservations)) == waiting.request.job_id
+    return done.keeping.lowered(done.base(in_gap=in_gap or is_first), waiting.request, in_gap=in_gap or is_first)
 
 
 def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:
@@ -190,6 +195,8 @@ def _fits(done: Round, waiting: Waiting, shape: Shape) -> bool:
         return False
     if waiting.queue_lack is not None and done.caps.check(request, _total(shape), done.holdings, done.is_over_by):
         return False  # the others were past their project's quota when they were judged
+    if done.keeping.quota_for(request, shape):
+        return False
     return find(_room_for(done, waiting), shape, ground.allowed, closed=look.options) is not None
 
 

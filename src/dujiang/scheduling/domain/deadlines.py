@@ -1,27 +1,29 @@
 """Whether a deadline can be promised: only when, as far as is known, every deadline that was promised is kept with it.
 
 The future is played through with `plan` itself, carefully: everything takes the whole of its time limit, what has none
-keeps what it holds, nothing is stopped for others, and nothing is rented. What is promised then holds as long as no
-node fails, nothing ends sooner and lets others in between, and nothing is submitted later that stands before it: work
-of a higher class, or a heavier weight while there is still time to spare (`Request.order` moves a job to the front of
-its class when there is none left).
+keeps what it holds, nothing is stopped for others, and nothing is rented. So who asks for a deadline does not pass
+those that stand before it. Once promised, a place is kept for it against everything that comes later, of whatever class
+(`keeping`): the promise holds unless nodes are lost, work runs past its limit, or a person reserves nodes or lowers a
+quota; then the plan says that it is at risk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from dujiang.kit.errors import Conflict
+from dujiang.scheduling.domain.decide import Round
 from dujiang.scheduling.domain.forecast import HORIZON_S, Expected, forecast
 from dujiang.scheduling.domain.request import Request
-from dujiang.scheduling.domain.snapshot import Snapshot
+from dujiang.scheduling.domain.snapshot import Dependent, Snapshot
 
 _TRIES: Final = 3
 """Later deadlines that are looked at for one that could be promised: each costs a look at the future."""
 _MINUTE: Final = timedelta(minutes=1)
+_NOTHING: Final[Mapping[str, Dependent]] = {}
 
 
 class DeadlineNotPromised(Conflict):
@@ -59,22 +61,27 @@ class Promise:
         return f"{begin} The earliest that could be promised is {_told(self.earliest)}."
 
 
-def promise(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> Promise:
+def promise(
+    snapshot: Snapshot, now: datetime, asked: Sequence[Request], after: Mapping[str, Dependent] = _NOTHING
+) -> Promise:
     """Say whether deadlines can be promised that are asked for together.
 
     Args:
         snapshot: what runs and waits, without them; every deadline in it was promised.
         now: the time.
-        asked: jobs with a deadline and a time limit. What they have to wait for beside room is left out of account.
+        asked: jobs with a deadline and a time limit.
+        after: what those of them wait for that wait for other jobs of the snapshot, or of these, to end; by job.
 
     Cost: one forecast for what can be promised, up to five for what cannot.
     """
     careful = _careful(snapshot)
-    late, endangered, found = _judged(careful, now, asked)
+    late, endangered, found = _judged(careful, now, asked, after)
     if not late and not endangered:
         return Promise(True)
+    if late and (instead := _makes_late(careful, now, asked, after)):
+        late, endangered = (), instead
     over_at = _over_at(asked, found, late)
-    return Promise(False, late, over_at, endangered, _earliest(careful, now, asked))
+    return Promise(False, late, over_at, endangered, _earliest(careful, now, asked, after))
 
 
 def takes(request: Request) -> timedelta:
@@ -89,22 +96,74 @@ def _careful(snapshot: Snapshot) -> Snapshot:
         snapshot,
         holdings=tuple(replace(held, expected_end=None) for held in snapshot.holdings),
         requests=tuple(replace(one, expected_s=None) for one in snapshot.requests),
+        dependents=tuple(replace(one, request=replace(one.request, expected_s=None)) for one in snapshot.dependents),
         rules=replace(snapshot.rules, preempts=False, grows=False, burst=None),
     )
 
 
 def _judged(
-    snapshot: Snapshot, now: datetime, asked: Sequence[Request]
+    snapshot: Snapshot, now: datetime, asked: Sequence[Request], after: Mapping[str, Dependent]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Expected]]:
     """Return who of those asked for is late, whom they make late, and when everything starts."""
-    fresh = [replace(one, expected_s=None) for one in asked]
-    found = forecast(replace(snapshot, requests=(*snapshot.requests, *fresh)), now)
+    fresh = [replace(one, expected_s=None, is_admitted=False) for one in asked]
+    found = forecast(_with(snapshot, fresh, after), now)
     late = _late(fresh, found)
-    endangered = _late(snapshot.requests, found)
+    endangered = _late(_waiting(snapshot), found)
+    if not late and not endangered:
+        return late, _pushed_out(snapshot, now, asked, after), found
     if endangered:  # some may be late without them too: that is not their doing
-        without = set(_late(snapshot.requests, forecast(snapshot, now)))
+        without = set(_late(_waiting(snapshot), forecast(snapshot, now)))
         endangered = tuple(one for one in endangered if one not in without)
     return late, endangered, found
+
+
+def _with(snapshot: Snapshot, asked: Sequence[Request], after: Mapping[str, Dependent]) -> Snapshot:
+    """Return the snapshot in which these wait too, for room or for other jobs to end."""
+    return replace(
+        snapshot, requests=(*snapshot.requests, *(one for one in asked if one.job_id not in after)),
+        dependents=(*snapshot.dependents, *(
+            replace(after[one.job_id], request=one) for one in asked if one.job_id in after
+        )),
+    )  # fmt: skip
+
+
+def _waiting(snapshot: Snapshot) -> list[Request]:
+    return [*snapshot.requests, *(one.request for one in snapshot.dependents)]
+
+
+def _makes_late(
+    snapshot: Snapshot, now: datetime, asked: Sequence[Request], after: Mapping[str, Dependent]
+) -> tuple[str, ...]:
+    """Return which promised deadlines these would break if nothing were kept for those; empty when they are late too.
+
+    That is why they are late themselves.
+    """
+    plain = replace(snapshot, rules=replace(snapshot.rules, keeps_deadlines=False))
+    if not any(one.deadline for one in _waiting(snapshot)):
+        return ()
+    fresh = [replace(one, expected_s=None) for one in asked]
+    found = forecast(_with(plain, fresh, after), now)
+    if _late(fresh, found):
+        return ()
+    without = set(_late(_waiting(plain), forecast(plain, now)))
+    return tuple(one for one in _late(_waiting(plain), found) if one not in without)
+
+
+def _pushed_out(
+    snapshot: Snapshot, now: datetime, asked: Sequence[Request], after: Mapping[str, Dependent]
+) -> tuple[str, ...]:
+    """Return for which deadlines no place could be kept if these were promised too: of those promised, else of these.
+
+    They are in time as things are, but what comes later could not be kept off.
+    """
+    with_them = _with(snapshot, [replace(one, is_admitted=True) for one in asked], after)
+    lost = {risk.job_id for risk in Round(with_them, now).risks}
+    if not lost:
+        return ()
+    before = {risk.job_id for risk in Round(snapshot, now).risks}
+    news = {one.job_id for one in asked} & lost
+    pushed = lost - before - news or ({one.job_id for one in _waiting(snapshot) if one.deadline} if news else set())
+    return tuple(sorted(pushed or news))
 
 
 def _late(requests: Sequence[Request], found: dict[str, Expected]) -> tuple[str, ...]:
@@ -126,7 +185,9 @@ def _over_at(asked: Sequence[Request], found: dict[str, Expected], of: Sequence[
     return max(ends, default=None)
 
 
-def _earliest(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> datetime | None:
+def _earliest(
+    snapshot: Snapshot, now: datetime, asked: Sequence[Request], after: Mapping[str, Dependent]
+) -> datetime | None:
     """Return the first deadline found that can be promised to all, with a minute to spare for asking again.
 
     With more time a job stands further behind, which may make it later still: hence several tries.
@@ -135,7 +196,7 @@ def _earliest(snapshot: Snapshot, now: datetime, asked: Sequence[Request]) -> da
     deadline = now + timedelta(seconds=HORIZON_S)
     best: datetime | None = None
     for _ in range(_TRIES):
-        late, endangered, found = _judged(snapshot, now, [replace(one, deadline=deadline) for one in asked])
+        late, endangered, found = _judged(snapshot, now, [replace(one, deadline=deadline) for one in asked], after)
         if endangered or (late and best is not None):
             break
         if not late:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,6 +11,7 @@ from dujiang.scheduling.domain.caps import Caps, Kept
 from dujiang.scheduling.domain.find import find, placements
 from dujiang.scheduling.domain.fragments import Typical, counted
 from dujiang.scheduling.domain.ground import Grounds
+from dujiang.scheduling.domain.keeping import Keeping
 from dujiang.scheduling.domain.queue_round import QueueRound
 from dujiang.scheduling.domain.queue_usage import QueueLack
 from dujiang.scheduling.domain.reasons import NOTHING, Reason, Shortage
@@ -18,7 +19,9 @@ from dujiang.scheduling.domain.renting import Rent
 from dujiang.scheduling.domain.request import Request, Shape, apart_of, shape_of
 from dujiang.scheduling.domain.reserve import Releases, Reservation, reserve
 from dujiang.scheduling.domain.room import Fit, Room
+from dujiang.scheduling.domain.slots import Risk
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot, Window
+from dujiang.scheduling.domain.turns import age_s, weight_at, width
 from dujiang.scheduling.domain.walls import Walls
 
 
@@ -50,6 +53,8 @@ class Waiting:
     """Quota that was kept for another job of the project."""
     window: Window | None = None
     queue_lack: QueueLack | None = None
+    due: str = ""
+    """The job with a promised deadline for which its place or quota is kept."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,8 @@ class Round:
     caps: Caps = field(init=False)
     queues: QueueRound = field(init=False)
     releases: Releases = field(init=False)
+    keeping: Keeping = field(init=False)
+    """What is kept for promised deadlines."""
     windows: tuple[Window, ...] = field(init=False)
     holdings: list[Holding] = field(init=False)
     """Everything that runs, what was started in this round last."""
@@ -102,6 +109,14 @@ class Round:
         self._is_stopping = any(holding.is_stopping for holding in s.holdings)
         for holding in s.holdings:
             self._occupy(self.grounds, holding)
+        self.keeping = Keeping(
+            s, self.now, room=self.before, releases=self.releases, queues=self.queues, grounds=self.grounds
+        )
+
+    @property
+    def risks(self) -> tuple[Risk, ...]:
+        """Return promised deadlines that are at risk, by job."""
+        return tuple(risk for _, risk in sorted(self.keeping.risks.items()))
 
     def run(self) -> None:
         """Go through the queue until a pass changes nothing.
@@ -109,7 +124,9 @@ class Round:
         What starts beside a reservation may let the reserved job end up elsewhere, and so make room for others: without
         another look, the very next plan would start those.
         """
-        waiting = sorted(self.snapshot.requests, key=self.order)
+        self._start_due()
+        begun = {start.job_id for start in self.starts}
+        waiting = sorted((one for one in self.snapshot.requests if one.job_id not in begun), key=self.order)
         while waiting:
             self._begin_pass()
             for request in waiting:
@@ -121,12 +138,29 @@ class Round:
             waiting = [left.request for left in self.waiting]
 
     def order(self, request: Request) -> tuple[float, datetime, datetime, str]:
-        """Return the sort key of the queue: its weight is adjusted by what its project has used."""
-        share = self.snapshot.shares.get(request.project_id)
-        if share is None:
-            return request.order(self.now)
-        assert request.weight is not None
-        return request.order(self.now, share.weight(request.task_class, request.weight))
+        """Return the sort key of the queue: its weight is adjusted by what its project, and it itself, has had."""
+        share, turns = self.snapshot.shares.get(request.project_id), self.snapshot.rules.turns
+        weight = request.weight
+        assert weight is not None
+        if share is not None:
+            weight = share.weight(request.task_class, weight)
+        if turns is not None:
+            weight = weight_at(weight, request.task_class, self.level_of(request))
+        return request.order(self.now, weight)
+
+    def level_of(self, job: Request | Holding) -> int:
+        """Return the level of what waits or runs where work takes turns, 0 the first; 0 where it does not."""
+        turns = self.snapshot.rules.turns
+        if turns is None:
+            return 0
+        if isinstance(job, Request):
+            gpu, cpu, _ = job.total()
+            return turns.level(job.had_device_s, width(gpu, cpu), age_s(job.submitted_at, self.now), job.expected_s)
+        gpu, cpu, _ = job.total()
+        wide, ran_s = width(gpu, cpu), age_s(job.started_at, self.now)
+        since = job.started_at if job.request is None else job.request.submitted_at
+        expected_s = None if job.expected_end is None else (job.expected_end - job.started_at).total_seconds()
+        return turns.level(job.had_device_s + ran_s * wide, wide, age_s(since, self.now), expected_s)
 
     def is_over_by(self, request: Request, at: datetime | None) -> bool:
         """Say whether a job started now is sure to be over by then."""
@@ -167,12 +201,22 @@ class Round:
             and not self.is_over_by(request, window.begins_at) and not (over_by and over_by <= window.begins_at)
         )  # fmt: skip
 
+    def _start_due(self) -> None:
+        """Start what can wait no longer for its deadline, on the place that was kept for it."""
+        for kept in self.keeping.due(self.room):
+            request, ask = kept.request, kept.fit.ask
+            over = self.caps.check(request, kept.total, self.holdings, self.is_over_by)
+            look = self.queues.look(request.project_id, request.queue, ask, len(kept.fit.spots))
+            if over is None and look.lack is None:
+                self.start(request, kept.fit, in_gap=True)
+
     def _begin_pass(self) -> None:
         self.waiting, self.reservations, self.late, self.gap_ends = [], {}, None, None
         self.caps.begin_pass()
         self.queues.begin_pass()
         self._started_beside = False
         self._walls, self._fits_room = (Walls(), self._walls[True]), {}
+        self.keeping.forget()
 
     def _decide(self, request: Request) -> Waiting | None:
         """Start a job with the first of its alternatives that fits; else say why it waits."""
@@ -188,7 +232,7 @@ class Round:
             if main is None or _hope(left) > _hope(main):
                 main = left
         assert main is not None
-        if main.reason is Reason.RESOURCES:
+        if main.reason is Reason.RESOURCES or (main.due and main.reason is Reason.RESERVED):
             self._reserve(request, main.shape)
         elif main.reason is Reason.QUEUE_QUOTA and main.queue_lack is not None:
             ask = main.shape.ask
@@ -206,20 +250,26 @@ class Round:
         if over is not None:
             return over
         in_gap = self.may_fill_gap(request)
-        room = self.room if self.late is None or in_gap else self.late
+        base = self.base(in_gap=in_gap)
         if self._walls[in_gap].stop(small):
             return self._no_room(request, small, in_gap=in_gap)
-        closed = self.closed(request, small)
+        room, closed = self.keeping.lowered(base, request, in_gap=in_gap), self.closed(request, small)
         # By best fit, as when the stops were decided that it was promised the room of.
         fit = find(room, small, ground.allowed, closed=closed, tightest=request.is_promised)
-        if fit is None:
-            if not closed:
-                self._walls[in_gap].add(small)
-            return self._no_room(request, small, in_gap=in_gap)
-        if least < shape.ranks:
+        if fit is None and room is not base:
+            fit = self.keeping.own_place(request, small, base)
+        elif fit is None and not closed:
+            self._walls[in_gap].add(small)
+        elif fit is not None and least < shape.ranks:
             fit = self._grown(request, shape, least, room) or fit
+        if fit is None:
+            return self._no_room(request, small, in_gap=in_gap)
         self.start(request, fit, in_gap=in_gap)
         return None
+
+    def base(self, *, in_gap: bool) -> Room:
+        """Return what is free now to a job that may use what is reserved, or to one that may not."""
+        return self.room if self.late is None or in_gap else self.late
 
     def _over_quota(self, request: Request, shape: Shape) -> Waiting | None:
         ask, ranks = shape.ask, shape.ranks
@@ -229,13 +279,19 @@ class Round:
             return Waiting(request, shape, over.reason, lack=over.lack, kept=over.kept)
         look = self.queues.look(request.project_id, request.queue, ask, ranks)
         if look.lack is None:
-            return None
+            due = self.keeping.quota_for(request, shape)
+            return (
+                Waiting(request, shape, Reason.QUOTA_RESERVED, kept=Kept(due, (0, 0, 0), None), due=due)
+                if due
+                else None
+            )
         kept = Kept(look.kept_for, (0, 0, 0), None) if look.kept_for else None
         return Waiting(request, shape, Reason.QUEUE_QUOTA, queue_lack=look.lack, kept=kept)
 
     def closed(self, request: Request, shape: Shape) -> frozenset[int]:
         """Return the places where a job's queue cannot have so much, as `find` numbers them."""
-        return self.queues.look(request.project_id, request.queue, shape.ask, shape.ranks).options
+        now = self.queues.look(request.project_id, request.queue, shape.ask, shape.ranks).options
+        return now | self.keeping.closed(request, shape)
 
     def _grown(self, request: Request, shape: Shape, least: int, room: Room) -> Fit | None:
         """Return the best place for as many ranks of an elastic job as fit and may be."""
@@ -245,13 +301,16 @@ class Round:
         if most < shape.ranks:
             self.curbed.add(request.project_id)
         most = self.queues.most_ranks(request.project_id, request.queue, ask, least, most)
+        while most > least and self.keeping.quota_for(request, _with_ranks(shape, most)):
+            most -= 1
         shape = _with_ranks(shape, most)
         allowed = self.grounds.of(shape).allowed
         return find(room, shape, allowed, least=least, closed=self.closed(request, shape))
 
     def _no_room(self, request: Request, shape: Shape, *, in_gap: bool) -> Waiting:
         is_kept = self.late is not None and not in_gap and self._would_fit(request, shape)
-        return Waiting(request, shape, Reason.RESERVED if is_kept else Reason.RESOURCES, in_gap)
+        due = self.keeping.place_for(request, shape, self.base(in_gap=in_gap), self.closed(request, shape))
+        return Waiting(request, shape, Reason.RESERVED if is_kept or due else Reason.RESOURCES, in_gap, due=due)
 
     def start(self, request: Request, fit: Fit, *, in_gap: bool, rent: Rent | None = None) -> None:
         """Let a job have its place.
@@ -269,7 +328,7 @@ class Round:
         holding = Holding(
             request.job_id, request.project_id, cluster, ranks, self.now, ends, apart=request.where.apart,
             expected_end=None if request.expected_s is None else self.now + timedelta(seconds=request.expected_s),
-            queue=request.queue, task_class=request.task_class,
+            queue=request.queue, task_class=request.task_class, had_device_s=request.had_device_s,
         )  # fmt: skip
         self.holdings.append(holding)
         self.releases.add(holding)
@@ -277,13 +336,15 @@ class Round:
         self.queues.take(request.project_id, request.queue, cluster, ranks)
         self._occupy(self.grounds, holding)
         self.room.take(fit)
+        had_kept = self.keeping.begins(request.job_id) is not None
         self._started_beside = (
-            self._started_beside or self.late is not None or self.caps.keeps_any or self.queues.keeps_any
+            self._started_beside or self.late is not None or self.caps.keeps_any or self.queues.keeps_any or had_kept
         )
         if self.late is not None and in_gap:
             self.late.lower_to(self.room, fit)
         elif self.late is not None:
             self.late.take(fit)
+        self.keeping.begin(holding, fit, self.room, self.late)
 
     def grounds_before(self) -> Grounds:
         """Return the grounds as they were at first."""
@@ -306,8 +367,12 @@ class Round:
         if len(self.reservations) >= most:
             return
         allowed, closed = self.grounds.of(shape).allowed, self.closed(request, shape)
-        targets = [one.target for one in self.reservations.values()]
-        made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, targets)
+        targets, kept = [one.target for one in self.reservations.values()], self.keeping.targets(request)
+        made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, [*targets, *kept])
+        if made is None and kept and find(self.room, shape, allowed, closed=closed) is None:
+            made = reserve(self.room, self.releases, request.job_id, shape, allowed, self.now, closed, targets)
+            if made is not None:  # what is kept for deadlines may keep it waiting beyond that
+                made = replace(made[0], at=None, expected=made[0].gap_ends), made[1]
         if made is None:
             return
         reservation, late = made
@@ -316,6 +381,7 @@ class Round:
         is_first = self.late is None
         self.reservations[request.job_id] = reservation
         self.late = late
+        self.keeping.forget()
         ends = [one.gap_ends for one in self.reservations.values()]
         self.gap_ends = None if None in ends else min(at for at in ends if at)
         if is_first:

@@ -14,7 +14,7 @@ from dujiang.scheduling.domain.plan import decided, plan
 from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.reasons import Wait
 from dujiang.scheduling.domain.request import Request
-from dujiang.scheduling.domain.snapshot import Snapshot, snapshot_of_rows
+from dujiang.scheduling.domain.snapshot import Dependent, Snapshot, snapshot_of_rows
 from dujiang.scheduling.domain.telling import tell
 
 
@@ -31,18 +31,29 @@ class Answer:
     """When it does; None when that was not asked."""
     ways: tuple[Otherwise, ...] = ()
     """What else would start it now."""
+    at: datetime | None = None
+    """As of when."""
+    is_held: bool = False
+    """It waits for other jobs to end, and takes no part before."""
 
 
 class Explainer:
     """Answers about the jobs of one snapshot. The plan is made once, whatever is asked of it."""
 
-    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+    def __init__(self, snapshot: Snapshot, now: datetime, outcome: tuple[Round, Preemption] | None = None) -> None:
+        """Take a snapshot, its time, and what was decided on it, where it has been planned already."""
         self.snapshot, self.now = snapshot, now
+        self._outcome = outcome
 
     @cached_property
     def requests(self) -> dict[str, Request]:
         """Return the jobs that wait, by identifier."""
         return {request.job_id: request for request in self.snapshot.requests}
+
+    @cached_property
+    def dependents(self) -> dict[str, Dependent]:
+        """Return the jobs that wait for others to end, by identifier."""
+        return {one.request.job_id: one for one in self.snapshot.dependents}
 
     @property
     def is_small(self) -> bool:
@@ -60,23 +71,28 @@ class Explainer:
             widely: also what else would start it: as many again.
             projects: others that it may be submitted in, as (id, name).
         """
+        if job_id in self.dependents:
+            return Answer(job_id, expected=self._expected(job_id) if expecting else None, at=self.now, is_held=True)
         if job_id not in self.requests:
             return None
         done, preemption = self._decided
         start = next((start for start in done.starts if start.job_id == job_id), None)
         if start is not None:
-            return Answer(job_id, start)
+            return Answer(job_id, start, at=self.now)
         wait = next(iter(tell(done, preemption.awaited, changes=1, only=job_id)), None)
-        expected, ways = None, list[Otherwise]()
-        if expecting:
-            expected = forecast(self.snapshot, self.now, job_id=job_id).get(job_id)
-        if widely:
-            ways = otherwise(self.snapshot, self.now, job_id, projects=projects)
-        return Answer(job_id, None, wait, expected, tuple(ways))
+        ways = otherwise(self.snapshot, self.now, job_id, projects=projects) if widely else []
+        return Answer(job_id, None, wait, self._expected(job_id) if expecting else None, tuple(ways), self.now)
+
+    def _expected(self, job_id: str) -> Expected | None:
+        return forecast(self.snapshot, self.now, job_id=job_id, outcome=self._decided).get(job_id)
 
     @cached_property
     def _decided(self) -> tuple[Round, Preemption]:
-        return decided(self.snapshot, self.now)
+        return self._outcome or decided(self.snapshot, self.now)
+
+    def starts(self, job_id: str) -> bool:
+        """Say whether the plan of this snapshot starts a job; plans where that was not done yet."""
+        return any(start.job_id == job_id for start in self._decided[0].starts)
 
 
 def try_out(snapshot: Snapshot, now: datetime, request: Request) -> Answer:

@@ -22,6 +22,7 @@ from typing import Final
 from dujiang.engines.contract import RankPlacement
 from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.plan import Plan, decided, plan
+from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.request import Request
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
 from dujiang.scheduling.domain.stops import StopWhy
@@ -69,7 +70,7 @@ class Expected:
 
 def forecast(
     snapshot: Snapshot, now: datetime, *, job_id: str | None = None, horizon_s: float = HORIZON_S,
-    most_steps: int | None = None,
+    most_steps: int | None = None, outcome: tuple[Round, Preemption] | None = None,
 ) -> dict[str, Expected]:  # fmt: skip
     """Return when each waiting job starts, or one of them.
 
@@ -79,21 +80,22 @@ def forecast(
         job_id: the only job wanted: those behind it are left out of account, and nothing is done once it starts.
         horizon_s: how far to look.
         most_steps: how many plans to make; None is as many as `steps_for` the snapshot.
+        outcome: what `decided` says of the snapshot, where that is known already.
 
     Cost: at most that many plans.
     """
     steps = steps_for(snapshot) if most_steps is None else max(1, most_steps)
     future = _Future(snapshot, now)
-    first, preemption = decided(snapshot, now)
-    done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops))
-    if job_id is not None:
+    first, preemption = outcome or decided(snapshot, now)
+    done = Plan(tuple(first.starts), (), snapshot.version, tuple(preemption.stops), first.keeping.slots)
+    if job_id is not None and job_id not in future.dependents:
         future.leave(_before(first, job_id), job_id)
         future.look_at(reservation.at for reservation in first.reservations.values() if reservation.at is not None)
     found: dict[str, Expected] = {}
     unknown = Unknown.STEPS
     while True:
         found |= future.carry_out(done)
-        if not future.requests or job_id in found:
+        if not (future.requests or future.dependents) or job_id in found:
             break
         steps -= 1
         if not steps:
@@ -105,7 +107,8 @@ def forecast(
             unknown = Unknown.HORIZON
             break
         done = plan(future.snapshot(), future.now, telling=False)
-    found |= {one: Expected(one, None, is_certain=False, unknown=unknown) for one in future.requests}
+    left = [*future.requests, *future.dependents]
+    found |= {one: Expected(one, None, is_certain=False, unknown=unknown) for one in left}
     return found if job_id is None else {one: told for one, told in found.items() if one == job_id}
 
 
@@ -130,17 +133,27 @@ class _Future:
         self._first, self.now = snapshot, now
         self._was: datetime | None = None
         self.requests = {request.job_id: request for request in snapshot.requests}
+        self.dependents = {one.request.job_id: one for one in snapshot.dependents}
         self._holdings = list(snapshot.holdings)
         self._ends: list[tuple[datetime, bool] | None] = [_end(each, now) for each in snapshot.holdings]
         self._node = snapshot.node_free.copy()
         self._milli, self._memory = snapshot.device_milli.copy(), snapshot.device_memory.copy()
-        self._is_certain, self._rules = True, snapshot.rules
+        self._is_certain, self._rules, self._slots = True, snapshot.rules, snapshot.slots
         self._factor, self._grouped = 0.0, 0
         self._marks: list[datetime] = []
 
     def leave(self, kept: set[str], job_id: str) -> None:
-        """Forget what waits behind a job."""
-        self.requests = {one: each for one, each in self.requests.items() if one in kept or one == job_id}
+        """Forget what waits behind a job, but for what a place is kept for."""
+        self.requests = {
+            one: each for one, each in self.requests.items() if one in kept or one == job_id or each.deadline
+        }  # fmt: skip
+        runs = {held.job_id for held in self._holdings}
+        while True:  # what waits for what is left out here would come too soon
+            there = {*runs, *self.requests, *self.dependents}
+            left = {one: each for one, each in self.dependents.items() if there.issuperset(each.after)}
+            if len(left) == len(self.dependents):
+                return
+            self.dependents = left
 
     def look_at(self, moments: Iterable[datetime]) -> None:
         """Let no group of ends reach over these."""
@@ -151,11 +164,13 @@ class _Future:
         return replace(
             self._first, node_free=self._node, device_milli=self._milli, device_memory=self._memory,
             holdings=tuple(self._holdings), requests=tuple(self.requests.values()), rules=self._rules,
+            slots=self._slots, dependents=tuple(self.dependents.values()),
         )  # fmt: skip
 
     def carry_out(self, done: Plan) -> dict[str, Expected]:
         """Start what a plan starts, and stop what it stops for that; what was stopped does not come back here."""
         found: dict[str, Expected] = {}
+        self._slots = done.slots
         for start in done.starts:
             request = self.requests.pop(start.job_id, None)
             if request is None:  # it stands behind the one that is asked for
@@ -190,7 +205,18 @@ class _Future:
             self.now = mark
         kept = [(held, end) for held, end in zip(self._holdings, self._ends, strict=True) if not self._ended(held, end)]
         self._holdings, self._ends = [held for held, _ in kept], [end for _, end in kept]
+        self._take_part()
         return True
+
+    def _take_part(self) -> None:
+        """Let those wait for room whose dependencies have ended: all end as they should, as far as is known here."""
+        there = {*(held.job_id for held in self._holdings), *self.requests, *self.dependents} if self.dependents else ()
+        ready = [
+            each for each in self.dependents.values() if each.is_known and not any(on in there for on in each.after)
+        ]
+        for each in ready:
+            del self.dependents[each.request.job_id]
+            self.requests[each.request.job_id] = each.request
 
     def _passed(self, ahead: int, steps: int) -> int:
         """Return how many moments to pass in this step: 1 while there are steps for all, else ever more."""
@@ -218,6 +244,7 @@ class _Future:
                 yield due
             if (moves_up := request.moves_up_at) is not None and moves_up > self.now:
                 yield moves_up
+        yield from (slot.at for slot in self._slots if slot.at > self.now)
         for window in self._first.windows:
             yield from (at for at in (window.begins_at, window.ends_at) if at > self.now)
 
@@ -246,7 +273,7 @@ def begun(request: Request, start: Start, at: datetime) -> Holding:
         ends_at=None if limit_s is None else at + timedelta(seconds=limit_s),
         expected_end=None if expected_s is None else at + timedelta(seconds=expected_s), queue=request.queue,
         task_class=request.task_class, weight=request.weight, apart=request.where.apart, ranks_min=request.ranks_min,
-        ranks_max=None if request.ranks_min is None else request.ranks,
+        ranks_max=None if request.ranks_min is None else request.ranks, had_device_s=request.had_device_s,
     )  # fmt: skip
 
 

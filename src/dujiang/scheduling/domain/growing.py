@@ -5,8 +5,10 @@ next plan starts it with all that it can have: so what it would get is looked up
 worth it when the devices that it gains, for as long as it is expected to run (an hour at most), are more than what is
 lost by stopping it.
 
-One job at a time: two that start again in another order than they were looked up in could take one another's place, and
-one would be left waiting. So nothing is resized while anything is being stopped.
+Several grow in one plan, up to as many as it may stop others for: they are placed together, in the order in which the
+next plan looks at them, and each must come out with more ranks than it has. They do not give back at the same time: who
+is back first takes what it then finds, also of what the next was to gain, but never what that one held, which comes
+free only when it waits itself. So none ends with less than it had. Nothing is resized while anything is being stopped.
 
 It comes to rest: each resize gives a job more ranks than it had, and nothing that has run for less than `regrow_s` is
 resized.
@@ -14,18 +16,21 @@ resized.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from dujiang.scheduling.domain.decide import Round
-from dujiang.scheduling.domain.find import find
-from dujiang.scheduling.domain.preempt import CORE_PER_DEVICE, lost_device_s
+from dujiang.scheduling.domain.find import find, placements
+from dujiang.scheduling.domain.preempt import lost_device_s
+from dujiang.scheduling.domain.queue_round import QueueRound
 from dujiang.scheduling.domain.reasons import Reason
 from dujiang.scheduling.domain.request import Shape, shape_of
 from dujiang.scheduling.domain.reserve import turns
 from dujiang.scheduling.domain.room import Fit, Room
-from dujiang.scheduling.domain.snapshot import Holding
+from dujiang.scheduling.domain.snapshot import Amounts, Holding
 from dujiang.scheduling.domain.stops import Stop, StopWhy
+from dujiang.scheduling.domain.turns import width
 
 WAITS_FOR_NOTHING: Final = frozenset(
     {
@@ -46,28 +51,37 @@ _TRIES: Final = 16
 """Jobs for which a plan looks for a larger place; each try costs a look at the whole room."""
 
 
-def grow(done: Round) -> Stop | None:
-    """Return the job to resize after a round, that with the most to gain first; None while anybody waits for room.
+def grow(done: Round) -> list[Stop]:
+    """Return the jobs to resize after a round, those with the most to gain first; none while anybody waits for room.
 
     Args:
         done: a round that has run.
     """
     snapshot = done.snapshot
-    if not snapshot.rules.most_stops_for or any(one.reason not in WAITS_FOR_NOTHING for one in done.waiting):
-        return None
-    if any(holding.is_stopping for holding in snapshot.holdings):
-        return None
-    tried, free = 0, dict[Shape, bool]()
+    most = snapshot.rules.most_stops_for
+    if not most or any(one.reason not in WAITS_FOR_NOTHING for one in done.waiting):
+        return []
+    if done.keeping.kept or any(holding.is_stopping for holding in snapshot.holdings):
+        return []
+    tried, free, chosen = 0, dict[Shape, bool](), dict[int, Fit]()
     for number in _candidates(done):
+        if len(chosen) >= most or tried >= _TRIES:
+            break
         holding = snapshot.holdings[number]
+        if chosen and any(_has_choice(snapshot.holdings[one]) for one in (*chosen, number)):
+            continue
         if not _has_room_for_one(holding, done, free):
             continue
-        if (stop := _resize(number, holding, done)) is not None:
-            return stop
+        fits = _next_places([*chosen, number], done)
+        if fits is not None and _may_grow(fits, done):
+            chosen = {one: fits[one] for one in (*chosen, number)}
         tried += 1
-        if tried >= _TRIES:
-            break
-    return None
+    return [_stop(snapshot.holdings[number], fit, done) for number, fit in chosen.items()]
+
+
+def _has_choice(holding: Holding) -> bool:
+    """Say whether a job may start with another ask than it has now, and then with fewer ranks: it grows alone."""
+    return holding.request is not None and bool(holding.request.alternatives)
 
 
 def _candidates(done: Round) -> list[int]:
@@ -101,30 +115,56 @@ def _has_room_for_one(holding: Holding, done: Round, free: dict[Shape, bool]) ->
     return False
 
 
-def _resize(number: int, holding: Holding, done: Round) -> Stop | None:
-    """Return the stop of a job that would get more ranks and be the better for it."""
-    rules, held = done.snapshot.rules, holding.total()
-    room = done.releases.after(done.room, turns([number], of=done.releases.count()), 1)
-    done.caps.take(holding.project_id, (-held[0], -held[1], -held[2]))
-    fit = _next_place(holding, done, room)
-    done.caps.take(holding.project_id, held)
-    lost_s = lost_device_s(holding, done)
-    if fit is None or not _is_worth_it(holding, fit, lost_s, done):
-        return None
-    if rules.most_lost_device_s is not None and lost_s > rules.most_lost_device_s - rules.lost_device_s:
-        return None
+def _next_places(numbers: Sequence[int], done: Round) -> dict[int, Fit] | None:
+    """Return the places that the next plan would give these jobs together, in its order; None where one gets none."""
+    held = [done.snapshot.holdings[number] for number in numbers]
+    room = done.releases.after(done.room, turns(numbers, of=done.releases.count()), len(numbers))
+    queues, moved, found = done.queues.after(held), list[tuple[str, Amounts]](), dict[int, Fit]()
+    for one in held:
+        a, b, c = one.total()
+        moved.append((one.project_id, (-a, -b, -c)))
+        done.caps.take(*moved[-1])
+    for _, number in sorted(
+        (done.order(one.request), at) for at, one in zip(numbers, held, strict=True) if one.request
+    ):
+        holding = done.snapshot.holdings[number]
+        fit = _next_place(holding, done, room, queues)
+        if fit is None:
+            break
+        found[number] = fit
+        room.take(fit)
+        ask, ranks, fleet = fit.ask, len(fit.spots), done.snapshot.fleet
+        moved.append((holding.project_id, (ranks * ask.gpu_milli, ranks * ask.cpu_milli, ranks * ask.memory_bytes)))
+        done.caps.take(*moved[-1])
+        queues.take(holding.project_id, holding.queue, fleet.clusters[fit.cluster].name, placements(fleet, fit))
+    for project, (a, b, c) in moved:
+        done.caps.take(project, (-a, -b, -c))
+    return found if len(found) == len(numbers) else None
+
+
+def _may_grow(fits: Mapping[int, Fit], done: Round) -> bool:
+    """Say whether every one of these jobs would be the better for its new place, and all may be stopped for that."""
+    rules, lost_s = done.snapshot.rules, 0.0
+    for number, fit in fits.items():
+        holding = done.snapshot.holdings[number]
+        lost_s += (mine := lost_device_s(holding, done))
+        if not _is_worth_it(holding, fit, mine, done):
+            return False
+    return rules.most_lost_device_s is None or lost_s <= rules.most_lost_device_s - rules.lost_device_s
+
+
+def _stop(holding: Holding, fit: Fit, done: Round) -> Stop:
     sentence = (
         f"Stopped to go on with {len(fit.spots)} ranks instead of {len(holding.ranks)}: there is room, and nobody "
         "waits for it; it goes on from its checkpoint."
     )
-    return Stop(holding.job_id, StopWhy.RESIZED, lost_device_s=lost_s, sentence=sentence)
+    return Stop(holding.job_id, StopWhy.RESIZED, lost_device_s=lost_device_s(holding, done), sentence=sentence)
 
 
-def _next_place(holding: Holding, done: Round, room: Room) -> Fit | None:
+def _next_place(holding: Holding, done: Round, room: Room, queues: QueueRound) -> Fit | None:
     """Return the place that the next plan would give a job: the first of its alternatives that fits, as it does."""
     asked = holding.request
     assert asked is not None
-    queues = done.queues.after([holding])
     for shape in done.shapes(asked):
         ground = done.grounds.of(shape)
         least, ask = asked.ranks_min or shape.ranks, shape.ask
@@ -143,7 +183,7 @@ def _next_place(holding: Holding, done: Round, room: Room) -> Fit | None:
 
 def _is_worth_it(holding: Holding, fit: Fit, lost_s: float, done: Round) -> bool:
     """Say whether more is gained than lost, in device-seconds."""
-    before, after = _devices(holding), len(fit.spots) * _count(fit.ask.gpu_milli, fit.ask.cpu_milli)
+    before, after = _devices(holding), len(fit.spots) * width(fit.ask.gpu_milli, fit.ask.cpu_milli)
     if len(fit.spots) <= len(holding.ranks) or after <= before:
         return False
     ends = [at for at in (holding.expected_end, holding.ends_at) if at is not None]
@@ -153,9 +193,4 @@ def _is_worth_it(holding: Holding, fit: Fit, lost_s: float, done: Round) -> bool
 
 def _devices(holding: Holding) -> float:
     gpu_milli, cpu_milli, _ = holding.total()
-    return _count(gpu_milli, cpu_milli)
-
-
-def _count(gpu_milli: int, cpu_milli: int) -> float:
-    """Return how many devices that is; of work without, so many as its cores count for."""
-    return gpu_milli / 1000 or cpu_milli / 1000 * CORE_PER_DEVICE
+    return width(gpu_milli, cpu_milli)

@@ -12,7 +12,7 @@ work grows (`growing`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +21,7 @@ from dujiang.scheduling.domain.decide import Round, Start
 from dujiang.scheduling.domain.growing import grow
 from dujiang.scheduling.domain.preempt import Preemption
 from dujiang.scheduling.domain.reasons import Wait
+from dujiang.scheduling.domain.slots import Risk, Slot
 from dujiang.scheduling.domain.snapshot import Snapshot
 from dujiang.scheduling.domain.stops import Stop
 from dujiang.scheduling.domain.telling import tell
@@ -40,6 +41,12 @@ class Plan:
     """The pool's version of the snapshot: hand it to the ledger, which refuses once the pool has moved."""
     stops: tuple[Stop, ...] = ()
     """What running work to stop, for what waits or to go on with more ranks, in the order it was decided."""
+    slots: tuple[Slot, ...] = ()
+    """What is kept for promised deadlines, for the snapshot of the next plan."""
+    risks: tuple[Risk, ...] = ()
+    """Promised deadlines that can no longer be kept for sure, by job."""
+    outcome: tuple[Round, Preemption] | None = field(default=None, repr=False, compare=False)
+    """What it was read from; whoever is asked about it next can tell from that."""
 
 
 def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: bool = True) -> Plan:
@@ -56,9 +63,9 @@ def plan(snapshot: Snapshot, now: datetime, *, changes: int = CHANGES, telling: 
     """
     done, preemption = decided(snapshot, now)
     waits = tell(done, preemption.awaited, changes=changes) if telling else ()
-    larger = grow(done) if snapshot.rules.grows and not preemption.stops else None
-    stops = tuple(preemption.stops) if larger is None else (larger,)
-    return Plan(tuple(done.starts), waits, snapshot.version, stops)
+    larger = grow(done) if snapshot.rules.grows and not preemption.stops else []
+    stops = (*preemption.stops, *larger)
+    return Plan(tuple(done.starts), waits, snapshot.version, stops, done.keeping.slots, done.risks, (done, preemption))
 
 
 def explain(snapshot: Snapshot, now: datetime, job_id: str) -> Wait | None:

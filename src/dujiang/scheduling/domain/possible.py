@@ -111,7 +111,7 @@ class _Judge:
         """Return a place for it."""
         allowed = self.grounds.mask(shape, closed_too=True)
         fit = find(self.room, shape, allowed)
-        if fit is not None or self.policy is None or not shape.ask.gpu_milli:
+        if fit is not None or self.policy is None:
             return fit
         there = {on_cluster(shape, cloud.name): (cloud, allowed) for cloud in self.clouds}
         found = rented(self.policy, self.request, shape, there, self.room, self.grounds)

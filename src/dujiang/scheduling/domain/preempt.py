@@ -1,10 +1,11 @@
 """What to stop so that work with more right starts: the cheapest that is enough, and never in a circle.
 
 More right has, first, work that its queue is guaranteed, over work that another queue holds beyond its guarantee;
-then, the higher class. Nothing is stopped that has just begun, is being stopped already, or could not go on later.
-Candidates stand by class, then by what is lost: the time since the last checkpoint times the devices. The shortest
-prefix of them that makes room, and leaves the queue its quota, gives the place; of those in the prefix that lie there,
-every one that is not needed is let off, the dearest first.
+then, the higher class; then, where work takes turns (`turns`), who has had less by a level. Nothing is stopped that has
+just begun, is being stopped already, or could not go on later; for a turn, only what saves itself. Candidates stand by
+right, then by what is lost: the time since the last checkpoint times the devices. The shortest prefix of them that
+makes room, and leaves the queue its quota, gives the place; of those in the prefix that lie there, every one that is
+not needed is let off, the dearest first.
 
 Why it does not thrash: each stop is for a job of strictly more right than what is stopped, so a chain of stops ends;
 what is being stopped counts as free, so that nothing is stopped twice for one job; the job that it is for stands first
@@ -33,12 +34,13 @@ from dujiang.scheduling.domain.reserve import turns
 from dujiang.scheduling.domain.room import Fit, Room
 from dujiang.scheduling.domain.snapshot import Holding
 from dujiang.scheduling.domain.stops import Stop, StopWhy
+from dujiang.scheduling.domain.turns import width
 from dujiang.scheduling.domain.walls import Walls
 
 RANK: Final = {TaskClass.LOW: 0, TaskClass.NORMAL: 1, TaskClass.CORE: 2}
 _WAITS: Final = (Reason.RESOURCES, Reason.RESERVED, Reason.QUEUE_QUOTA)
-CORE_PER_DEVICE: Final = 0.05
-"""What a processor core counts beside a device when work without devices is lost."""
+Right = tuple[int, int]
+_NONE: Final[Right] = (-1, 0)
 _LOOKED_AT_ALONE: Final = 16
 """Of more victims than that, each is not tried without: a try costs a look at the whole room."""
 
@@ -48,7 +50,7 @@ def lost_device_s(holding: Holding, done: Round) -> float:
     gpu, cpu, _ = holding.total()
     since = max(holding.saved_at or holding.started_at, holding.started_at)
     seconds = max((done.now - since).total_seconds(), 0.0)
-    return seconds * (gpu / 1000 or cpu / 1000 * CORE_PER_DEVICE)
+    return seconds * width(gpu, cpu)
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Preemption:
     _stopping: list[int] = field(init=False)
     _walls: Walls = field(default_factory=Walls)
     _left_s: float | None = field(init=False)
-    _costs: list[tuple[int, float, str, int]] | None = None
+    _costs: list[tuple[Right, float, str, int]] | None = None
 
     def __post_init__(self) -> None:
         """Let what is being stopped end."""
@@ -81,7 +83,7 @@ class Preemption:
 
     def run(self) -> None:
         """Go through what waits, in its order."""
-        rules, served, above = self.done.snapshot.rules, 0, 0
+        rules, served, above = self.done.snapshot.rules, 0, _NONE
         for waiting in self.done.waiting:
             request = waiting.request
             if waiting.reason not in _WAITS or self._walls.stop(waiting.shape):
@@ -94,21 +96,28 @@ class Preemption:
                 continue
             if waiting.reason is not Reason.QUEUE_QUOTA:
                 self._walls.add(waiting.shape)
-            rank = RANK[request.task_class]
-            if rank >= above and served < rules.most_stops_for and self._stop_for(waiting):
+            right = self._right(request)
+            if right >= above and served < rules.most_stops_for and self._stop_for(waiting):
                 served += 1
                 continue
             if waiting.reason is not Reason.QUEUE_QUOTA:
-                above = max(
-                    above, rank
-                )  # what were stopped for a lower class, the prepared start of this one would keep
+                # What were stopped for one of less right, the prepared start of this one would keep.
+                above = max(above, right)
             if (reservation := self.done.reservations.get(request.job_id)) is not None:
                 self._room.take(reservation.target)  # also below nothing: what is given back there is spoken for
+
+    def _right(self, job: Request | Holding) -> Right:
+        """Return what right a job has by itself, the higher the more: its class, then, in turns, its level."""
+        return RANK[job.task_class], -self.done.level_of(job)
 
     def _may_end(self, request: Request) -> bool:
         """Say whether anything can be gained for a job, or for one after it."""
         return bool(
-            request.task_class is not TaskClass.LOW or self._stopping or self.stops or self.done.snapshot.queues
+            request.task_class is not TaskClass.LOW
+            or self._stopping
+            or self.stops
+            or self.done.snapshot.queues
+            or self.done.snapshot.rules.turns
         )
 
     def _place(self, waiting: Waiting, ended: Sequence[int], within: BoolArray | None = None) -> Fit | None:
@@ -121,6 +130,8 @@ class Preemption:
         if look.lack is not None:
             return None
         room = self._after(self._room, ended) if ended else self._room
+        # What is stopped for a job must give it a place that it may then have beside what is kept for deadlines.
+        room = self.done.keeping.after(room, request, [*self._stopping, *ended])
         allowed = self.done.grounds.of(shape).allowed if within is None else within
         return find(room, shape, allowed, closed=look.options)
 
@@ -175,13 +186,16 @@ class Preemption:
         if self._costs is None:
             latest = now - timedelta(seconds=rules.min_run_s)
             self._costs = sorted(
-                (RANK[holding.task_class], lost_device_s(holding, self.done), holding.job_id, number)
+                (self._right(holding), lost_device_s(holding, self.done), holding.job_id, number)
                 for number, holding in enumerate(held)
                 if holding.may_stop and not holding.is_stopping and holding.started_at <= latest
             )
-        taken, rank = set(self._stopping), RANK[waiting.request.task_class]
+        taken, right = set(self._stopping), self._right(waiting.request)
         if not self._queues.tree:
-            return [number for lower, *_, number in self._costs if lower < rank and number not in taken]
+            return [
+                number for lower, *_, number in self._costs
+                if lower < right and number not in taken and (lower[0] < right[0] or _saves(held[number]))
+            ]  # fmt: skip
         return self._of_less_right(waiting, [number for *_, number in self._costs if number not in taken])
 
     def _of_less_right(self, waiting: Waiting, costs: Sequence[int]) -> list[int]:
@@ -195,9 +209,11 @@ class Preemption:
         mine = queues.tree.queue_of(request.project_id, request.queue)
         claims = queues.has_claim(request.project_id, request.queue, shape.ask, shape.ranks)
         found: list[int] = []
+        mine_right = self._right(request)
         for number in costs:
             holding = held[number]
-            is_lower = RANK[holding.task_class] < RANK[request.task_class]
+            theirs = self._right(holding)
+            is_lower = theirs < mine_right and (theirs[0] < mine_right[0] or _saves(holding))
             if queues.tree.queue_of(holding.project_id, holding.queue) == mine:
                 may = is_lower
             else:
@@ -257,14 +273,20 @@ class Preemption:
         return nodes, devices
 
     def _stop(self, request: Request, holding: Holding, lost_s: float) -> None:
+        tree = self._queues.tree
         if RANK[holding.task_class] < RANK[request.task_class]:
             why = StopWhy.PREEMPTED
             told = (
                 f"Stopped for {request.job_id}, which is of class {request.task_class} (this is {holding.task_class})"
             )
+        elif not tree or tree.queue_of(holding.project_id, holding.queue) == tree.queue_of(
+            request.project_id, request.queue
+        ):
+            why = StopWhy.PREEMPTED
+            told = f"Stopped for {request.job_id}, which has had less and is of the same class: they take turns"
         else:
             why = StopWhy.RECLAIMED
-            queue = self._queues.tree.queue_of(request.project_id, request.queue)
+            queue = tree.queue_of(request.project_id, request.queue)
             told = f"Stopped for {request.job_id}: queue {queue} takes back what it is guaranteed and had lent"
         sentence = f"{told}; it goes on from its checkpoint when there is room."
         self.stops.append(Stop(holding.job_id, why, request.job_id, lost_s, sentence))
@@ -274,6 +296,11 @@ class Preemption:
             return room.copy(typical=None)
         releases = self.done.releases
         return releases.after(room, turns(ended, of=releases.count()), len(ended))
+
+
+def _saves(holding: Holding) -> bool:
+    """Say whether a job goes on from a checkpoint: another would begin anew at each turn, and never end."""
+    return holding.request is not None and holding.request.may_restart
 
 
 def _covers(lack: dict[int, tuple[int, ...]], given: list[dict[int, tuple[int, ...]]]) -> bool:

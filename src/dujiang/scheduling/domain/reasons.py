@@ -140,11 +140,14 @@ class Wait:
     """Name of the reservation or maintenance in the way."""
     change: Change | None = None
     """None also when none was looked for."""
+    risk: str = ""
+    """Why its promised deadline is at risk; empty when it is not."""
 
     @property
     def sentence(self) -> str:
         """Return the reason in one sentence with its figures."""
-        return _SENTENCES[self.reason](self)
+        told = _SENTENCES[self.reason](self)
+        return f"{told} {self.risk}" if self.risk else told
 
 
 def amount(resource: str, value: int) -> str:
@@ -225,10 +228,12 @@ _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
     ),
     Reason.QUOTA_EXCEEDED: _quota,
     Reason.QUOTA_RESERVED: lambda wait: (
-        f"What is left of the quota of project {wait.blocking_project} is kept for {wait.blocking_job}."
+        wait.detail or f"What is left of the quota of project {wait.blocking_project} is kept for {wait.blocking_job}."
     ),
     Reason.QUEUE_QUOTA: lambda wait: wait.detail,
     Reason.RESOURCES: _resources,
     Reason.PRIORITY: lambda wait: f"Jobs that stand before it took the room in this round, {wait.blocking_job} last.",
-    Reason.RESERVED: lambda wait: f"There is room, but it is kept for {wait.blocking_job}, which stands before it.",
+    Reason.RESERVED: lambda wait: (
+        wait.detail or f"There is room, but it is kept for {wait.blocking_job}, which stands before it."
+    ),
 }

@@ -107,7 +107,7 @@ class BurstPolicy:
         Args:
             cluster: a rented one.
             request: the job.
-            gpu_milli: of all its ranks.
+            gpu_milli: of all its ranks; of work without devices what its part of the nodes is worth in devices.
             nodes: how many it takes: any of them may be taken away.
         """
         lasting_s = lasts_s(request)
@@ -134,6 +134,22 @@ class BurstPolicy:
         lost_s = self.spot_lost_s if request.saves_every_s is None else request.saves_every_s / 2
         interruptions = Decimal(repr(cluster.interruptions_per_day)) * nodes * hours / _DAY_H
         return interruptions * Decimal(repr(lost_s)) / _HOUR_S
+
+
+def part_of_devices(cpu_milli: int, memory_bytes: int, of_cpu: int, of_memory: int, devices: int) -> int:
+    """Return what a part of a node is worth in thousandths of its devices, rounded up; at least one where it has any.
+
+    Args:
+        cpu_milli, memory_bytes: the part.
+        of_cpu, of_memory: what the node has.
+        devices: how many the node has.
+    """
+    if not devices:
+        return 0
+    parts = [
+        -(-part * devices * WHOLE // most) for part, most in ((cpu_milli, of_cpu), (memory_bytes, of_memory)) if most
+    ]
+    return min(max([1, *parts]), devices * WHOLE)
 
 
 def lasts_s(request: Request) -> float | None:

@@ -205,6 +205,8 @@ class Request:
     """Name of the queue that it is counted in; empty is the project's own."""
     deadline: datetime | None = None
     """When it must be over; admitted only while every admitted deadline can still be met."""
+    is_admitted: bool = True
+    """Its deadline was promised: the place that it needs is kept. False while that is still asked."""
     expected_s: float | None = None
     """How long it will run by what is known of others like it; a guess, never a promise."""
     is_promised: bool = False
@@ -215,6 +217,8 @@ class Request:
     """It goes on from a checkpoint when its node is taken away."""
     saves_every_s: float | None = None
     """How often it says it saves itself; None when it does not say."""
+    had_device_s: float = 0.0
+    """Device-seconds that earlier attempts had; only known where work takes turns."""
     shapes: tuple[Shape, ...] = field(init=False, repr=False, compare=False)
     """What decides where it fits, one for each ask, best first."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dujiang.scheduling.domain.renting import BurstPolicy
+from dujiang.scheduling.domain.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,12 @@ class Rules:
     """Whether an elastic job that runs is given more ranks when nobody waits."""
     regrow_s: float = 900.0
     """An elastic job that runs for less is not resized."""
+    keeps_deadlines: bool = True
+    """Whether a place is kept for each waiting job whose deadline was promised, against work of every class."""
     burst: BurstPolicy | None = None
     """When waiting work goes to rented clusters that it did not name; None: never."""
+    turns: Turns | None = None
+    """How work of one class takes turns; None: who runs goes on, in the order of weights and submission."""
 
 
 DEFAULT_RULES = Rules()

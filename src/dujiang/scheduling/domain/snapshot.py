@@ -18,6 +18,7 @@ from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.request import WHOLE, Request
 from dujiang.scheduling.domain.rules import DEFAULT_RULES, Rules
 from dujiang.scheduling.domain.shares import FairShare
+from dujiang.scheduling.domain.slots import Slot
 
 Amounts = tuple[int, int, int]
 """gpu_milli, cpu_milli, memory_bytes: what quotas count."""
@@ -56,6 +57,7 @@ class About:
     ranks_min: int | None = None
     ranks_max: int | None = None
     request: Request | None = None
+    had_device_s: float = 0.0
 
 
 NOTHING_KNOWN: Final = About()
@@ -92,6 +94,8 @@ class Holding:
     """Elastic: the most ranks that it has a use for."""
     request: Request | None = None
     """What it asks for when it waits again; None when unknown, or when it cannot be stopped and go on."""
+    had_device_s: float = 0.0
+    """Device-seconds that earlier attempts had; only known where work takes turns."""
 
     def total(self) -> Amounts:
         """Return what quotas count."""
@@ -114,6 +118,17 @@ class Window:
     ends_at: datetime
     projects: tuple[str, ...] = ()
     """Whom it is for; empty is nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """A job that waits for others to end before it takes part: no plan looks at it, a forecast does."""
+
+    request: Request
+    after: tuple[str, ...]
+    """The jobs that have to end, of those that run or wait here; others have ended."""
+    is_known: bool = True
+    """False: it cannot be told when it takes part, such as when another has to fail first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +154,10 @@ class Snapshot:
     queues: QueueTree = NO_QUEUES
     shares: Mapping[str, FairShare] = field(default_factory=dict)
     """By project; without one, a job's weight stays its own."""
+    slots: tuple[Slot, ...] = ()
+    """What the last plan kept for promised deadlines, in any order."""
+    dependents: tuple[Dependent, ...] = ()
+    """Jobs that wait for others to end, in any order."""
 
     def usage(self) -> dict[str, Amounts]:
         """Return what each project holds."""
@@ -220,6 +239,7 @@ def _holding(inventory: Inventory, key: AttemptKey, rows: Sequence[Allocation], 
         ranks_min=about.ranks_min,
         ranks_max=about.ranks_max,
         request=about.request,
+        had_device_s=about.had_device_s,
     )
 
 
@@ -250,11 +270,13 @@ class Snapshots:
         self, view: PoolView, *, holdings: Sequence[Holding], requests: Sequence[Request],
         quotas: Mapping[str, Quota] | None = None, windows: Sequence[Reservation] = (),
         queues: QueueTree = NO_QUEUES, shares: Mapping[str, FairShare] | None = None, rules: Rules = DEFAULT_RULES,
+        slots: Sequence[Slot] = (), dependents: Sequence[Dependent] = (),
     ) -> Snapshot:  # fmt: skip
-        """Return the snapshot of this view with these jobs, quotas, reservations, queues, fair shares and rules."""
+        """Return the snapshot of this view with these jobs, quotas, reservations, queues, shares, rules and slots."""
         fleet = self.fleet(view)
         node_free, milli, memory = free_of_pool(fleet, view)
         return Snapshot(
             fleet, node_free, milli, memory, tuple(holdings), tuple(requests), dict(quotas or {}), view.version,
-            windows_of(windows, fleet), rules, queues, shares or {},
+            windows_of(windows, fleet), rules, queues, shares or {}, tuple(slots),
+            tuple(dependents),
         )  # fmt: skip

@@ -65,7 +65,8 @@ class _Teller:
             told["blocking_job"], reason = stopped, Reason.PREEMPTING
         if "change" not in told:
             told["change"] = self._change(waiting, reason, is_first_over=is_first_over)
-        return Wait(job_id, position, reason, **told)
+        risk = self.done.keeping.risks.get(job_id)
+        return Wait(job_id, position, reason, **told, risk="" if risk is None else risk.sentence)
 
     def _told(self, waiting: Waiting) -> dict[str, Any]:
         """Return what there is to say beside the reason: fields of a `Wait`; the reason too, when it is another."""
@@ -76,7 +77,8 @@ class _Teller:
                 return {"earliest": request.not_before, "change": change}
             case Reason.QUOTA_EXCEEDED | Reason.QUOTA_RESERVED:
                 job = kept if waiting.reason is Reason.QUOTA_RESERVED else ""
-                return {"shortage": waiting.lack, "blocking_project": request.project_id, "blocking_job": job}
+                told = {"shortage": waiting.lack, "blocking_project": request.project_id, "blocking_job": job}
+                return told | self._for_deadline(waiting)
             case Reason.QUEUE_QUOTA if waiting.queue_lack is not None:
                 lack = waiting.queue_lack
                 return {
@@ -86,11 +88,27 @@ class _Teller:
             case Reason.WINDOW if waiting.window is not None:
                 return {"window": waiting.window.name, "earliest": waiting.window.ends_at}
             case Reason.RESERVED:
+                if waiting.due:
+                    reservation = self.done.reservations.get(request.job_id)
+                    at = None if reservation is None else reservation.at
+                    return {"earliest": at, "blocking_job": waiting.due, **self._for_deadline(waiting)}
                 return {"shortage": self._lack(waiting, reserved=True), "blocking_job": self._ahead(waiting)}
             case Reason.RESOURCES:
                 return self._for_room(waiting)
             case _:
                 return {"shortage": waiting.lack}
+
+    def _for_deadline(self, waiting: Waiting) -> dict[str, Any]:
+        """Return the sentence for what is kept for another job's promised deadline; nothing when nothing is."""
+        begins = self.done.keeping.begins(waiting.due) if waiting.due else None
+        if begins is None:
+            return {}
+        request, start = waiting.request, f"{begins:%Y-%m-%d %H:%M:%S} UTC"
+        what = "There is room" if waiting.reason is Reason.RESERVED else "There is quota"
+        return {
+            "detail": f"{what}, but {waiting.due}, whose deadline was promised, needs it from {start} on, and this job "
+            + ("has no time limit." if request.runs_at_most_s is None else "could still run then.")
+        }
 
     def _for_room(self, waiting: Waiting) -> dict[str, Any]:
         done, job_id = self.done, waiting.request.job_id

@@ -193,7 +193,8 @@ def _work(row: Cells, held: Held, origin: datetime) -> Work:
     except Invalid as error:
         raise row.bad("gpu_milli", error.sentence) from error
     request = Request(
-        held.job_id, held.project, ask, held.submitted_at, held.ranks, held.task_class, queue=held.queue
+        held.job_id, held.project, ask, held.submitted_at, held.ranks, held.task_class, queue=held.queue,
+        may_restart=True,
     )  # fmt: skip
     runs = max(timedelta(seconds=1), held.ended_at - held.started_at)
     return Work(request, (held.submitted_at - origin).total_seconds(), runs.total_seconds())

@@ -12,6 +12,7 @@ Arrivals that cannot start are not planned for, where that provably changes noth
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from dujiang.scheduling.domain.plan import Plan, plan
 from dujiang.scheduling.domain.request import WHOLE, Request
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
+from dujiang.scheduling.domain.turns import width
 from dujiang.scheduling.simulator.replay_ground import Ground
 from dujiang.scheduling.simulator.replay_work import Fate, Past, Span, Terms, Work
 
@@ -38,6 +40,8 @@ _TELL_EVERY: Final = 200
 _HOUR_S: Final = 3600.0
 _SAMPLES: Final = 300
 """Moments at which fragments are counted, spread over the arrivals and known ends."""
+_TURN_EVERY_S: Final = 60.0
+"""Changes of level are looked at in steps of that."""
 _MOST_STALLED: Final = 1000
 """Plans of one moment that all changed something: beyond that a planner goes in a circle."""
 
@@ -88,6 +92,7 @@ class _Replay:
         self.ground = Ground(snapshot.fleet)
         self.past = Past([Fate() for _ in works])
         self.left_s = [work.runs_s for work in works]
+        self.had_device_s = [work.request.had_device_s for work in works]
         self.turn = [0] * len(works)
         """How often each job has stopped: what was planned for it before that does not come."""
         self.requests: dict[int, Request] = {}
@@ -229,7 +234,8 @@ class _Replay:
         """Let a job wait again with what it had saved."""
         holding, is_first = self._give_back(number), self.turn[number] == 1
         begun_s, speed = self._begun_s(holding), self._speed(number, holding)
-        kept_s = _kept_s(self.asked_s.pop(number, self.now_s) - begun_s, self.terms.checkpoint_s)
+        is_asked, worked_s = number in self.asked_s, self.asked_s.pop(number, self.now_s) - begun_s
+        kept_s = worked_s if is_asked and self.terms.saves_at_stop else _kept_s(worked_s, self.terms.checkpoint_s)
         before_s = self.works[number].unsaved_s if is_first and not kept_s else 0.0
         self.left_s[number] += self.terms.restart_s + before_s - kept_s * speed
         lost_s = self.now_s - begun_s - kept_s + before_s + self.terms.restart_s
@@ -289,6 +295,7 @@ class _Replay:
         rules = self.rules
         if self.may_preempt:
             self._look_at(self.now_s + rules.min_run_s)
+        self._look_at_levels(number, 1.0)
         if work.request.ranks_min is not None and rules.grows:
             self._look_at(self.now_s + max(rules.min_run_s, rules.regrow_s))
 
@@ -335,6 +342,8 @@ class _Replay:
         """Return a job as it waits with what is left of it."""
         work, left_s = self.works[number], self.left_s[number]
         request = work.request
+        if self.rules.turns is not None:
+            request = replace(request, had_device_s=self.had_device_s[number])
         if self.terms.knows_run_times:
             return replace(request, runs_at_most_s=left_s)
         if request.expected_s is not None and left_s < work.runs_s:
@@ -347,6 +356,8 @@ class _Replay:
         for at in (request.not_before, request.moves_up_at):
             if at is not None:
                 self._look_at((at - self.origin).total_seconds())
+        if self.rules.turns is not None:
+            self._look_at_levels(number, -1.0 / self.rules.turns.patience)
 
     def _hold(self, number: int, held: Holding) -> None:
         self.holdings[number] = held
@@ -358,7 +369,9 @@ class _Replay:
         self._span(number, held)
         self.turn[number] += 1
         self.ground.give(held)
-        self.used_milli -= held.total()[0]
+        gpu, cpu, _ = held.total()
+        self.used_milli -= gpu
+        self.had_device_s[number] += (self.now_s - self._begun_s(held)) * width(gpu, cpu)
         return held
 
     def _span(self, number: int, held: Holding) -> None:
@@ -378,6 +391,23 @@ class _Replay:
         if at_s > self.now_s:
             heappush(self.events, (at_s, _LOOK, 0, 0))
 
+    def _look_at_levels(self, number: int, rate: float) -> None:
+        """Look again whenever the level of a job changes, as long as its service rises or falls by that much."""
+        turns, request = self.rules.turns, self.works[number].request
+        if turns is None:
+            return
+        gpu, cpu, _ = request.total()
+        wide, age_s = width(gpu, cpu), self.now_s - self.works[number].at_s
+        service = turns.service(self.had_device_s[number], wide, age_s, request.expected_s)
+        if not wide:
+            return
+        if rate < 0:
+            self._look_at(self.now_s + turns.most_wait_s - max(age_s - self.had_device_s[number] / wide, 0.0))
+        for edge in turns.edges():
+            after_s = (edge - service) / (wide * rate)
+            if after_s > 0 and (rate < 0 or after_s < self.left_s[number]):
+                self._look_at(math.ceil((self.now_s + after_s) / _TURN_EVERY_S) * _TURN_EVERY_S)
+
     def _fragments(self) -> float:
         """Return how many free devices the next job, drawn from those known, is expected not to be able to use."""
         typical = Typical(counted(self.requests.values(), self.holdings.values()))
@@ -391,7 +421,8 @@ def _kept_s(worked_s: float, checkpoint_s: float) -> float:
 
 def _may_preempt(snapshot: Snapshot, works: Sequence[Work]) -> bool:
     """Say whether anything could ever be stopped for something else."""
-    return snapshot.rules.preempts and (bool(snapshot.queues) or len({w.request.task_class for w in works}) > 1)
+    rules = snapshot.rules
+    return rules.preempts and bool(snapshot.queues or rules.turns or len({w.request.task_class for w in works}) > 1)
 
 
 def _is_plain(snapshot: Snapshot, works: Sequence[Work]) -> bool:

@@ -8,19 +8,22 @@ device a rank of its own, anywhere), which is what the policies of `queue` take 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dujiang.scheduling.domain.fleet import ClusterRow, DeviceRow, Fleet, NodeRow, fleet_of_rows
 from dujiang.scheduling.domain.request import MAX_RANKS, WHOLE, Ask, Request
 from dujiang.scheduling.domain.snapshot import snapshot_of_rows
+from dujiang.scheduling.domain.turns import Turns
 from dujiang.scheduling.simulator.jobs_traces import TraceJob
 from dujiang.scheduling.simulator.queue import Outcome, Rules, TooLarge
 from dujiang.scheduling.simulator.replay import replay
 from dujiang.scheduling.simulator.replay_work import Past, Terms, Work
 
-LIVE: Final = ("live", "live-limits")
-"""The live plan as it knows jobs without time limits, and with limits that are exactly the run times."""
+LIVE: Final = ("live", "live-limits", "live-turns")
+"""The live plan as it knows jobs without time limits, with limits that are exactly the run times, and without limits
+where work takes turns."""
 GANGS: Final = ("node", "any")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,9 +48,12 @@ def simulate_live(
     works = works_of(jobs, rules, gangs)
     terms = Terms(
         checkpoint_s=rules.checkpoint_s, restart_s=rules.restart_s, knows_run_times=policy == "live-limits",
-        faults=rules.faults, keeps_spans=keep_spans,
+        faults=rules.faults, keeps_spans=keep_spans, saves_at_stop=True,
     )  # fmt: skip
-    past = replay(snapshot_of_rows(even_fleet(rules.nodes, rules.gpus_per_node)), works, terms, _EPOCH, tell=tell)
+    snapshot = snapshot_of_rows(even_fleet(rules.nodes, rules.gpus_per_node))
+    if policy == "live-turns":
+        snapshot = replace(snapshot, rules=replace(snapshot.rules, turns=Turns()))
+    past = replay(snapshot, works, terms, _EPOCH, tell=tell)
     return _outcome(past)
 
 
@@ -75,7 +81,7 @@ def works_of(jobs: Sequence[TraceJob], rules: Rules, gangs: str) -> list[Work]:
         each = 1 if gangs == "any" else _each(job.num_gpus, rules.nodes, rules.gpus_per_node)
         request = Request(
             f"{number:0{width}}", job.vc or "-", Ask(gpu_milli=each * WHOLE),
-            _EPOCH + timedelta(seconds=job.submit_s), ranks=job.num_gpus // each,
+            _EPOCH + timedelta(seconds=job.submit_s), ranks=job.num_gpus // each, may_restart=True,
         )  # fmt: skip
         works.append(Work(request, job.submit_s, job.duration_s))
     return works

@@ -34,6 +34,8 @@ class Terms:
     """How long what is told to stop still holds its place."""
     checkpoint_s: float = 3600.0
     """Work between two saves, counted from each start; 0: nothing is ever saved."""
+    saves_at_stop: bool = False
+    """What is told to stop saves itself first, as with a save signal, and does nothing in its grace."""
     restart_s: float = 0.0
     """Work that each interruption adds."""
     knows_run_times: bool = False

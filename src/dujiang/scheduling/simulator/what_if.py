@@ -22,6 +22,8 @@ from dujiang.scheduling.domain.request import Ask, Constraints, Request
 from dujiang.scheduling.domain.rows import rows_of_fleet
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.snapshot import UNLIMITED, Holding, Quota, Snapshot
+from dujiang.scheduling.domain.turns import Turns
+from dujiang.scheduling.simulator.faults import Fault
 from dujiang.scheduling.simulator.replay_work import Work
 
 MOST_NODES: Final = 100_000
@@ -66,6 +68,26 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.add or self.remove or self.quotas or self.queues is not None or self.rules)
+
+
+def faults_on(fleet: Fleet, of: Fleet, faults: Sequence[Fault]) -> tuple[Fault, ...]:
+    """Return failures of nodes of one fleet as those of the same nodes, by name, of another; what is gone stays whole.
+
+    Raises:
+        BadChange: one is of a node that there is not.
+    """
+    found: list[Fault] = []
+    for fault in faults:
+        if fault.node >= of.node_count:
+            raise BadChange(
+                f"The table of failures names node {fault.node}; the cluster has {of.node_count}, and they are counted "
+                "from 0."
+            )
+        cluster = of.clusters[of.node_cluster[fault.node]].name
+        node = fleet.node_at.get((cluster, of.node_names[fault.node]))
+        if node is not None:
+            found.append(replace(fault, node=node))
+    return tuple(found)
 
 
 def base_of_snapshot(snapshot: Snapshot, now: datetime, *, runs_s: float) -> Base:
@@ -155,6 +177,8 @@ def quota_of(before: Quota | None, limits: Mapping[str, int | None]) -> Quota:
 def parse_rules(before: Rules, pairs: Sequence[str]) -> Rules:
     """Return rules with some values replaced: `reservations=4`, `preempts=false`, `most_lost_device_s=none`.
 
+    `turns` is the device-seconds of the first level, or `none`.
+
     Raises:
         BadChange: there is no such rule, or it cannot have that value.
     """
@@ -164,8 +188,12 @@ def parse_rules(before: Rules, pairs: Sequence[str]) -> Rules:
     }
     for pair in pairs:
         name, _, text = pair.partition("=")
+        if name == "turns":
+            first_device_s = _value(pair, text, "float | None")
+            values[name] = Turns(first_device_s) if first_device_s else None
+            continue
         if name not in known:
-            raise BadChange(f'There is no rule "{name}"; there are {", ".join(sorted(known))}.')
+            raise BadChange(f'There is no rule "{name}"; there are {", ".join(sorted({*known, "turns"}))}.')
         values[name] = _value(pair, text, known[name])
     return replace(before, **values)
 

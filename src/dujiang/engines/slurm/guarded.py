@@ -1,0 +1,109 @@
+"""Reads files that another user may have put there: no link is followed, and nothing is believed but who owns them.
+
+Each step of a path is opened by itself, from a folder that is ours on. What is no regular file of that user on the same
+file system is not there: a link, a pipe, a device, a file of somebody else to which a second name was made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MOST_BYTES = 1 << 20
+_DEEPEST = 16
+_LARGEST = 1 << 53
+
+
+def open_file(top: str, steps: Sequence[str], uid: int) -> int | None:
+    """Open a file of a user; None where there is none that may be read.
+
+    Args:
+        top: a folder that no user can exchange.
+        steps: names below it, the last one the file's.
+        uid: who must own every one of them.
+    """
+    folder = open_folder(top, steps[:-1], uid)
+    if folder is None:
+        return None
+    try:
+        return _opened(steps[-1], _FILE, folder, uid, os.fstat(folder).st_dev)
+    finally:
+        os.close(folder)
+
+
+def open_folder(top: str, steps: Sequence[str], uid: int) -> int | None:
+    """Open a folder of a user below a folder of ours; None where there is none."""
+    try:
+        at = os.open(top, _FOLDER)
+    except OSError:
+        return None
+    device = os.fstat(at).st_dev
+    for step in steps:
+        below = _opened(step, _FOLDER, at, uid, device)
+        os.close(at)
+        if below is None:
+            return None
+        at = below
+    return at
+
+
+def _opened(name: str, how: int, folder: int, uid: int, device: int) -> int | None:
+    try:
+        fd = os.open(name, how, dir_fd=folder)
+    except OSError:
+        return None
+    found = os.fstat(fd)
+    kind = stat.S_ISDIR if how == _FOLDER else stat.S_ISREG
+    if kind(found.st_mode) and found.st_uid == uid and found.st_dev == device:
+        return fd
+    os.close(fd)
+    return None
+
+
+def read_object(top: str, steps: Sequence[str], uid: int) -> tuple[dict[str, Any], int] | None:
+    """Return what a user's JSON file says, and when it was last changed, in microseconds; None where there is none.
+
+    The moment is the file system's, which its owner cannot set. Strings are without NUL and lone surrogates.
+    """
+    fd = open_file(top, steps, uid)
+    if fd is None:
+        return None
+    try:
+        data = os.pread(fd, _MOST_BYTES + 1, 0)
+        changed_us = os.fstat(fd).st_ctime_ns // 1000
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if len(data) > _MOST_BYTES:
+        return None
+    with suppress(ValueError, RecursionError):
+        told = _plain(json.loads(data, parse_constant=_refuse), _DEEPEST)
+        if isinstance(told, dict):
+            return told, changed_us
+    return None
+
+
+def _plain(value: Any, deepest: int) -> Any:
+    if deepest == 0:
+        raise ValueError("nested too deep")
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode().replace("\0", "")
+    if isinstance(value, dict):
+        return {_plain(name, deepest - 1): _plain(each, deepest - 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each, deepest - 1) for each in value]
+    if isinstance(value, int | float) and not (abs(value) <= _LARGEST and math.isfinite(value)):
+        raise ValueError("a number beyond all measure")
+    return value
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,33 @@
+"""What `dujiang doctor` says of settings and clusters, without any cluster that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dujiang.bootstrap.examine import examine
+
+
+def test_a_cluster_that_cannot_be_connected_is_told_with_what_to_do_and_nothing_is_made(tmp_path: Path) -> None:
+    text = f"[clusters.k.kubernetes]\nkubeconfig = '{tmp_path}/none'\n[clusters.local]\nprice_per_device_hour = 1\n"
+    (tmp_path / "dujiang.toml").write_text(text)
+    told = examine(tmp_path, {})
+    (one,) = told["clusters"]
+    assert (one["name"], one["kind"], one["state"]) == ("k", "kubernetes", "unreachable")
+    assert "There is no kubeconfig" in one["why"]
+    assert any(line.startswith("cluster k is unreachable") and "kubectl get nodes" in line for line in told["missing"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dujiang.toml"]
+
+
+def test_settings_that_cannot_be_are_told_and_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "dujiang.toml").write_text("[clusters.rented]\ncloud = true\n[jobs]\nlost_after = 3\n")
+    told = examine(tmp_path, {})
+    assert any("lost_after" in line for line in told["settings"]["wrong"])
+    assert set(told["settings"]["wrong"]) <= set(told["missing"])
+    assert told["machine"]["cpu_milli"] > 0
+    (tmp_path / "dujiang.toml").write_text("[clusters.rented]\ncloud = true\n")
+    assert "[clusters.rented.slurm]" in examine(tmp_path, {})["missing"][0]
+
+
+def test_without_settings_there_are_no_clusters(tmp_path: Path) -> None:
+    told = examine(tmp_path, {})
+    assert (told["clusters"], told["settings"]) == ([], {"file": "none", "wrong": []})
