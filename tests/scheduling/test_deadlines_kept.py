@@ -30,6 +30,7 @@ from dujiang.scheduling.domain.deadlines import promise
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.saved import dump, load
 from dujiang.scheduling.domain.snapshot import snapshot_of_rows
+from dujiang.scheduling.domain.turns import Turns
 from tests.scheduling.building import NOW, a_fleet, a_job, holding
 
 STEP_S = 10.0
@@ -87,7 +88,7 @@ class World:
             limit = None if job.runs_at_most_s is None else self.now + timedelta(seconds=job.runs_at_most_s)
             held = Holding(
                 job.job_id, job.project_id, start.cluster, start.ranks, self.now, limit, task_class=job.task_class,
-                may_stop=job.deadline is None, request=replace(job, is_promised=False),
+                may_stop=job.deadline is None, request=replace(job, is_promised=False), had_device_s=job.had_device_s,
             )  # fmt: skip
             self.held.append(held)
             if limit is not None:
@@ -115,7 +116,9 @@ class World:
                 assert held.request.deadline is None
                 gone = min(held.ends_at or at(1e9), self.now + timedelta(seconds=3))
                 self.held[number] = replace(held, is_stopping=True, ends_at=gone)
-                self.waiting.append(replace(held.request, not_before=gone))
+                had_s = held.total()[0] / 1000 * (gone - held.started_at).total_seconds()
+                again = replace(held.request, not_before=gone, had_device_s=held.had_device_s + had_s)
+                self.waiting.append(again)
         self.waiting = [
             replace(one, is_promised=True) if one.job_id == stop.for_job else one for one in self.waiting
         ]  # fmt: skip
@@ -199,7 +202,7 @@ def jobs_of(coming: Sequence[tuple[int, float, int, int, int, TaskClass, bool, b
             a_job(
                 f"j{n}", gpu=gpu, ranks=ranks, after_s=come * STEP_S, task_class=kind,
                 runs_at_most_s=takes * STEP_S if is_due or has_limit else None,
-                deadline=at((come + takes + spare) * STEP_S) if is_due else None,
+                deadline=at((come + takes + spare) * STEP_S) if is_due else None, may_restart=True,
             )
         )  # fmt: skip
     return made
@@ -215,15 +218,18 @@ arrivals = st.lists(
 )  # fmt: skip
 
 
-@given(arrivals, st.sampled_from([(1, 1), (1, 2), (2, 2)]), st.sampled_from([None, None, 2000]), st.integers(0, 2))
+@given(
+    arrivals, st.sampled_from([(1, 1), (1, 2), (2, 2)]), st.sampled_from([None, None, 2000]), st.integers(0, 2),
+    st.sampled_from([None, None, Turns(first_device_s=15.0, patience=4.0)]),
+)  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_every_promise_comes_true(
     coming: list[tuple[int, float, int, int, int, TaskClass, bool, bool, float]], fleet: tuple[int, int],
-    quota: int | None, reservations: int,
+    quota: int | None, reservations: int, turns: Turns | None,
 ) -> None:  # fmt: skip
     """Whatever comes later, of any class, with a limit or without; what runs ends by its limit or before."""
     part = {f"j{n}": one[-1] for n, one in enumerate(sorted(coming))}
-    rules = replace(RULES, reservations=reservations)
+    rules = replace(RULES, reservations=reservations, turns=turns)
     world = World(a_fleet(*fleet), jobs_of(coming), part, {"p": Quota(gpu_milli=quota)} if quota else {}, rules)
     world.run()
     assert world.late() == []
