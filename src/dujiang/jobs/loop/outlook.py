@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from dujiang.engines.contract import AttemptKey
@@ -134,8 +134,3 @@ class Outlook:
     def has_elastic(self) -> bool:
         """Say whether any of what ran at the last look could go on with another number of ranks."""
         return self._abouts.has_elastic
-
-    def earliest(self) -> datetime | None:
-        """Return when the next retry's pause ends, of those looked at last."""
-        times = [one.not_before for _, one in self._requests.values() if one.not_before is not None]
-        return min(times, default=None)

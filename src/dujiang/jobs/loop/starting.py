@@ -88,10 +88,6 @@ class StartLoop:
             done["tell"] = await self._tell(planned.waits, now)
         return TickReport({name: count for name, count in done.items() if count}, again=bool(done["stale"]))
 
-    def earliest(self) -> datetime | None:
-        """Return when the next retry's pause ends, of those looked at last."""
-        return self._outlook.earliest()
-
     def _may_resize(self) -> bool:
         """Say whether running elastic work is due for a look though nothing waits."""
         at_s = self._clock.monotonic_s()
