@@ -181,4 +181,4 @@ def test_everything_ends_and_stops_are_few(works: list[Work], restart_s: float) 
 
 @given(st.integers(0, 64_000), st.integers(0, 64_000))
 def test_work_without_devices_counts_by_its_processors(gpu_milli: int, cpu_milli: int) -> None:
-    assert width(gpu_milli, cpu_milli) == (gpu_milli / 1000 if gpu_milli else cpu_milli / 20_000)
+    assert width(gpu_milli, cpu_milli) == pytest.approx(gpu_milli / 1000 if gpu_milli else cpu_milli / 20_000)

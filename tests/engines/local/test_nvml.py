@@ -209,9 +209,9 @@ def test_what_needs_a_device_waits_while_the_driver_is_away(engine: EngineProces
     assert engine.run(ECHO_DEVICES, [share(0)]) == [f"{uuid(0)} 1000\n"]
 
 
-def test_a_device_that_never_was_is_refused_for_good(engine: EngineProcess) -> None:
+def test_a_device_that_never_was_is_refused_for_its_node(engine: EngineProcess) -> None:
     refused = engine.ask("submit", job="job_a", text="true", ranks=[[share(7)]])
-    assert refused == {"error": "engine_refused", "sentence": f"node 'here' has no device '{uuid(7)}'"}
+    assert refused == {"error": "node_refused", "sentence": f"node 'here' has no device '{uuid(7)}'"}
 
 
 def test_what_runs_already_is_not_refused_for_a_device_that_has_gone(engine: EngineProcess, driver: Driver) -> None:
