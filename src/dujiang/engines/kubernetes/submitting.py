@@ -61,8 +61,11 @@ class Submitter:
                 return
             nodes = await self._stock.nodes.fresh()
             pods.refuse_impossible(launch, nodes, self._settings)
-            for name in sorted({rank.node for rank in launch.ranks} & set(closed)):
-                raise NodeRefused(f"Node {name!r} is closed to new work: {closed[name]}.")
+            for name in sorted({rank.node for rank in launch.ranks}):
+                node = nodes[name]
+                why = closed.get(name, node.closed if node.unschedulable else None)
+                if why is not None:  # what a person closed may be open again in a moment: there the Pod waits
+                    raise NodeRefused(f"Node {name!r} is closed to new work: {why}.")
             devices, version = await self._stock.requests(launch.ranks)
             namespace = self._namespaces.name(launch.project)
             plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version)
