@@ -10,7 +10,7 @@ class StopWhy(StrEnum):
     """Why running work is stopped. It waits again with its old place in the queue, and goes on from its checkpoint."""
 
     PREEMPTED = "Preempted"
-    """For work of a higher class."""
+    """For work of a higher class, or of the same where work takes turns."""
     RECLAIMED = "Reclaimed"
     """A queue takes back what it is guaranteed and had lent."""
     RESIZED = "Resized"

@@ -50,19 +50,24 @@ class Turns:
             age_s: since it was submitted.
             expected_s: how long others like it ran; None when unknown.
         """
-        service = self.service(had_device_s, width, age_s, expected_s)
-        if width and age_s - had_device_s / width >= self.most_wait_s:
+        if waited_s(had_device_s, width, age_s) >= self.most_wait_s:
             return 0
+        service = self.service(had_device_s, width, age_s, expected_s)
         return 0 if service < self.first_device_s else min(int(service // self.first_device_s).bit_length(), LOWEST)
 
     def service(self, had_device_s: float, width: float, age_s: float, expected_s: float | None = None) -> float:
         """Return what counts as the service of a job, in device-seconds, maybe negative; arguments as of `level`."""
-        waited_s = max(age_s - had_device_s / width, 0.0) if width else 0.0
-        return had_device_s + (expected_s or 0.0) * width - waited_s * width / self.patience
+        waited = waited_s(had_device_s, width, age_s)
+        return had_device_s + (expected_s or 0.0) * width - waited * width / self.patience
 
     def edges(self) -> list[float]:
         """Return the services at which levels after the first begin, in device-seconds."""
         return [self.first_device_s * 2**level for level in range(LOWEST)]
+
+
+def waited_s(had_device_s: float, width: float, age_s: float) -> float:
+    """Return for how long of its age a job has not run; 0 for what asks for nothing that counts."""
+    return max(age_s - had_device_s / width, 0.0) if width else 0.0
 
 
 def weight_at(weight: float, task_class: TaskClass, level: int) -> float:

@@ -28,7 +28,7 @@ from dujiang.scheduling.domain.plan import Plan, plan
 from dujiang.scheduling.domain.request import WHOLE, Request
 from dujiang.scheduling.domain.rules import Rules
 from dujiang.scheduling.domain.snapshot import Holding, Snapshot
-from dujiang.scheduling.domain.turns import width
+from dujiang.scheduling.domain.turns import waited_s, width
 from dujiang.scheduling.simulator.replay_ground import Ground
 from dujiang.scheduling.simulator.replay_work import Fate, Past, Span, Terms, Work
 
@@ -402,7 +402,7 @@ class _Replay:
         if not wide:
             return
         if rate < 0:
-            self._look_at(self.now_s + turns.most_wait_s - max(age_s - self.had_device_s[number] / wide, 0.0))
+            self._look_at(self.now_s + turns.most_wait_s - waited_s(self.had_device_s[number], wide, age_s))
         for edge in turns.edges():
             after_s = (edge - service) / (wide * rate)
             if after_s > 0 and (rate < 0 or after_s < self.left_s[number]):
