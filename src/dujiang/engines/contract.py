@@ -249,6 +249,8 @@ class Launch:
     record_environment: bool = False
     """Write down interpreter and packages, for lineage."""
     processes_limit: int = 4096
+    is_service: bool = False
+    """It runs until it is stopped, and answers on its ports."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

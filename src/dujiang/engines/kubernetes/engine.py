@@ -41,6 +41,7 @@ from dujiang.engines.kubernetes.planning import Sight
 from dujiang.engines.kubernetes.probing import Probe
 from dujiang.engines.kubernetes.records import Record, Stop
 from dujiang.engines.kubernetes.seeing import Pod
+from dujiang.engines.kubernetes.serving import Services
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.kubernetes.stock import Stock
 from dujiang.engines.kubernetes.submitting import Submitter
@@ -79,6 +80,7 @@ class KubernetesEngine:
         self._keeper = Keeper(api, self._seen, self._output, settings, clock=clock, mark=mark)
         self._submitter = Submitter(api, self._stock, self._seen, self._keeper, settings, mark=mark)
         self._sweeper = Sweeper(api, mark, clock)
+        self._services = Services(api, mark, clock)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -98,6 +100,8 @@ class KubernetesEngine:
 
     async def _missing(self) -> list[str]:
         found: list[str] = []
+        if self._services.forbidden:
+            found.append("the account may not list Services: those of services that have ended stay")
         try:
             if self._keeper.may_not_exec or not await may_work(self._api, "create", "pods", subresource="exec"):
                 found.append("the account may not `exec` into Pods: stops are as coarse as the kubelet's, signals fail")
@@ -113,7 +117,8 @@ class KubernetesEngine:
         return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
     async def attempts(self) -> Sequence[AttemptKey]:
-        """Return every attempt that has a record and is not forgotten."""
+        """Return every attempt that has a record and is not forgotten; Services of none are swept beside."""
+        await self._services.sweep(self._known)
         return sorted(await self._known())
 
     # -- start and look -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from dujiang.engines.contract import EngineRefused, Launch, NodeRefused, RankPlacement
-from dujiang.engines.kubernetes import environment, recording, records, runner
+from dujiang.engines.kubernetes import environment, recording, records, runner, serving
 from dujiang.engines.kubernetes.namespaces import ACCOUNT
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.records import FILE, GATE, KEEP, KEY, KIND, RANK, TOMBSTONE, Record, labels_of, owner
@@ -77,12 +77,22 @@ class Plan:
             "waits_for_go": waits and not environment.go_file(self.launch, self.settings),
             "queued": bool(self.settings.queue), "has_secrets": bool(self.launch.secrets),
             "has_service": self.has_service, "lineage": recording.unknown(self.launch),
+            **({serving.SERVES: True} if self.is_served else {}),
         }  # fmt: skip
 
     @property
     def has_service(self) -> bool:
         """Say whether its ranks find one another by the names of a Service."""
         return self.is_gang and self.settings.network == "pod"
+
+    @property
+    def is_served(self) -> bool:
+        """Say whether its job has a Service, by which programs in the cluster reach it."""
+        return self.launch.is_service and self.launch.ports > 0
+
+    def answers(self, rank: int) -> bool:
+        """Say whether a rank is reached by the job's Service; of those on the nodes' network the first alone."""
+        return self.is_served and (rank == 0 or self.settings.network == "pod")
 
     @cached_property
     def files(self) -> Mapping[str, str]:
@@ -104,7 +114,7 @@ class Plan:
     def is_one_pod(self) -> bool:
         """Say whether one Pod is all that is made of it: then it may begin at once."""
         has_claims = any(devices.claim is not None for devices in self.devices)
-        return not (self.is_gang or self.launch.secrets or has_claims) and self.has_light_files
+        return not (self.is_gang or self.launch.secrets or has_claims or self.is_served) and self.has_light_files
 
 
 def refuse_impossible(launch: Launch, nodes: Mapping[str, KubeNode], settings: KubernetesSettings) -> None:
@@ -139,6 +149,8 @@ def beside(plan: Plan, record: Record) -> list[tuple[str, dict[str, Any]]]:
         found.append((f"{core}/secrets", secret(plan, record)))
     if plan.has_service:
         found.append((f"{core}/services", service(plan, record)))
+    if plan.is_served:
+        found.append((f"{core}/services", serving.service(record, plan.mark)))
     if not plan.has_light_files:
         found.append((f"{core}/configmaps", config_map(plan, record)))
     for rank, devices in zip(plan.launch.ranks, plan.devices, strict=True):
@@ -202,6 +214,8 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
     launch, settings, rank, devices = plan.launch, plan.settings, plan.launch.ranks[nth], plan.devices[nth]
     meta = _metadata(plan, record, plan.pod(rank.rank))
     meta["labels"] |= {RANK: str(rank.rank), **({_GANG: plan.name} if plan.is_gang else {})}
+    if plan.answers(rank.rank):
+        meta["labels"] |= serving.label(launch.key)
     files = {f"{FILE}{name}": text for name, text in plan.files.items()} if plan.has_light_files else {}
     meta["annotations"] |= {**devices.annotations, **notes, **files}
     meta["finalizers"] = [KEEP]
@@ -272,6 +286,8 @@ def _container(plan: Plan, rank: RankPlacement, devices: DeviceRequest, mounts: 
         if plan.facts()["waits_for_go"]:
             probe = {"command": [runner.SHELL, "-c", f"[ -e {runner.STATE}/went ]"]}
             made["startupProbe"] = {"exec": probe, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 10**8}
+    if plan.answers(rank.rank):
+        made |= serving.container(environment.ports_of(plan.launch)[1:], made.get("ports", ()))
     return made
 
 

@@ -27,7 +27,9 @@ JOB: Final = "dujiang.io/job"
 ATTEMPT: Final = "dujiang.io/attempt"
 RANK: Final = "dujiang.io/rank"
 KIND: Final = "dujiang.io/kind"
-"""Label of ConfigMaps: `files`, `forgotten` or `runner`."""
+"""Label of ConfigMaps: `files`, `forgotten` or `runner`; of a job's Service: `service`."""
+SERVED: Final = "dujiang.io/service"
+"""Label of Pods that answer behind their job's Service: its name."""
 FORGOTTEN: Final = "dujiang.io/forgotten"
 """Label of the tombstone of a forgotten attempt: the day, as 20260131."""
 KEY: Final = "dujiang.io/key"
@@ -128,17 +130,27 @@ def name_of(key: AttemptKey) -> str:
 
     Identifiers that the platform makes are kept, with `_` as `-`; of others a hash is part of the name.
     """
-    slug = key.job_id.lower().replace("_", "-")
-    if not _STANDARD.fullmatch(key.job_id):
-        digest = hashlib.sha256(key.job_id.encode()).hexdigest()[:10]
+    return f"{job_name_of(key.job_id)}-{key.number}"
+
+
+def job_name_of(job_id: str) -> str:
+    """Return the name of what belongs to a job, whichever attempt of it runs; no two jobs share one."""
+    slug = job_id.lower().replace("_", "-")
+    if not _STANDARD.fullmatch(job_id):
+        digest = hashlib.sha256(job_id.encode()).hexdigest()[:10]
         slug = f"{slug[:_LONGEST_SLUG].strip('-') or 'job'}--{digest}"
-    return f"dj-{slug}-{key.number}"
+    return f"dj-{slug}"
 
 
 def labels_of(mark: str, key: AttemptKey) -> dict[str, str]:
     """Return the labels of everything that is made for an attempt."""
-    job = key.job_id if len(key.job_id) <= 63 and key.job_id[-1] not in "-_" and key.job_id[0] != "_" else ""
-    return {MANAGED_BY: MANAGER, MARK: mark, ATTEMPT: str(key.number), **({JOB: job} if job else {})}
+    return {**job_labels_of(mark, key.job_id), ATTEMPT: str(key.number)}
+
+
+def job_labels_of(mark: str, job_id: str) -> dict[str, str]:
+    """Return the labels of what is made for a job, whichever attempt of it runs."""
+    job = job_id if len(job_id) <= 63 and job_id[-1] not in "-_" and job_id[0] != "_" else ""
+    return {MANAGED_BY: MANAGER, MARK: mark, **({JOB: job} if job else {})}
 
 
 def notes_of(launch: Launch, *, at_us: int, facts: Mapping[str, Any], is_made: bool) -> dict[str, str]:

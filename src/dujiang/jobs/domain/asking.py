@@ -8,7 +8,7 @@ from dujiang.engines.contract import NEEDS_IMAGE, AttemptKey, Checkpointing, Inp
 from dujiang.jobs.domain.distributed import Site, spread
 from dujiang.jobs.domain.elastic import elastic_bounds, ranks_wanted
 from dujiang.jobs.domain.job import Attempt, Job
-from dujiang.jobs.spec import Burst, Cause, JobSpec, Kept, Placement, Resources
+from dujiang.jobs.spec import Burst, Cause, JobSpec, Kept, Kind, Placement, Resources
 from dujiang.scheduling.domain import Ask, Constraints, Level, Request, TaskClass
 
 PROJECT_LABEL = "project_id"
@@ -137,5 +137,6 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         ports=spec.ports + made.ports,
         inputs=tuple(Input(data.name, data.path) for data in spec.inputs),
         record_environment=spec.outputs.model is not None,
+        is_service=spec.kind is Kind.SERVICE,
         labels={**job.labels, PROJECT_LABEL: job.project_id},
     )
