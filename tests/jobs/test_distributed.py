@@ -143,6 +143,14 @@ def test_mpirun_on_one_machine_keeps_off_the_network_and_off_shared_names() -> N
     assert "OMPI_MCA_btl" not in made("mpi", ranks=ranks_on("a", "a"), site=KUBERNETES).env, "a Pod each"
 
 
+def test_what_hands_its_daemons_over_in_a_folder_says_that_all_must_see_it() -> None:
+    for launcher in ("mpi", "horovod"):
+        assert made(launcher, site=KUBERNETES).shares_output
+        assert not made(launcher, ranks=ranks_on("a"), site=KUBERNETES).shares_output
+    for launcher in ("none", "torchrun", "accelerate", "deepspeed", "lightning", "tensorflow", "jax"):
+        assert not made(launcher, site=KUBERNETES).shares_output, launcher
+
+
 def test_lightning_starts_its_own_processes(tmp_path: Path) -> None:
     found = made("lightning", "env", processes=4)
     told = dict(line.split("=", 1) for line in Seen(tmp_path, found, 1, 2).out.splitlines())

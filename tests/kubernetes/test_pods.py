@@ -77,6 +77,20 @@ def env(pod: dict[str, Any]) -> dict[str, Any]:
     return {each["name"]: each.get("value", each.get("valueFrom")) for each in box(pod)["env"]}
 
 
+def test_what_needs_one_folder_for_all_ranks_is_refused_where_there_is_none() -> None:
+    """Each rank would wait for its orders in a folder of its own, for ever; mpirun gives up after five minutes."""
+    nodes = {f"n{nth}": a_node(f"n{nth}") for nth in (1, 2)}
+    gang, alone, other = a_launch(2, shares_output=True), a_launch(1, shares_output=True), a_launch(2)
+    shared: dict[str, Any] = {"work_dir": "/dujiang", "work_volume": {"nfs": {"server": "s", "path": "/p"}}}
+    own: dict[str, Any] = {**shared, "work_volume": {"emptyDir": {}}}
+    for settings in (BASE, {**BASE, **own}):
+        with pytest.raises(EngineRefused, match="set `work_dir` and `work_volume`"):
+            pods.refuse_impossible(gang, nodes, KubernetesSettings(**settings))
+        pods.refuse_impossible(alone, nodes, KubernetesSettings(**settings))
+        pods.refuse_impossible(other, nodes, KubernetesSettings(**settings))
+    pods.refuse_impossible(gang, nodes, KubernetesSettings(**BASE, **shared))
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
 
 

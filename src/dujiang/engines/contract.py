@@ -251,6 +251,9 @@ class Launch:
     processes_limit: int = 4096
     is_service: bool = False
     """It runs until it is stopped, and answers on its ports."""
+    shares_output: bool = False
+    """Its ranks can do nothing where they do not all see the same DUJIANG_OUTPUT_DIR: an engine that has no such folder
+    refuses it."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -132,6 +132,12 @@ def refuse_impossible(launch: Launch, nodes: Mapping[str, KubeNode], settings: K
         raise EngineRefused(f"A job gets at most {_MOST_PORTS} ports.")
     if not (launch.image or settings.image):
         raise EngineRefused("No container image: name one in the job (`image`), or set `image` of this cluster.")
+    if launch.shares_output and len(launch.ranks) > 1 and not settings.has_shared_folder:
+        raise EngineRefused(
+            "MPI over several nodes needs a folder that all Pods see, to start its processes without ssh, and this"
+            " cluster has none: set `work_dir` and `work_volume` of it (an NFS export, a claim that many nodes may"
+            " write), choose another cluster (`placement`), another launcher, or one node."
+        )
     if launch.workdir is not None and not launch.workdir.startswith("/"):
         raise EngineRefused(f"The working directory {launch.workdir!r} must be absolute.")
     texts = {"run": launch.run, "setup": launch.setup, "workdir": launch.workdir or ""}

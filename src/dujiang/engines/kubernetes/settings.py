@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from dujiang.engines.kubernetes.checking import check_paths, check_selector, check_volume
+
+_OF_ONE_POD: Final = frozenset({"emptyDir", "ephemeral"})
+"""Kinds of volumes that each Pod gets one of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ class KubernetesSettings:
     """How long Pods may wait for a node or an image before the attempt is given up as one that could not start."""
     watch_s: float = 0.5
     """How often output that is followed is asked for again."""
+
+    @property
+    def has_shared_folder(self) -> bool:
+        """Say whether all Pods of an attempt see one folder; some kinds of volumes are each Pod's own."""
+        return bool(self.work_dir) and not _OF_ONE_POD & self.work_volume.keys()
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

@@ -138,5 +138,6 @@ def launch_of(job: Job, attempt: Attempt, secrets: dict[str, str], *, project: s
         inputs=tuple(Input(data.name, data.path) for data in spec.inputs),
         record_environment=spec.outputs.model is not None,
         is_service=spec.kind is Kind.SERVICE,
+        shares_output=made.shares_output,
         labels={**job.labels, PROJECT_LABEL: job.project_id},
     )

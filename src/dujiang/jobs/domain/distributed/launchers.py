@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dujiang.engines.contract import RankPlacement
@@ -46,6 +46,8 @@ class Spread:
     """Below the job's own."""
     ports: int = 0
     """How many more ports are needed, after the job's own."""
+    shares_output: bool = False
+    """Whether it works only where all ranks see one output folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def spread(
     cores = max(1, ranks[0].cpu_milli // 1000 // processes)
     env = {"DUJIANG_PROCESSES": str(processes), "OMP_NUM_THREADS": str(cores), **_network(case, site)}
     made = _MAKERS[launcher](case)
-    return Spread(made.run, {**env, **made.env}, made.ports)
+    return replace(made, env={**env, **made.env})
 
 
 def _program(run: str, launcher: Launcher) -> str:
@@ -153,7 +155,7 @@ def _lightning(case: _Case) -> Spread:
 
 
 def _mpi(case: _Case) -> Spread:
-    return Spread(_mpirun(case, case.words), {**mpi.AS_ROOT, **mpi.UNBOUND, **_transport(case)})
+    return _mpirun(case, case.words, {**mpi.AS_ROOT, **mpi.UNBOUND, **_transport(case)})
 
 
 def _horovod(case: _Case) -> Spread:
@@ -164,11 +166,14 @@ def _horovod(case: _Case) -> Spread:
     env = {**mpi.AS_ROOT, **_transport(case)}
     transport = env.pop("OMPI_MCA_btl", "^openib")
     words = ("-bind-to", "none", "-map-by", "slot", "-mca", "pml", "ob1", "-mca", "btl", transport, *case.words)
-    return Spread(_mpirun(case, words), env)
+    return _mpirun(case, words, env)
 
 
-def _mpirun(case: _Case, words: Sequence[str]) -> str:
-    return mpi.mpirun(words, case.run, ranks=len(case.ranks), processes=case.processes, on_slurm=case.engine == "slurm")
+def _mpirun(case: _Case, words: Sequence[str], env: Mapping[str, str]) -> Spread:
+    """The daemons of several ranks are handed over in their output folder."""
+    ranks = len(case.ranks)
+    run = mpi.mpirun(words, case.run, ranks=ranks, processes=case.processes, on_slurm=case.engine == "slurm")
+    return Spread(run, env, shares_output=ranks > 1)
 
 
 def _transport(case: _Case) -> dict[str, str]:
