@@ -102,19 +102,24 @@ async def binding(cluster: Cluster, pods: int) -> list[list[object]]:
         await clear(cluster, api)
     bound_first = await ours_binds(cluster, pods, rows, before=True)
     ours = await ours_binds(cluster, pods, rows, before=False)
+    named = await ours_binds(cluster, pods, rows, before=False, placement="bound")
     for what, mine, theirs in (
         ("binding alone, ours to the peer's", bound_first, peer),
         ("all of it, ours to the peer's", ours, whole),
         ("all of ours to the peer's binding alone", ours, peer),
+        ('all of it with placement = "bound", ours to the peer\'s', named, whole),
+        ('all of ours with placement = "bound" to the peer\'s binding alone', named, peer),
     ):
         rows.append([what, "", f"{mine / theirs:.2f} times as many", met(mine >= theirs), ""])
     return rows
 
 
-async def ours_binds(cluster: Cluster, pods: int, rows: list[list[object]], *, before: bool) -> float:
+async def ours_binds(
+    cluster: Cluster, pods: int, rows: list[list[object]], *, before: bool, placement: str = "pinned"
+) -> float:
     """Return how many Pods we have bound a second: from the plan on, or after all were submitted before."""
-    project = f"ours-{before}".lower()
-    engine = engine_of(cluster, mark=project)
+    project = f"ours-{placement}-{before}".lower()
+    engine = engine_of(cluster, mark=project, placement=placement)
     first = launch_of("first", on((await engine.inventory())[0].name), project)
     await engine.submit(first)
     await phase(engine, [first.key], Phase.RUNNING)  # the namespace is there, and everything is connected
@@ -139,9 +144,9 @@ async def ours_binds(cluster: Cluster, pods: int, rows: list[list[object]], *, b
         if before:
             what = "ours, all submitted before kube-scheduler was started, the engine away; first to last"
             found = rate(rows, what, bound.first_s, bound, used)
-            engine = engine_of(cluster, mark=project)
+            engine = engine_of(cluster, mark=project, placement=placement)
         else:
-            found = rate(rows, "ours: plan, submit, until all are bound", began, bound, used)
+            found = rate(rows, f"ours, {placement}: plan, submit, until all are bound", began, bound, used)
             rows.append(["of that: the plan", pods, f"{planned_s:.2f}", f"{pods / planned_s:.0f}/s", ""])
             rows.append(["of that: until all submits were answered", pods, f"{submitted_s:.1f}", "", ""])
         await finish(engine, [launch.key for launch in launches], api, project)

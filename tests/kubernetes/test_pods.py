@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -69,12 +70,16 @@ def box(pod: dict[str, Any]) -> dict[str, Any]:
 
 def sources(pod: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what lies beside the runner."""
-    found: list[dict[str, Any]] = pod["spec"]["volumes"][0]["projected"]["sources"]
+    volume = next(each for each in pod["spec"]["volumes"] if each["name"] == "dujiang-bin")
+    found: list[dict[str, Any]] = volume["projected"]["sources"]
     return found
 
 
 def env(pod: dict[str, Any]) -> dict[str, Any]:
-    return {each["name"]: each.get("value", each.get("valueFrom")) for each in box(pod)["env"]}
+    """Return the variables of its program: those of its container, and those that the runner sets."""
+    found = {each["name"]: each.get("value", each.get("valueFrom")) for each in box(pod)["env"]}
+    lines = shlex.split(pod["metadata"]["annotations"].get("dujiang.io/file.env", ""))
+    return found | dict(each.split("=", 1) for each in lines if each != "export")
 
 
 def test_what_needs_one_folder_for_all_ranks_is_refused_where_there_is_none() -> None:
@@ -176,7 +181,7 @@ def test_the_tombstone_of_an_attempt_is_what_its_pods_would_find() -> None:
 def test_files_lie_in_annotations_while_they_are_small_and_in_a_config_map_of_their_own_after_that() -> None:
     small = a_pod(a_launch(2, run="echo 'a$b'\n", setup="true"), rank=1)
     (source,) = [source["downwardAPI"] for source in sources(small) if "downwardAPI" in source]
-    assert [item["path"] for item in source["items"]] == ["launch", "run", "setup"]
+    assert [item["path"] for item in source["items"]] == ["launch", "run", "setup", "env"]
     assert small["metadata"]["annotations"][f"{records.FILE}run"] == "echo 'a$b'\n"
     for launch in (a_launch(run="x" * 70_000), a_launch(2, run="x" * 40_000)):
         plan = a_plan(launch)
@@ -250,7 +255,7 @@ def test_variables_come_as_they_are_and_facts_cannot_be_faked() -> None:
     )
     found = env(a_pod(launch))
     assert (found["A"], found["RANK"], found["WORLD_SIZE"], found["OMP_NUM_THREADS"]) == (
-        "$$HOME $$(B) $$$$",
+        "$HOME $(B) $$",
         "0",
         "1",
         "7",
@@ -258,6 +263,49 @@ def test_variables_come_as_they_are_and_facts_cannot_be_faked() -> None:
     assert found["T"] == {"secretKeyRef": {"name": records.name_of(KEY), "key": "s0"}}
     plan = a_plan(launch)
     assert base64.b64decode(pods.secret(plan, a_record(plan))["data"]["s0"]) == b"s"
+
+
+def test_what_a_shell_or_the_runtime_reads_itself_is_in_the_container_from_the_start() -> None:
+    given = {
+        "IFS": ":",
+        "PATH": "/opt/$x",
+        "LD_PRELOAD": "a.so",
+        "dj_bin": "/x",
+        "BASH_ENV": "y",
+        "not-a-name": "1",
+        "A": "b",
+    }
+    asked = DeviceRequest(env={"NVIDIA_VISIBLE_DEVICES": "void"})
+    pod = a_pod(a_launch(env=given, secrets={"NVIDIA_VISIBLE_DEVICES": "all"}), devices=asked)
+    container = {each["name"]: each["value"] for each in box(pod)["env"]}
+    del given["A"]
+    assert container == {**given, "PATH": "/opt/$$x", "NVIDIA_VISIBLE_DEVICES": "void"}
+    assert env(pod)["A"] == "b"
+
+
+def test_variables_that_are_too_long_for_an_annotation_are_the_containers() -> None:
+    pod = a_pod(a_launch(env={"A": "x" * 100_000}))
+    assert "dujiang.io/file.env" not in pod["metadata"]["annotations"]
+    assert {each["name"] for each in box(pod)["env"]} >= {"A", "RANK", "DUJIANG_JOB_ID"}
+
+
+def test_the_scheduler_is_passed_by_where_the_site_says_so_and_the_attempt_is_one_pod() -> None:
+    spec = a_pod(a_launch(), ("a", "b", "NoExecute"), placement="bound")["spec"]
+    assert (spec["nodeName"], "affinity" in spec) == ("n1", False)
+    assert spec["tolerations"] == [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"}]
+    fraction, claimed = DeviceRequest(scheduler="kai-scheduler"), DeviceRequest(claim={"spec": {}})
+    for pod in (
+        a_pod(a_launch(2), placement="bound"),
+        a_pod(a_launch(secrets={"T": "s"}), placement="bound"),
+        a_pod(a_launch(), placement="bound", devices=fraction),
+        a_pod(a_launch(), placement="bound", devices=claimed),
+    ):
+        required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert required["nodeSelectorTerms"][0]["matchFields"][0]["values"] == ["n1"]
+        assert "nodeName" not in pod["spec"]
+    for also in ({"queue": "q"}, {"scheduler": "s"}):
+        with pytest.raises(ValueError, match="asks no scheduler"):
+            KubernetesSettings(**{**BASE, "placement": "bound", **also})
 
 
 def test_only_the_first_rank_has_a_probe_and_only_where_others_wait_for_it() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dujiang.engines.contract import AttemptKey, Checkpointing, Input, Launch, RankPlacement
-from dujiang.engines.kubernetes import recording, runner
+from dujiang.engines.kubernetes import environment, recording, runner
 from dujiang.engines.kubernetes.words import said_by_runner
 
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "ash"], "bash": ["bash"]}
@@ -48,14 +48,13 @@ class Box:
     shell: list[str]
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, launch: Launch, *, rank: int = 0, go: str = "") -> Box:
-        """Begin a rank."""
-        for name in ("bin", "state"):
-            (self.folder / name).mkdir(parents=True)
+    def start(self, launch: Launch, *, rank: int = 0, go: str = "", env: str = "") -> Box:
+        """Begin a rank, with lines that set its variables."""
+        (self.folder / "bin").mkdir(parents=True)
         files = runner.files_of(launch, workdir=f"{self.folder}/w", output_dir=f"{self.folder}/o", go=go)
         files["launch"] = files["launch"].replace(runner.STATE, f"{self.folder}/state")
         files["launch"] = files["launch"].replace(runner.LAST_WORD, f"{self.folder}/last")
-        for name, text in {**files, "runner": runner.text()}.items():
+        for name, text in {**files, "runner": runner.text(), **({runner.ENV: env} if env else {})}.items():
             path = self.folder / "bin" / name
             path.write_text(text)
             path.chmod(0o755)
@@ -132,6 +131,25 @@ def test_a_signal_is_exact(box: Box, number: int) -> None:
     end = box.start(a_launch(f"kill -{int(number)} $$")).end()
     assert how(end) == ("Exited", str(128 + number), str(int(number)))
     assert box.output() == ""
+
+
+HOSTILE = 'a\'b "$HOME" `id` \\n $(exit 7)\n\ttwo lines; exit 9 # é中 '
+
+
+def test_variables_come_to_setup_and_run_as_they_are(box: Box) -> None:
+    lines, rest = environment.exports({"A": HOSTILE, "RANK": "3", "EMPTY": "", "long": "x" * 90_000})
+    assert not rest
+    show = 'printf "%s|%s|%s|%s" "$A" "$RANK" "${EMPTY-unset}" "${#long}"'
+    end = box.start(a_launch(show, setup=f"{show}; A=changed"), env=lines).end()
+    assert how(end) == ("Exited", "0", "")
+    assert box.output() == f"{HOSTILE}|3||90000" * 2
+
+
+def test_no_variable_disturbs_the_runner(box: Box) -> None:
+    given = dict.fromkeys(("IFS", "PATH", "dj_state", "UID", "PPID", "OPTIND", "ENV", "LC_ALL", "a-b", "1a", "é"), "x")
+    lines, rest = environment.exports({**given, "status": "5", "i": "6"})
+    assert rest == given
+    assert how(box.start(a_launch('exit "$status"'), env=lines).end()) == ("Exited", "5", "")
 
 
 def test_a_text_names_its_interpreter_or_is_the_shells_and_may_be_long(box: Box) -> None:

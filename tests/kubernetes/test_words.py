@@ -116,7 +116,7 @@ def test_who_takes_a_pod_away_says_how_it_ended(reason: str) -> None:
 @pytest.mark.parametrize("reason", [*sorted(words.FAILED), "OutOfnvidia.com/gpu"])
 def test_what_the_kubelet_calls_a_failed_pod_says_how_it_ended(reason: str) -> None:
     end = words.end_of(a_pod(phase="Failed", reason=reason, message="as it is"), is_ready=True)
-    assert end.end is words.FAILED.get(reason, End.LAUNCH_FAILED)
+    assert end.end is words.FAILED.get(reason, End.NODE_REFUSED)
     assert any(f"{reason}: as it is" in line for _, line in end.evidence)
 
 

@@ -80,7 +80,7 @@ class End(StrEnum):
     REFUSED = "Refused"
     """The engine took nothing of it and never will (`EngineRefused`); written down by who asked."""
     NODE_REFUSED = "NodeRefused"
-    """The engine took nothing of it, as one of its nodes was closed or gone (`NodeRefused`); the same."""
+    """One of its nodes was closed or gone (`NodeRefused`), or turned it away: nothing of it has run."""
     LOST = "Lost"
     """It ran, and what watched over it is gone without a trace of its end (machine restarted, supervisor killed)."""
     NODE_LOST = "NodeLost"

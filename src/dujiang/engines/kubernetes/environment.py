@@ -6,6 +6,8 @@ and last what the platform states as fact, which nobody can override. The image'
 
 from __future__ import annotations
 
+import re
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,10 +15,19 @@ from typing import Any, Final
 from dujiang.engines.contract import Launch, RankPlacement
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 
+OWN: Final = "/dujiang"
+"""Folder of the platform in each container."""
 WORK: Final = "/dujiang/work"
 OUTPUT: Final = "/dujiang/output"
 LIMITS: Final = "kubernetes"
 _FIRST_PORT, _PORTS = 20_000, 12_000
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OF_SHELLS = re.compile(
+    r"dj_.*|_|BASH.*|COMP.*|COLUMNS|DIRSTACK|E?UID|ENV|EPOCH.*|FUNC.*|GROUPS|HIST.*|HOME|IFS|INSIDE_EMACS|LC_.*|LANG.*"
+    r"|LD_.*|LINENO|LINES|MACHTYPE|MAIL.*|OLDPWD|OPT(?:ARG|ERR|IND)|OS?TYPE|PATH|PIPESTATUS|POSIXLY_CORRECT|PPID"
+    r"|PS[0-4]|S?RANDOM|READLINE.*|REPLY|SECONDS|SHELL(?:OPTS)?|SHLVL|TIMEFORMAT|TMOUT|TMPDIR"
+)
+"""Variables that mean something to a shell that sets them, or to the runner: these the container has from the start."""
 
 
 def ports_of(launch: Launch) -> list[int]:
@@ -53,7 +64,6 @@ def rank_environment(
     workdir: str,
     output_dir: str,
     mark: str,
-    devices: Mapping[str, str],
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the variables of one rank: those that the user's secrets come before, and those that nothing does.
 
@@ -65,14 +75,12 @@ def rank_environment(
         workdir: where its texts run.
         output_dir: where its results go.
         mark: of this platform.
-        devices: variables that its devices need.
     """
     suggested = {"OMP_NUM_THREADS": str(max(1, rank.cpu_milli // 1000)), "PYTHONUNBUFFERED": "1", "PWD": workdir}
     facts = {
         **_identity(launch, mark),
         **_place_in_the_gang(rank, hosts, ports[0]),
         **_means(rank, ports[1:]),
-        **devices,
         "DUJIANG_OUTPUT_DIR": output_dir,
     }
     return {**suggested, **launch.env}, facts
@@ -118,3 +126,13 @@ def _means(rank: RankPlacement, ports: list[int]) -> dict[str, Any]:
         **({} if rank.devices else {"CUDA_VISIBLE_DEVICES": ""}),
         **{f"PORT{nth or ''}": str(port) for nth, port in enumerate(ports)},
     }
+
+
+def exports(variables: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Return shell lines that set variables, and those that no line may set.
+
+    A variable in a Pod takes five times as long to tell as its line here, for every reader and writer of the Pod.
+    """
+    ours = {name: text for name, text in variables.items() if _NAME.fullmatch(name) and not _OF_SHELLS.fullmatch(name)}
+    lines = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in ours.items())
+    return lines, {name: text for name, text in variables.items() if name not in ours}

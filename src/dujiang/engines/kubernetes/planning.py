@@ -223,6 +223,8 @@ def decide(sight: Sight, *, now_us: int) -> dict[str, Any]:
         first = next((end for end in ends if end.failed), ends[0])
         end = first.end
     started = [each.started_us for each in ends if each.started_us is not None]
+    if started and end is End.NODE_REFUSED:  # another rank's node had taken it
+        end = End.LAUNCH_FAILED
     at_us = max([each.at_us for each in ends if each.at_us is not None], default=now_us)
     why = [["engine", stop.why, stop.at_us]] if stop is not None and stop.why else []
     told = [first, *(each for each in ends if each is not first)]

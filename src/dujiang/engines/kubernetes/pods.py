@@ -1,8 +1,8 @@
 """Turns a launch into the objects that Kubernetes runs it by, and says what is refused: pure.
 
 One Pod for each rank. That of the first is the attempt's record, and all else belongs to it. Each goes to the node that
-the platform chose: by a required affinity, not by `nodeName`, so that the cluster's scheduler keeps its word on taints,
-volumes and the Pods of others.
+the platform chose: by a required affinity, so that the cluster's scheduler keeps its word on taints, volumes and the
+Pods of others; by `nodeName` where the site has said that it need not be asked (`placement = "bound"`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 _GROUP, _GROUP_SIZE = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
 _GANG = "dujiang.io/record"
 _MOST_PORTS = 64
+_MOST_VARIABLES = 100_000
+"""Bytes of variables in an annotation; those of a Pod may have 256 KiB."""
 _MARGIN_S = 10
 """On top of the grace, before the kubelet kills what the runner did not."""
 _KUBERNETES_OWN = "node.kubernetes.io/"
@@ -115,6 +117,12 @@ class Plan:
         """Say whether one Pod is all that is made of it: then it may begin at once."""
         has_claims = any(devices.claim is not None for devices in self.devices)
         return not (self.is_gang or self.launch.secrets or has_claims or self.is_served) and self.has_light_files
+
+    @property
+    def is_bound(self) -> bool:
+        """Say whether it has its node from the start, and no scheduler sees it before."""
+        has_scheduler = any(devices.scheduler for devices in self.devices)
+        return self.settings.placement == "bound" and self.is_one_pod and not has_scheduler
 
 
 def refuse_impossible(launch: Launch, nodes: Mapping[str, KubeNode], settings: KubernetesSettings) -> None:
@@ -222,15 +230,16 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
     meta["labels"] |= {RANK: str(rank.rank), **({_GANG: plan.name} if plan.is_gang else {})}
     if plan.answers(rank.rank):
         meta["labels"] |= serving.label(launch.key)
-    files = {f"{FILE}{name}": text for name, text in plan.files.items()} if plan.has_light_files else {}
-    meta["annotations"] |= {**devices.annotations, **notes, **files}
+    told, variables = _variables(plan, rank, devices)
+    light = {**(plan.files if plan.has_light_files else {}), **({runner.ENV: told} if told else {})}
+    meta["annotations"] |= {**devices.annotations, **notes, **{f"{FILE}{name}": text for name, text in light.items()}}
     meta["finalizers"] = [KEEP]
     if settings.queue:
         meta["labels"][QUEUE] = settings.queue
         if plan.is_gang:
             meta["labels"][_GROUP] = plan.name
             meta["annotations"][_GROUP_SIZE] = str(len(launch.ranks))
-    volumes, mounts = _volumes(plan)
+    volumes, mounts = _volumes(plan, light)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + _MARGIN_S,
@@ -238,10 +247,12 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
         "serviceAccountName": settings.service_account or ACCOUNT,
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "affinity": {"nodeAffinity": _affinity(rank.node, settings)},
+        **(
+            {"nodeName": rank.node} if plan.is_bound else {"affinity": {"nodeAffinity": _affinity(rank.node, settings)}}
+        ),
         "tolerations": _tolerations(plan.nodes[rank.node], settings),
         "volumes": volumes,
-        "containers": [_container(plan, rank, devices, mounts)],
+        "containers": [_container(plan, rank, devices, mounts, variables)],
     }
     if launch.time_limit_s is not None:
         # The runner keeps the limit; this is for one that is gone, and counts from before the image is there.
@@ -265,7 +276,9 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
-def _container(plan: Plan, rank: RankPlacement, devices: DeviceRequest, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+def _container(
+    plan: Plan, rank: RankPlacement, devices: DeviceRequest, mounts: list[dict[str, Any]], env: list[dict[str, Any]]
+) -> dict[str, Any]:
     given = {
         **({"cpu": f"{rank.cpu_milli}m"} if rank.cpu_milli else {}),
         **({"memory": str(rank.memory_bytes)} if rank.memory_bytes else {}),
@@ -280,34 +293,42 @@ def _container(plan: Plan, rank: RankPlacement, devices: DeviceRequest, mounts: 
         "image": plan.image,
         "imagePullPolicy": "IfNotPresent",
         "command": runner.begin(rank.rank),
-        "env": _env(plan, rank, devices),
+        "env": env,
         "resources": resources,
         "securityContext": {"allowPrivilegeEscalation": False},
         "volumeMounts": mounts,
         "terminationMessagePath": runner.LAST_WORD,
         "lifecycle": {"preStop": {"exec": {"command": runner.ask("term")}}},
     }
-    if rank.rank == 0:
+    if rank.rank == 0 and plan.settings.network == "host":  # which the scheduler keeps apart; else they mean nothing
         made["ports"] = [{"containerPort": port, "protocol": "TCP"} for port in environment.ports_of(plan.launch)]
-        if plan.facts()["waits_for_go"]:
-            probe = {"command": [runner.SHELL, "-c", f"[ -e {runner.STATE}/went ]"]}
-            made["startupProbe"] = {"exec": probe, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 10**8}
+    if rank.rank == 0 and plan.facts()["waits_for_go"]:
+        probe = {"command": [runner.SHELL, "-c", f"[ -e {runner.STATE}/went ]"]}
+        made["startupProbe"] = {"exec": probe, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 10**8}
     if plan.answers(rank.rank):
         made |= serving.container(environment.ports_of(plan.launch)[1:], made.get("ports", ()))
     return made
 
 
-def _env(plan: Plan, rank: RankPlacement, devices: DeviceRequest) -> list[dict[str, Any]]:
+def _variables(plan: Plan, rank: RankPlacement, devices: DeviceRequest) -> tuple[str, list[dict[str, Any]]]:
+    """Return the variables of a rank: the lines by which its runner sets them, and those that its container has."""
     workdir, output_dir = environment.folders_of(plan.launch, plan.settings)
     below, above = environment.rank_environment(
         plan.launch, rank, hosts=_hosts(plan), ports=environment.ports_of(plan.launch), workdir=workdir,
-        output_dir=output_dir, mark=plan.mark, devices=devices.env,
+        output_dir=output_dir, mark=plan.mark,
     )  # fmt: skip
-    found: dict[str, dict[str, Any]] = {name: _plain(value) for name, value in below.items()}
+    hidden = [name for name in plan.launch.secrets if name not in above and name not in devices.env]
+    plain = {
+        name: value for name, value in {**below, **above}.items() if name not in hidden and name not in devices.env
+    }
+    lines, rest = environment.exports(plain)
+    if len(lines.encode()) > _MOST_VARIABLES:
+        lines, rest = "", plain
+    found = {name: _plain(value) for name, value in {**rest, **devices.env}.items()}  # devices: the runtime reads them
     for nth, name in enumerate(plan.launch.secrets):
-        found[name] = {"valueFrom": {"secretKeyRef": {"name": plan.name, "key": f"s{nth}"}}}
-    found |= {name: _plain(value) for name, value in above.items()}
-    return [{"name": name, **value} for name, value in found.items()]
+        if name in hidden:
+            found[name] = {"valueFrom": {"secretKeyRef": {"name": plan.name, "key": f"s{nth}"}}}
+    return lines, [{"name": name, **value} for name, value in found.items()]
 
 
 def _plain(value: str) -> dict[str, Any]:
@@ -324,25 +345,23 @@ def _hosts(plan: Plan) -> list[str]:
     return [f"{plan.pod(rank.rank)}.{plan.name}" for rank in plan.launch.ranks]
 
 
-def _volumes(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _volumes(plan: Plan, light: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the volumes of a Pod, and where its container has them."""
     settings = plan.settings
     sources = [
         {"configMap": {"name": runner.name()}},
         # Where it is there, the attempt was forgotten before this Pod came to be, and its runner runs nothing.
         {"configMap": {"name": plan.name, "optional": True, "items": [{"key": TOMBSTONE, "path": TOMBSTONE}]}},
-        _files(plan),
+        *_files(plan, light),
     ]
+    own = runner.STATE if settings.work_dir else environment.OWN  # which may be the shared folder itself
     found: list[tuple[str, dict[str, Any], str, bool]] = [
+        ("dujiang", {"emptyDir": {}}, own, False),
         ("dujiang-bin", {"projected": {"sources": sources, "defaultMode": 0o555}}, runner.BIN, True),
-        ("dujiang-state", {"emptyDir": {}}, runner.STATE, False),
         ("dujiang-shm", {"emptyDir": {"medium": "Memory"}}, "/dev/shm", False),
     ]
     if settings.work_dir:
         found.append(("dujiang-work", dict(settings.work_volume), settings.work_dir, False))
-    else:
-        found.append(("dujiang-work", {"emptyDir": {}}, environment.WORK, False))
-        found.append(("dujiang-output", {"emptyDir": {}}, environment.OUTPUT, False))
     for nth, (path, what) in enumerate(settings.volumes.items()):
         source = {name: value for name, value in what.items() if name != "readOnly"}
         found.append((f"v{nth}", source, path, bool(what.get("readOnly"))))
@@ -351,17 +370,17 @@ def _volumes(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return volumes, mounts
 
 
-def _files(plan: Plan) -> dict[str, Any]:
-    """Return where the runner has its attempt's files from."""
-    if not plan.has_light_files:
-        return {"configMap": {"name": f"{plan.name}-files"}}
-    notes = [(name, f"metadata.annotations['{FILE}{name}']") for name in plan.files]
-    return {"downwardAPI": {"items": [{"path": name, "fieldRef": {"fieldPath": path}} for name, path in notes]}}
+def _files(plan: Plan, light: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return where the runner has the files beside it from: those that are light, from the Pod's own annotations."""
+    notes = [(name, f"metadata.annotations['{FILE}{name}']") for name in light]
+    items = [{"path": name, "fieldRef": {"fieldPath": path}} for name, path in notes]
+    heavy = [] if plan.has_light_files else [{"configMap": {"name": f"{plan.name}-files"}}]
+    return [*heavy, *([{"downwardAPI": {"items": items}}] if items else ())]
 
 
 def _affinity(node: str, settings: KubernetesSettings) -> dict[str, Any]:
     there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
-    if settings.placement == "pinned":
+    if settings.placement != "delegated":
         return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [there]}}
     wanted: dict[str, Any] = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": there}]}
     if expressions := _expressions(settings.node_selector):

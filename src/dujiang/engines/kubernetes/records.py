@@ -59,6 +59,11 @@ _MOST_BYTES = 900_000
 """A ConfigMap takes 1 MiB."""
 _MOST_IN_PODS = 64 << 10
 """Bytes of files that all Pods of an attempt hold together; the annotations of one may have 256 KiB."""
+_UNTOLD: Final[Mapping[str, Any]] = {
+    "time_limit_s": None, "ports": [], "waits_for_go": False, "queued": False, "has_secrets": False,
+    "has_service": False, "lineage": {},
+}  # fmt: skip
+"""What a record of a launch means where it says nothing."""
 _MOST_FACTS = 100_000
 """Bytes of a verdict; of a larger one the facts are left out."""
 
@@ -166,6 +171,7 @@ def notes_of(launch: Launch, *, at_us: int, facts: Mapping[str, Any], is_made: b
         "nodes": [rank.node for rank in launch.ranks], "grace_s": launch.grace_s, "time_limit_s": launch.time_limit_s,
         "name": launch.name, "project": launch.project, "at_us": at_us, **facts,
     }  # fmt: skip
+    told = {name: value for name, value in told.items() if name not in _UNTOLD or value != _UNTOLD[name]}
     return {LAUNCH: orjson.dumps(told).decode(), **({MADE: "yes"} if is_made else {})}
 
 
@@ -197,7 +203,7 @@ def reduce_record(obj: Mapping[str, Any]) -> Record | None:
         name=meta["name"].removesuffix("-0"),
         uid=meta["uid"],
         version=meta["resourceVersion"],
-        launch=orjson.loads(notes[LAUNCH]),
+        launch={**_UNTOLD, **orjson.loads(notes[LAUNCH])},
         is_made=MADE in notes,
         stop=Stop(**orjson.loads(stop)) if stop else None,
         verdict=orjson.loads(verdict) if verdict else None,

@@ -21,6 +21,8 @@ from dujiang.engines.kubernetes.records import KIND
 
 BIN: Final = "/dujiang/bin"
 STATE: Final = "/dujiang/state"
+ENV: Final = "env"
+"""File beside the runner that sets the variables of a rank."""
 SHELL: Final = "/bin/sh"
 LAST_WORD: Final = "/dev/termination-log"
 _LONGEST_ARGUMENT = 100_000

@@ -5,8 +5,8 @@
 #   runner ask WORD ...    beside it, started by the platform (exec) or by the kubelet before it ends the container
 #
 # What is asked: `stop CAUSE CENTISECONDS`, `signal NUMBER`, `go`, `term`. Beside this file lie `launch` (variables that
-# `pods` writes), `run` and, of an attempt that has them, `setup` and `lineage.json`. Where a file `forgotten` is there
-# the attempt has been before, and nothing of it is run. How it ended is written, as lines NAME=VALUE, where Kubernetes
+# `pods` writes), `run` and, of an attempt that has them, `env` (variables of the program), `setup` and `lineage.json`.
+# Where a file `forgotten` is there the attempt has been before, and nothing of it is run. How it ended is written, as lines NAME=VALUE, where Kubernetes
 # takes a container's last word from; nothing is ever printed, so that the container's output is the program's alone.
 #
 # Two shells: the first process runs the program in its foreground, because only then a shell leaves SIGINT and SIGQUIT
@@ -25,6 +25,7 @@ dj_main() {
     trap : TERM # deaf to it, and the program is not: the watcher hears of an end from elsewhere
     dj_clock
     dj_began=$dj_now
+    dj_check
     : >"$dj_state/said"
     exec 2>>"$dj_state/said"
     dj_prepare
@@ -45,12 +46,16 @@ dj_main() {
     dj_finish Exited
 }
 
-dj_prepare() {
+dj_check() {
     [ ! -e "$dj_bin/forgotten" ] || dj_fail "this attempt was over and forgotten before its Pod was made"
     for dj_tool in cat mkdir sleep; do
         command -v "$dj_tool" >/dev/null || dj_fail "the image has no command $dj_tool, which starting a job needs"
     done
     umask 022
+    mkdir -p "$dj_state" 2>/dev/null || dj_fail "the folder $dj_state cannot be made in the container"
+}
+
+dj_prepare() {
     [ -z "$dj_own" ] || dj_folder "$dj_workdir"
     dj_folder "$dj_output"
     [ -z "$dj_checkpoint" ] || dj_folder "$dj_checkpoint"
@@ -64,6 +69,7 @@ dj_folder() {
 # Find out, with the image's own Python, what the program is made from; what fails leaves nothing.
 dj_find_lineage() {
     (
+        dj_set
         PATH=$dj_path
         for dj_tool in python3 python; do
             if command -v "$dj_tool" >/dev/null; then
@@ -92,6 +98,7 @@ dj_run() {
             *) dj_command=/bin/sh dj_words=$(cat "$dj_bin/$1") ;;
         esac
         command -v "$dj_command" >/dev/null || exit 126 # its interpreter, where it names one
+        dj_set
         PATH=$dj_path
         case $2 in
             script) dj_begin; exec "$dj_bin/$1" ;;
@@ -112,6 +119,11 @@ dj_run() {
     if [ -s "$dj_state/unstarted" ]; then return; fi
     dj_unstarted=1
     [ -n "$dj_cause" ] || dj_fail "the $1 commands cannot be started in the container: status $dj_status"
+}
+
+# Set the program's variables, in a shell that does nothing more than begin it.
+dj_set() {
+    [ ! -e "$dj_bin/env" ] || . "$dj_bin/env"
 }
 
 dj_begin() {
@@ -375,6 +387,7 @@ dj_below() {
 }
 
 dj_ask() {
+    [ -d "$dj_state" ] || PATH=$PATH:/usr/bin:/bin mkdir -p "$dj_state" # the first process has only just begun
     printf '%s\n' "$*" >>"$dj_state/requests"
     [ ! -s "$dj_state/watcher" ] || { read -r dj_watcher <"$dj_state/watcher" && kill -USR1 "$dj_watcher"; }
 }

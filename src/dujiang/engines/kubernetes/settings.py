@@ -38,9 +38,10 @@ class KubernetesSettings:
     volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further volumes by the absolute path at which they are mounted in every Pod, such as data sets; `readOnly = true`
     beside a source mounts it so."""
-    placement: Literal["pinned", "delegated"] = "pinned"
+    placement: Literal["pinned", "delegated", "bound"] = "pinned"
     """Whether Pods go exactly to the nodes that the platform chose, or its choice is only preferred and the cluster's
-    scheduler has the last word."""
+    scheduler has the last word. `bound` names the node of a job of one Pod as it is made, so that the scheduler is not
+    asked at all: for nodes that only the platform fills, as the scheduler may give others the same place."""
     queue: str = ""
     """Kueue's LocalQueue for every Pod; empty uses no Kueue."""
     scheduler: str = ""
@@ -101,6 +102,8 @@ class KubernetesSettings:
             if volume or where != "work_volume":
                 check_volume(where, volume)
         check_selector(self.node_selector)
+        if self.placement == "bound" and (self.queue or self.scheduler):
+            raise ValueError('placement = "bound" asks no scheduler: leave out `queue` and `scheduler`')
         for name in ("request_timeout_s", "stale_after_s", "gang_start_s", "watch_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0")

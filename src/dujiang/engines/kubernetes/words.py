@@ -38,12 +38,12 @@ FAILED: Final[Mapping[str, End]] = {
     "DeadlineExceeded": End.TIME_LIMIT,
     "UnexpectedAdmissionError": End.LAUNCH_FAILED,
     "AdmissionFailed": End.LAUNCH_FAILED,
-    "NodeAffinity": End.LAUNCH_FAILED,
-    "TopologyAffinityError": End.LAUNCH_FAILED,
-    "OutOfcpu": End.LAUNCH_FAILED,
-    "OutOfmemory": End.LAUNCH_FAILED,
-    "OutOfpods": End.LAUNCH_FAILED,
-    "OutOfephemeral-storage": End.LAUNCH_FAILED,
+    "NodeAffinity": End.NODE_REFUSED,
+    "TopologyAffinityError": End.NODE_REFUSED,
+    "OutOfcpu": End.NODE_REFUSED,
+    "OutOfmemory": End.NODE_REFUSED,
+    "OutOfpods": End.NODE_REFUSED,
+    "OutOfephemeral-storage": End.NODE_REFUSED,
 }
 """Of a Pod's `status.reason`; `OutOf` with any other resource is as those here."""
 
@@ -60,6 +60,7 @@ what ran when the machine went down."""
 HOPELESS: Final = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Reasons for which a container waits, and waiting longer does not help."""
 _NO_IMAGE: Final = ("code = notfound", "manifest unknown", "not found")
+_NEVER_BEGUN = frozenset({End.LAUNCH_FAILED, End.NODE_REFUSED})
 _SAID_BY_KUBELET = ("TerminationByKubelet",)
 
 
@@ -136,7 +137,7 @@ def _without_word(pod: Pod, told: tuple[tuple[str, str], ...], is_ready: bool | 
     if pod.disrupted is not None:
         end, cause = _taken(pod, is_ready), "taken"
     elif reason in FAILED:
-        end, cause = FAILED[reason], "taken" if FAILED[reason] is not End.LAUNCH_FAILED else ""
+        end, cause = FAILED[reason], "" if FAILED[reason] in _NEVER_BEGUN else "taken"
     elif has_ended and box.reason in BROKEN:
         end = BROKEN[box.reason]
     elif pod.deleted_us is not None:
