@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dujiang.engines.contract import DeviceShare, End, RankPlacement
-from tests.contract.harness import Exits
+from tests.contract.harness import Exits, Waits
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
 from tests.kubernetes.test_failures import ended
@@ -100,3 +100,44 @@ async def test_on_the_nodes_network_a_gang_has_the_nodes_addresses(harness: Kube
     ]
     assert (await harness.printed(launch.key, rank=1)).decode() == f"{internal[0]} {','.join(internal)}\n"
     assert seen.host == internal[0]
+
+
+# -- nodes that only the platform fills -------------------------------------------------------------------------------
+
+
+async def test_a_job_that_is_bound_at_its_creation_needs_no_scheduler(harness: KubernetesHarness) -> None:
+    harness.set["placement"] = "bound"
+    await harness.restart()
+    await harness.ended(await harness.submit(Exits(0)))  # the namespace and its quota are there
+    harness.cluster.stop("scheduler")
+    try:
+        launch = harness.launch_text('echo "$NVIDIA_VISIBLE_DEVICES"', number=2)
+        shares = (DeviceShare("nvidia-2", 2, 1000, 0),)
+        object.__setattr__(launch, "ranks", (RankPlacement(0, harness.node, 500, 64 << 20, devices=shares),))
+        await harness.engine.submit(launch)
+        seen = await harness.ended(launch.key)
+    finally:
+        harness.cluster.start("scheduler")
+    assert (seen.end, seen.exit_code, seen.node) == (End.EXITED, 0, harness.node)
+    assert (await harness.printed(launch.key)).strip()
+
+
+async def test_a_kubelet_that_has_no_room_for_a_bound_job_turns_it_away_unrun(harness: KubernetesHarness) -> None:
+    harness.set["placement"] = "bound"
+    await harness.restart()
+    node = harness.cluster.request("GET", f"/api/v1/nodes/{harness.node}")
+    devices = int(node["status"]["allocatable"]["nvidia.com/gpu"])
+    shares = tuple(DeviceShare(f"nvidia-{nth}", nth, 1000, 0) for nth in range(devices))
+    rank = RankPlacement(0, harness.node, 500, 64 << 20, devices=shares)
+    first, second = harness.launch(Waits()), harness.launch_text(f"echo ran > {harness.folder}/second", number=2)
+    for launch in (first, second):
+        object.__setattr__(launch, "ranks", (rank,))
+        await harness.engine.submit(launch)
+        if launch is first:
+            await harness.ready(first.key)
+    seen = await harness.ended(second.key)
+    assert (seen.end, seen.started_at, seen.exit_code) == (End.NODE_REFUSED, None, None)
+    assert "UnexpectedAdmissionError" in seen.evidence[0].line  # of a device plugin's; without one it is OutOf...
+    assert not (harness.folder / "second").exists()
+    await harness.engine.cancel(first.key, grace_s=0.0)
+    assert (await harness.ended(first.key)).end is End.STOPPED
