@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dujiang.engines.contract import EngineUnavailable
 from dujiang.engines.kubernetes import mirror as module
 from dujiang.engines.kubernetes.api import Api
-from dujiang.engines.kubernetes.errors import Gone
+from dujiang.engines.kubernetes.errors import Forbidden, Gone
 from dujiang.engines.kubernetes.mirror import Mirror
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import ManualClock, SystemClock
@@ -411,6 +411,33 @@ async def test_an_api_server_that_is_killed_and_comes_back(api: Api, control: Cl
     await until(patient, {"default/a": "2"})
     assert await strict.fresh() == {"default/a": "2"}
     await asyncio.gather(patient.close(), strict.close())
+
+
+class Unwatched(Script):
+    """Lists, and lets nobody watch."""
+
+    async def watch(self, _path: str, **_: Any) -> AsyncGenerator[tuple[str, Any], None]:
+        raise Forbidden(403, "Forbidden", "pods is forbidden")
+        yield
+
+
+async def test_a_watch_that_stays_broken_is_told_of_long_before_it_is_stale() -> None:
+    script = Unwatched()
+    script.lists = [([an_object("a", 3)], "7")]
+    mirror = script.mirror()
+    assert await mirror.fresh()
+    assert mirror.trouble() == "", "it may be whole again in a moment"
+    for _ in range(500):
+        if mirror.trouble():
+            break
+        await asyncio.sleep(0)
+    assert await mirror.fresh(), "it is still good enough"
+    assert "pods is forbidden" in mirror.trouble()
+    assert "s old, 60 s at most" in mirror.trouble()
+    assert script.clock.monotonic_s() < 15.0
+    mirror._works()
+    assert mirror.trouble() == ""
+    await mirror.close()
 
 
 @real

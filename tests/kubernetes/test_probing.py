@@ -9,12 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from dujiang.engines.contract import EngineUnavailable
+from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.probing import Probe
+from dujiang.engines.kubernetes.settings import KubernetesSettings
+from dujiang.kit.clock import ManualClock
+from tests.kubernetes.answering import answering, kubeconfig, status
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
 
-pytestmark = pytest.mark.kubernetes
+real = pytest.mark.kubernetes
 WITHIN_S = 20.0
 """Three seconds between questions, five for an answer; the machine may be busy. Mirrors go on telling for a minute."""
 
@@ -49,6 +55,7 @@ async def back(harness: KubernetesHarness) -> None:
     raise AssertionError("it is not back")
 
 
+@real
 async def test_a_dead_api_server_is_noticed_within_seconds(harness: KubernetesHarness) -> None:
     assert await harness.engine.inventory()
     harness.cluster.stop("api")
@@ -61,6 +68,7 @@ async def test_a_dead_api_server_is_noticed_within_seconds(harness: KubernetesHa
     await back(harness)
 
 
+@real
 async def test_one_that_hangs_too(harness: KubernetesHarness) -> None:
     assert await harness.engine.inventory()
     harness.cluster.signal("api", signal.SIGSTOP)
@@ -69,5 +77,72 @@ async def test_one_that_hangs_too(harness: KubernetesHarness) -> None:
     finally:
         harness.cluster.signal("api", signal.SIGCONT)
     assert took_s < WITHIN_S
-    assert "its version within 5 s" in said
+    assert "whether it is ready within 5 s" in said
     await back(harness)
+
+
+@real
+async def test_and_an_api_server_whose_etcd_is_dead(harness: KubernetesHarness) -> None:
+    """It goes on telling its version, which is all that was asked for before."""
+    assert await harness.engine.inventory()
+    harness.cluster.stop("etcd")
+    try:
+        took_s, said = await away(harness)
+        assert harness.cluster.request("GET", "/version")["gitVersion"]
+    finally:
+        harness.cluster.start("etcd")
+    assert took_s < WITHIN_S
+    assert "its etcd does not" in said
+    await back(harness)
+
+
+# -- what a server says of itself -------------------------------------------------------------------------------------
+
+READY = "[+]ping ok\n[+]log ok\n[{etcd}]etcd {said}\n[{hook}]poststarthook/start-it {told}\n"
+
+
+def readiness(*, etcd: bool = True, hook: bool = True) -> web.Response:
+    """Return what a server tells that is not ready, as 1.36.3 has it."""
+    words = {True: ("+", "ok"), False: ("-", "failed: reason withheld")}
+    text = READY.format(etcd=words[etcd][0], said=words[etcd][1], hook=words[hook][0], told=words[hook][1])
+    return web.Response(status=500, text=text + "readyz check failed\n")
+
+
+async def probed(folder: Path, ready: web.Response) -> tuple[Probe, list[str]]:
+    """Ask a server once that says so of its readiness; return the probe, and what was asked for."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return ready if request.path == "/readyz" else web.json_response({"gitVersion": "v1.36.3"})
+
+    async with answering(answer) as server:
+        clock = ManualClock()
+        api = Api(KubernetesSettings(kubeconfig=kubeconfig(folder, server)), clock=clock)
+        probe = Probe(api, clock)
+        try:
+            await probe.check()
+        finally:
+            await api.close()
+    return probe, asked
+
+
+async def test_one_that_is_ready_is_asked_nothing_more(tmp_path: Path) -> None:
+    probe, asked = await probed(tmp_path, web.Response(text="ok"))
+    assert (probe.trouble, asked) == ("", ["/readyz"])
+
+
+async def test_one_without_its_etcd_is_of_no_use(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="look at etcd"):
+        await probed(tmp_path, readiness(etcd=False))
+
+
+async def test_one_that_is_not_ready_otherwise_is_used_and_told_of(tmp_path: Path) -> None:
+    probe, _ = await probed(tmp_path, readiness(hook=False))
+    assert "poststarthook/start-it failed" in probe.trouble
+
+
+@pytest.mark.parametrize("ready", [status(403, "Forbidden"), status(404, "NotFound")])
+async def test_where_the_account_may_not_ask_an_answer_is_enough(tmp_path: Path, ready: web.Response) -> None:
+    probe, asked = await probed(tmp_path, ready)
+    assert (probe.trouble, asked) == ("", ["/readyz", "/version"])

@@ -417,6 +417,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class Troubled(Protocol):
+    """What an engine offers besides that tells of its cluster by what it was told before: whether that still comes."""
+
+    def trouble(self) -> str:
+        """Say what is the matter with a cluster that answers, in one sentence; empty when nothing is."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Accounted:
     """What a cluster's own accounting says of one piece of work that ran for an attempt."""

@@ -31,6 +31,7 @@ from dujiang.engines.contract import (
     LogChunk,
     NodeFacts,
     Observation,
+    Troubled,
     Usage,
 )
 from dujiang.kit import log
@@ -210,6 +211,11 @@ class Line:
     async def drain(self, node: str, reason: str, *, grace_s: float | None = None) -> None:
         """Ask for a node to be emptied."""
         await self._ask("order", node, lambda: self.engine.drain(node, reason, grace_s=grace_s), same=(grace_s, reason))
+
+    def trouble(self) -> str:
+        """Return what is the matter with the cluster by its engine, though it answers; empty when nothing is."""
+        engine = self._engines.get(self.cluster)
+        return engine.trouble() if isinstance(engine, Troubled) else ""
 
     async def attempts(self) -> Sequence[AttemptKey]:
         """Ask for every attempt that the engine knows."""

@@ -117,7 +117,7 @@ class InventoryLoop:
 
     def _standing(self, cluster: str, line: Line) -> Standing:
         state, why = judge(line.facts(), within_s=line.answers.within_s)
-        if state is ClusterState.REACHABLE and (note := self._notes(cluster)):
+        if state is ClusterState.REACHABLE and (note := line.trouble() or self._notes(cluster)):
             state, why = ClusterState.DEGRADED, note
         return Standing(state, why, line.answers.last_s, line.answers.p95_s)
 

@@ -6,6 +6,7 @@ memory, and a field that this client does not know yet would be lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,7 @@ import orjson
 
 from dujiang.engines.contract import EngineUnavailable
 from dujiang.engines.kubernetes import executing
+from dujiang.engines.kubernetes.answers import Foreign
 from dujiang.engines.kubernetes.connection import Connection
 from dujiang.engines.kubernetes.errors import Conflict, Gone, NotFound, error_of
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -31,6 +33,7 @@ _RESTARTS = 3
 """How often a list is begun anew because the server no longer keeps the version that its pages are of."""
 _QUIET_S = 150.0
 """A watch is quiet for no longer: the server sends a bookmark each minute or so."""
+_FAILED = re.compile(r"\[-\](\S+) failed")
 
 
 class Api:
@@ -259,6 +262,22 @@ class Api:
     async def version(self) -> str:
         """Return the server's own version, such as `v1.36.3`."""
         return str((await self.get("/version"))["gitVersion"])
+
+    async def failing(self) -> tuple[str, ...]:
+        """Return which of its checks of its own readiness the server says have failed, such as `etcd`.
+
+        Raises:
+            ApiError: it does not tell this account.
+            EngineUnavailable: no answer.
+        """
+        try:
+            async with self._connection.stream("/readyz", quiet_s=_QUIET_S) as answer:
+                await answer.read()
+        except Foreign as error:  # it tells in text; where that is long its end is cut off, and `etcd` is at its begin
+            if failed := _FAILED.findall(error.text):
+                return tuple(failed)
+            raise
+        return ()
 
     async def close(self) -> None:
         """Close every connection."""

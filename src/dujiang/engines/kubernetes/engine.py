@@ -116,6 +116,10 @@ class KubernetesEngine:
         await self._probe.check()  # the mirrors would go on telling for a while
         return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
+    def trouble(self) -> str:
+        """Say what is the matter though the cluster answers: it is not ready by its own word, or a watch is broken."""
+        return self._probe.trouble or self._seen.trouble() or self._stock.trouble()
+
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that has a record and is not forgotten; Services of none are swept beside."""
         await self._services.sweep(self._known)

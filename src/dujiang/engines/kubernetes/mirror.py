@@ -30,6 +30,8 @@ RESYNC_S = 600.0
 """After about so long all is listed anew: what a watch lost without a word is found then."""
 _BACKOFF_S = (0.5, 10.0)
 """Pause after the first failure, doubled with each further one up to the second figure."""
+_TOLD_AFTER_S = 5.0
+"""A watch that is made anew at once is no trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,13 @@ class Mirror(Generic[T]):
         self._dropped[key] = max(self._seen, before.version if before else 0)
         if before:
             self._changed(key, None)
+
+    def trouble(self) -> str:
+        """Say that the watch is broken, once it has been so for some seconds; empty when it is not."""
+        for_s = self._clock.monotonic_s() - self._broken[0] if self._broken else 0.0
+        if self._broken is None or for_s < _TOLD_AFTER_S:
+            return ""
+        return f"What {self._path} shows is {for_s:.0f} s old, {self._stale_after_s:g} s at most: {self._broken[1]}"
 
     async def wait(self, version: int, timeout_s: float) -> bool:
         """Wait until there is a later version than this one; False when there is none after that many seconds."""

@@ -275,6 +275,10 @@ class Observer:
         """Return how often anything was another so far."""
         return self.pods.version, self.tombstones.version
 
+    def trouble(self) -> str:
+        """Say which watch is broken; empty when none is."""
+        return self.pods.trouble() or self.tombstones.trouble()
+
     async def close(self) -> None:
         """Look no longer."""
         await asyncio.gather(self.pods.close(), self.tombstones.close())

@@ -1,12 +1,17 @@
 """Asks the cluster a short question now and then, beside what the mirrors show.
 
 A mirror whose watch is interrupted goes on telling what it saw last for `stale_after_s`, so a hiccup hides nothing;
-and one whose connection died without a word does not even know. Whether new work may be put there is decided here.
+and one whose connection died without a word does not even know. An API server whose etcd is dead goes on answering what
+it knows by heart, such as its version. Whether new work may be put there is decided here.
+
+What is asked is `/readyz`, which every account may read unless a cluster has taken that away (its own role
+`system:public-info-viewer`), and which asks etcd.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from dujiang.engines.contract import EngineUnavailable
@@ -25,9 +30,11 @@ class Probe:
     def __init__(self, api: Api, clock: Clock) -> None:
         self._api, self._clock = api, clock
         self._answered_s = float("-inf")
+        self.trouble = ""
+        """What is the matter though it answers, in a sentence."""
 
     async def check(self) -> None:
-        """Return where the cluster answers, or did a moment ago.
+        """Return where the cluster answers and has its memory, or did a moment ago.
 
         Raises:
             EngineUnavailable: it does not.
@@ -36,12 +43,26 @@ class Probe:
             return
         try:
             async with asyncio.timeout(_WITHIN_S):
-                await self._api.version()
+                failing = await self._failing()
         except TimeoutError as error:
             raise EngineUnavailable(
-                f"The cluster has not even told its version within {_WITHIN_S:g} s; look at its API server, and at the"
-                " network on the way to it."
+                f"The cluster has not even told whether it is ready within {_WITHIN_S:g} s; look at its API server, and"
+                " at the network on the way to it."
             ) from error
-        except ApiError:
-            pass  # an answer is an answer
+        if any(name.startswith("etcd") for name in failing):
+            raise EngineUnavailable(
+                "The cluster's API server answers, and its etcd does not, by its own word (/readyz): nothing can be"
+                " read or written there; look at etcd, and at the disk that it writes to."
+            )
+        names = ", ".join(failing[:5])
+        self.trouble = f"Its API server says that it is not ready (/readyz): {names} failed." if names else ""
         self._answered_s = self._clock.monotonic_s()
+
+    async def _failing(self) -> tuple[str, ...]:
+        """Return which checks of its readiness fail; where it does not tell us, it is enough that it answers."""
+        try:
+            return await self._api.failing()
+        except ApiError:
+            with suppress(ApiError):
+                await self._api.version()
+            return ()

@@ -114,6 +114,11 @@ class Stock:
         except ApiError:
             return False
 
+    def trouble(self) -> str:
+        """Say which watch is broken; empty when none is."""
+        mirrors = (self.nodes, self._pods, self._slices, self._claims)
+        return next((told for mirror in mirrors if mirror is not None and (told := mirror.trouble())), "")
+
     async def close(self) -> None:
         """Look no longer."""
         for mirror in (self.nodes, self._pods, self._slices, self._claims):
