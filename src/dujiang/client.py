@@ -134,7 +134,7 @@ class Client:
                 trust_env=not _is_local(connection.url),  # a proxy must not be asked for this machine itself
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise Unreachable(f'"{connection.url}" is no address of a server: {error}.') from error
+            raise Unreachable(f'"{connection.url}" is no address of a server: {error}.', no_address=True) from error
 
     def __enter__(self) -> Client:
         return self
@@ -269,7 +269,7 @@ class Client:
         except httpx.TimeoutException as error:
             raise Unreachable(f"The server at {self.url} took too long to answer.", started=True) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise Unreachable(f'"{self.url}" is no address of a server: {error}.', started=False) from error
+            raise Unreachable(f'"{self.url}" is no address of a server: {error}.', no_address=True) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise Unreachable(f"The connection to {self.url} broke: {error}.", started=True) from error
 

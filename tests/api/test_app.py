@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,6 +55,10 @@ def extra_routes() -> APIRouter:
     @routes.get("/v1/broken")
     async def break_down(caller: Submitter) -> dict[str, str]:
         raise RuntimeError("a secret of the inside")
+
+    @routes.get("/v1/things")
+    async def list_things(caller: Submitter, state: Annotated[list[Literal["READY", "GONE"]], Query()]) -> list[str]:
+        return list(state)
 
     @routes.get("/v1/things/{number}")
     async def show_thing(number: int, caller: Submitter) -> dict[str, int]:
@@ -120,6 +124,13 @@ async def test_an_unknown_field_names_the_nearest_one(platform: Platform) -> Non
         assert by_field["parts[1].gpu_mili"] == 'there is no such field. Did you mean "gpu_milli"?'
         assert "number" in by_field["parts[1].memory"]
         assert "much" not in json.dumps(body)  # what was sent is not echoed: it may be a secret
+
+
+async def test_a_word_that_is_none_of_those_taken_names_them_and_the_nearest(platform: Platform) -> None:
+    async with platform.client() as client:
+        body = is_problem(await client.get("/v1/things?state=redy"), 422, "invalid")
+        assert body["detail"] == 'state[0]: write one of READY, GONE. Did you mean "READY"?'
+        assert body["errors"][0]["field"] == "query.state[0]"
 
 
 async def test_an_exception_says_nothing_of_the_inside(platform: Platform) -> None:

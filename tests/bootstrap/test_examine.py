@@ -31,3 +31,10 @@ def test_settings_that_cannot_be_are_told_and_the_machine_is_looked_at_all_the_s
 def test_without_settings_there_are_no_clusters(tmp_path: Path) -> None:
     told = examine(tmp_path, {})
     assert (told["clusters"], told["settings"]) == ([], {"file": "none", "wrong": []})
+
+
+def test_a_home_that_cannot_be_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = examine(tmp_path / "file" / "home", {})
+    assert told["home"]["writable"] is False
+    assert f"the home folder {tmp_path}/file/home cannot be written to: set DUJIANG_HOME to another" in told["missing"]

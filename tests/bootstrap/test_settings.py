@@ -69,3 +69,23 @@ def test_terms_that_mean_nothing_are_told_with_their_place(tmp_path: Path, text:
         loaded(tmp_path, text)
     assert says in caught.value.problems[0]
     assert "dujiang.toml" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[loops]\nstart_s = 0\nlease_s = 0.0", "loops: start_s, lease_s must be above 0."),
+        ("[jobs]\nlost_after_s = -5", "jobs.lost_after_s: -5 is below 0; neither a time nor a size is."),
+        ("[database]\nurl = 'mysql://u:hush@h/n'", "database: url is written postgresql://USER:PASSWORD@HOST/NAME;"),
+    ],
+)
+def test_what_the_platform_could_not_live_with_stops_the_start(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        loaded(tmp_path, text)
+    assert says in caught.value.problems[0]
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://h/n", "postgres://h/n", "postgresql+asyncpg://h/n"])
+def test_databases_that_are_spoken_to(tmp_path: Path, url: str) -> None:
+    assert loaded(tmp_path, f"[database]\nurl = '{url}'").database.url == url

@@ -82,6 +82,20 @@ def test_no_server_says_how_to_start_one(run: Run, home: Path) -> None:
     assert err == "Error: No server answers at http://127.0.0.1:1. Start one with `dujiang up`.\n"
 
 
+def test_what_is_no_address_is_told_as_that_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUJIANG_URL", "ftp://here")
+    code, _, err = run("ps")
+    assert (code, '"ftp://here" is no address of a server' in err, "dujiang up" in err) == (5, True, False)
+
+
+def test_who_is_not_signed_in_is_told_once_what_to_do(server: StandIn, run: Run) -> None:
+    server.on("GET /v1/pool", lambda _: server.problem(401, "unauthenticated", "The token has expired. Sign in again."))
+    assert run("pool")[2] == (
+        "Error: The token has expired. Sign in with `dujiang login`. DUJIANG_TOKEN is what was sent; it wins over what "
+        "`dujiang login` keeps.\n"
+    )
+
+
 @pytest.mark.parametrize(
     "args", [("sho",), ("ps", "--nonsense"), ("show",), ("logs", "x", "--rank", "-1"), ("nodes", "fly")]
 )

@@ -117,3 +117,16 @@ def test_nodes_of_a_cluster_that_does_not_answer_are_marked(server: StandIn, run
     assert code == 0
     assert "READY (cluster unreachable)" in out.splitlines()[1]
     assert "(cluster" not in out.splitlines()[2]
+
+
+def test_clusters_of_which_nothing_is_known_are_named(server: StandIn, run: Run) -> None:
+    silent = {"state": "unreachable", "state_since": None}
+    pool = {"clusters": 3, "node_states": {"READY": 1}, "devices": [], "hosts": []}
+    rows = [silent | {"cluster": "far", "nodes": 0, "devices": 0}, silent | {"cluster": "b", "nodes": 2, "devices": 8}]
+    server.on("GET /v1/pool", pool | {"silent": rows})
+    code, out, _ = run("pool")
+    assert code == 0
+    assert "Nothing is known of far: no answer from there; `dujiang clusters` says why." in out
+    assert "Of these 2 nodes with 8 devices are on b, unreachable: nothing new starts there." in out
+    server.on("GET /v1/nodes", {"items": [], "next_cursor": None})
+    assert "`dujiang clusters` says" in run("nodes", "--cluster", "far")[1]

@@ -190,6 +190,16 @@ def test_show_for_people(server: StandIn, run: Run) -> None:
     assert f"dujiang explain {A}" in err
 
 
+def test_a_job_on_many_nodes_names_them(server: StandIn, run: Run) -> None:
+    nodes = [f"n{number}" for number in range(1, 21)]
+    job = a_job(attempts=[{"number": 1, "state": "RUNNING", "node": "n1", "nodes": nodes}])
+    server.on(f"GET /v1/jobs/{A}", job)
+    server.on("GET /v1/jobs", listing(job))
+    out = run("show", A)[1]
+    assert f"20: {', '.join(nodes[:16])} and 4 more; --json names all" in out
+    assert "n1 +19" in run("ps")[1]
+
+
 def test_logs_are_written_byte_for_byte(server: StandIn, run: Run) -> None:
     server.on(f"GET /v1/jobs/{A}/logs", lambda asked: Answer("a\nb é\n\x1b[31mc\x1b[0m"))
     assert run("logs", A) == (0, "a\nb é\n\x1b[31mc\x1b[0m", "")

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from dujiang.cli.output import Column, col, listing
+from dujiang.cli.output import Column, col, listing, nodes_of
 
 ID, WHY = (
     "job_01m8b84r2n050c3jzvrjv7395y",
@@ -49,3 +49,21 @@ def test_a_pipe_gets_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> 
     assert titles.split("  ")[-1] == "WHY"
     assert first.endswith(WHY)
     assert second.endswith("-")
+
+
+def test_a_row_is_one_line_whatever_its_words_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    listing([{"id": "n1", "reason": "new\ndriver\x1b[31m"}], (col("ID"), col("REASON")), as_json=False, empty="")
+    assert capsys.readouterr().out.splitlines()[1:] == ["n1  new driver\\x1b[31m"]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "shown"),
+    [
+        ({"node": "n1", "nodes": ["n1", "n1"]}, "n1"),
+        ({"node": "n1", "nodes": ["n1", "n2", "n3", "n2"]}, "n1 +2"),
+        ({"node": "n1"}, "n1"),
+        ({"node": "", "nodes": []}, None),
+    ],
+)
+def test_where_an_attempt_runs(attempt: dict[str, object], shown: str | None) -> None:
+    assert nodes_of(attempt) == shown

@@ -92,6 +92,8 @@ def test_running_completed_cancelled_and_never_started(diagnoser: Diagnoser) -> 
     told = explain(running, NOW)
     assert (told.topic, told.why[0]) == (Topic.RUNS, "Attempt 2 is running on n1.")
     assert told.platform == ("It was run again.",)
+    gang = JobView("job_1", "", "RUNNING", attempts=(AttemptView(1, "RUNNING", "n1", others=3),))
+    assert explain(gang, NOW).why[0] == "Attempt 1 is running on n1 and 3 others."
     done = JobView("job_1", "", "COMPLETED", "Succeeded", True, attempts=(_attempt(1, good, "COMPLETED"),))
     assert explain(done, NOW).topic is Topic.COMPLETED
     cancelled = JobView("job_1", "", "CANCELLED", "Cancelled", True)

@@ -173,6 +173,17 @@ async def test_a_cluster_that_was_taken_out_of_the_settings_is_let_go_of_once_no
             assert (await get(without, "/v1/pool"))["clusters"] == 1
 
 
+async def test_a_cluster_that_never_answered_is_named_by_the_pool(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    dead = Talking(SimulatedEngine(Cluster(parse_fleet("3x2"), seed=9, clock=clock)))
+    dead.away = "no route to host"
+    async with a_scene(sqlite, clock, ids, tmp_path, engines={FAR: dead}) as scene:
+        await scene.turn()
+        (one,) = (await get(scene, "/v1/pool"))["silent"]
+        assert (one["cluster"], one["state"], one["nodes"]) == (FAR, "unreachable", 0)
+
+
 async def test_a_cluster_that_stays_away_is_logged_when_it_goes_then_seldom_and_when_it_is_back(scene: Scene) -> None:
     job = await scene.submit("#sim duration=5000", placement={"cluster": FAR})
     await scene.until(job.id, "RUNNING")

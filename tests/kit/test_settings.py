@@ -138,6 +138,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ('[jobs]\nlost_after_s = "soon"', f'jobs.lost_after_s: "soon" {NO_TIME}'),
         ('[jobs]\nscratch_bytes = "big"', f'jobs.scratch_bytes: "big" {NO_SIZE}'),
         ("[jobs]\nlost_after_s = -1", f"jobs.lost_after_s = -1 should be greater than 0 ({MEANS})."),
+        ("[jobs.disk]\nspare_bytes = -1", "jobs.disk.spare_bytes: -1 is below 0; neither a time nor a size is."),
         ("[jobs]\nlost_after_s = inf", "jobs.lost_after_s: inf is not a finite number."),
         ("[jobs]\nlost_after_s = true", "jobs.lost_after_s: true is not a number."),
         ("[jobs]\nkept_s = 0", "jobs.kept_s = 0 should be greater than or equal to 1."),

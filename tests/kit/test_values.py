@@ -204,6 +204,7 @@ def test_time_columns_are_exact(value: datetime | None) -> None:
 
 def test_the_nearest_word_is_offered_only_when_it_is_near() -> None:
     assert did_you_mean("Memry", ["memory", "gpu"]) == ' Did you mean "memory"?'
+    assert did_you_mean("runnig", ["RUNNING"]) == ' Did you mean "RUNNING"?'
     assert did_you_mean("zzz", ["memory", "gpu"]) == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -91,8 +92,9 @@ async def _unfit(request: Request, error: Exception) -> Response:
     body_type = _body_type(request)
     errors = [_one(item, body_type) for item in error.errors()[:50]]
     first = errors[0]
+    field = first["field"].removeprefix("query.")  # who typed it knows it by its name alone
     more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-    return respond(request, Invalid(f"{first['field']}: {first['message']}{more}", errors=errors))
+    return respond(request, Invalid(f"{field}: {first['message']}{more}", errors=errors))
 
 
 async def _let_in(request: Request) -> None:
@@ -108,6 +110,9 @@ def _one(item: dict[str, Any], body_type: Any) -> dict[str, str]:
     if item["type"] == "extra_forbidden":
         known = list(_fields_at(body_type, where[1:-1])) if where[0] == "body" else []
         message = f"there is no such field.{did_you_mean(str(where[-1]), known)}"
+    elif item["type"] in ("enum", "literal_error") and isinstance(given := item.get("input"), str):
+        words = re.findall("'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+        message = f"write one of {', '.join(words)}.{did_you_mean(given[:60], words)}"
     return {"field": _path(where), "message": message, "type": str(item["type"])}
 
 

@@ -33,6 +33,8 @@ async def _examine(home: Path, environ: Mapping[str, str]) -> Mapping[str, Any]:
     except kit_settings.SettingsInvalid as error:
         settings, wrong = Settings(), error.problems
     clusters = await examine_clusters(place, settings, clock)
+    kept = _home(home)
+    cannot = [] if kept["writable"] else [f"the home folder {home} cannot be written to: set DUJIANG_HOME to another"]
     engine = LocalEngine(home / "engine", clock=clock, settings=settings.local)
     try:
         capabilities = await engine.capabilities()
@@ -54,10 +56,10 @@ async def _examine(home: Path, environ: Mapping[str, str]) -> Mapping[str, Any]:
             }
             for device in node.devices
         ],
-        "home": _home(home),
+        "home": kept,
         "settings": {"file": str(place.settings_file or "none"), "wrong": wrong},
         "clusters": clusters,
-        "missing": [*wrong, *capabilities.missing, *_lacks(clusters)],
+        "missing": [*wrong, *cannot, *capabilities.missing, *_lacks(clusters)],
     }  # fmt: skip
 
 
@@ -74,6 +76,6 @@ def _lacks(clusters: Sequence[Mapping[str, Any]]) -> list[str]:
 def _home(home: Path) -> dict[str, Any]:
     there = next((one for one in (home, *home.parents) if one.exists()), Path("/"))
     return {
-        "folder": str(home), "exists": home.exists(), "writable": os.access(there, os.W_OK),
+        "folder": str(home), "exists": home.exists(), "writable": there.is_dir() and os.access(there, os.W_OK),
         "free_bytes": shutil.disk_usage(there).free,
     }  # fmt: skip

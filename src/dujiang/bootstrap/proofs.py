@@ -68,7 +68,7 @@ def proofs(
             try:  # each by itself: what one of them hides is no reason to be silent about the others
                 found, more = await _look(db, cluster, line)
             except EngineUnavailable as error:
-                found, more = 0, [(cluster, f"It could not be looked at: {error.sentence}")]
+                found, more = 0, [(cluster, f"{cluster} could not be looked at: {error.sentence}")]
             count, breaches = count + found, breaches + more
         return Found(count, "Nothing runs that is nobody's.", breaches)
 

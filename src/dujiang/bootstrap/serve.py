@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ async def _run(home: PlatformHome, settings: Settings, sock: Any, key: bytes, en
         bound_host, bound_port = sock.getsockname()[:2]
         url = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
         home.publish({"url": url, "pid": os.getpid(), "version": dujiang.__version__}, token)
-        _greet(home, settings, url)
+        _greet(home, settings, url, await _silent(platform))
         gc.collect()
         gc.freeze()  # what is loaded by now stays: the collector need not look through it again
         await _serve(platform, settings, sock, holder=_holder(home, db))
@@ -205,7 +205,14 @@ def _holder(home: PlatformHome, db: Database) -> str:
     return f"home:{home.state}"[:200] if db.is_sqlite else f"{os.uname().nodename}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
-def _greet(home: PlatformHome, settings: Settings, url: str) -> None:
+async def _silent(platform: Platform) -> list[str]:
+    """Return the names of the clusters that did not answer the first look."""
+    async with platform.world.db.reading() as tx:
+        found = (await platform.pool.inventory(tx)).clusters.values()
+    return sorted(one.name for one in found if not one.reachable and not platform.pool.is_removed(one))
+
+
+def _greet(home: PlatformHome, settings: Settings, url: str, silent: Sequence[str]) -> None:
     lines = [f"Dujiang {dujiang.__version__} listens at {url}"]
     if settings.simulated.fleet:
         lines.append(f"  SIMULATED: a virtual cluster of {settings.simulated.fleet}; nothing real runs.")
@@ -213,6 +220,7 @@ def _greet(home: PlatformHome, settings: Settings, url: str) -> None:
         f"  state        {home.state}   (log: {home.log})",
         "  signed in    commands of this account are, while DUJIANG_HOME is the same: try `dujiang pool`",
         "  others       `dujiang users add NAME`, then `dujiang login --url` from elsewhere",
+        *([f"  no answer    from {', '.join(silent)}: `dujiang clusters` says why"] if silent else []),
         "Ctrl-C stops the platform; jobs go on.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -6,7 +6,7 @@ Defaults fit one machine. Each comes from `dujiang.toml` in the home folder, fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Literal
 
@@ -50,6 +50,16 @@ class DatabaseSettings:
     """Flush each commit to the disk (SQLite). Without it a crash of the machine can lose the last moments."""
     busy_timeout_s: float = 5.0
     """How long to wait for another program that holds the SQLite file."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no driver here speaks to; the address itself is not told, a password may be in it.
+
+        Raises:
+            ValueError: what it can be.
+        """
+        scheme = (self.url or "").partition(":")[0]
+        if self.url is not None and scheme.partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
+            raise ValueError("url is written postgresql://USER:PASSWORD@HOST/NAME; leave it out for an SQLite file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,16 @@ class LoopSettings:
     """What `/metrics` shows of what there is now."""
     lease_s: float = 10.0
     """How long a silent process keeps others from the loops."""
+
+    def __post_init__(self) -> None:
+        """Refuse a loop that never rests.
+
+        Raises:
+            ValueError: which.
+        """
+        wrong = [one.name for one in fields(self) if getattr(self, one.name) <= 0]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} must be above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,5 +42,6 @@ def _view(job: Job, attempts: list[Attempt], position: int | None) -> JobView:
 
 def _attempt(attempt: Attempt) -> AttemptView:
     return AttemptView(
-        attempt.number, str(attempt.state), attempt.node, attempt.started_at, attempt.finished_at, attempt.diagnosis
-    )
+        attempt.number, str(attempt.state), attempt.node, attempt.started_at, attempt.finished_at, attempt.diagnosis,
+        others=len({rank.node for rank in attempt.ranks} - {attempt.node}),
+    )  # fmt: skip

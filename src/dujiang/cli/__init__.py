@@ -66,7 +66,8 @@ def _explain(error: Exception) -> int:
         case Stop():
             return _complain(error.sentence, error.exit_code)
         case Unreachable():
-            hint = "" if error.facts.get("started") else " Start one with `dujiang up`."
+            is_none = error.facts.get("started") or error.facts.get("no_address")
+            hint = "" if is_none else " Start one with `dujiang up`."
             return _complain(f"{error.sentence.rstrip('.')}.{hint}", Exit.UNREACHABLE)
         case SpecInvalid():
             for problem in error.problems:
@@ -81,8 +82,10 @@ def _explain(error: Exception) -> int:
 
 def _explain_problem(status: int, sentence: str, facts: dict[str, object]) -> int:
     code = of_status(status)
-    if status == 401:
-        sentence += " Sign in with `dujiang login`."
+    if status == 401 and "dujiang login" not in sentence:
+        sentence = sentence.removesuffix(" Sign in again.") + " Sign in with `dujiang login`."
+        if os.environ.get("DUJIANG_TOKEN"):
+            sentence += " DUJIANG_TOKEN is what was sent; it wins over what `dujiang login` keeps."
     problems = facts.get("problems")
     if isinstance(problems, list) and problems:
         for each in problems:

@@ -85,7 +85,7 @@ def list_nodes(
     states = [each.upper() for each in state or []]
     with connect() as client:
         nodes = client.items("/v1/nodes", cluster=cluster, state=states, label=label or None)
-        empty = "There are no such nodes. `dujiang doctor` says what this machine offers."
+        empty = "There are no such nodes. `dujiang clusters` says whether each cluster answers, and why not."
         listing(nodes, _NODES, as_json=json, empty=empty)
 
 
@@ -268,7 +268,10 @@ def pool(json: Json = False) -> None:
     ]
     right = [False, True, True, True, True]
     write_table(["RESOURCE", "TOTAL", "HELD", "FREE", "LARGEST ON ONE NODE"], rows, right=right)
-    for silent in found.get("silent") or []:
+    unseen = [clean(silent["cluster"]) for silent in found.get("silent") or [] if not silent["nodes"]]
+    if unseen:
+        say(f"Nothing is known of {', '.join(unseen)}: no answer from there; `dujiang clusters` says why.")
+    for silent in (one for one in found.get("silent") or [] if one["nodes"]):
         there = f"{silent['nodes']} node{'s' if silent['nodes'] != 1 else ''} with {silent['devices']} devices"
         since = f" since {moment(silent['state_since'])}" if silent.get("state_since") else ""
         say(f"Of these {there} are on {clean(silent['cluster'])}, {silent['state']}{since}: nothing new starts there.")

@@ -19,6 +19,7 @@ from dujiang.cli.output import (
     listing,
     milli,
     moment,
+    nodes_of,
     note,
     say,
     seconds,
@@ -32,6 +33,7 @@ from dujiang.cli.session import ENDED, Json, Project, Stop, connect, find_job, f
 JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
 _AWAY_FOR_S = 60.0
 _LOOK_EVERY_S = 0.3
+_MOST_NAMED = 16
 
 _COLUMNS = (
     col("ID"),
@@ -40,7 +42,7 @@ _COLUMNS = (
     col("STATE"),
     col("REASON"),
     Column("ASKS FOR", lambda job: asked(job)),
-    Column("NODE", lambda job: (_last(job) or {}).get("node") or None),
+    Column("NODE", lambda job: nodes_of(_last(job) or {})),
     Column("ATTEMPT", lambda job: (_last(job) or {}).get("number"), right=True),
     Column("SUBMITTED", lambda job: ago(job.get("created_at"))),
     Column("RAN", lambda job: lasted(job.get("started_at"), job.get("finished_at")), right=True),
@@ -112,6 +114,7 @@ def show(job: JobRef, json: Json = False) -> None:
             ("ran", lasted(found["started_at"], found.get("finished_at")) if found.get("started_at") else None),
             ("exit code", found.get("exit_code")),
             ("signal", found.get("signal")),
+            ("nodes", _named(_last(found) or {})),
             ("address", ", ".join(found.get("endpoints") or [])),
             ("use", _used(found.get("use"))),
             ("exempt until", moment(found["exempt_until"]) if found.get("exempt_until") else None),
@@ -124,6 +127,13 @@ def show(job: JobRef, json: Json = False) -> None:
         listing(attempts, _ATTEMPTS, as_json=False, empty="")
     if found.get("state") in ENDED and found.get("state") != "COMPLETED":
         note(f"`dujiang explain {found['id']}` says why.")
+
+
+def _named(attempt: Any) -> str | None:
+    """Return the names of the nodes of an attempt on several; of very many the first."""
+    names = list(dict.fromkeys(attempt.get("nodes") or []))
+    more = f" and {len(names) - _MOST_NAMED} more; --json names all" if len(names) > _MOST_NAMED else ""
+    return f"{len(names)}: {', '.join(names[:_MOST_NAMED])}{more}" if names[1:] else None
 
 
 def _show_array(found: Any) -> None:
@@ -155,7 +165,7 @@ _ATTEMPTS = (
     col("REASON"),
     Column("EXIT", lambda one: one.get("exit_code"), right=True),
     Column("SIGNAL", lambda one: one.get("signal"), right=True),
-    Column("NODE", lambda one: one.get("node") or None),
+    Column("NODE", nodes_of),
     Column("STARTED", lambda one: moment(one.get("started_at"))),
     Column("RAN", lambda one: lasted(one.get("started_at"), one.get("finished_at")), right=True),
 )

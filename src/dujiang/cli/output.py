@@ -56,11 +56,16 @@ def listing(rows: Iterable[Row], columns: Sequence[Column], *, as_json: bool, em
     else:
         is_terminal = sys.stdout.isatty()
         beside = [column for column in columns if not (column.below and is_terminal)]
-        write_table([column.title for column in beside], [[clean(c.value(row)) for c in beside] for row in found],
+        write_table([column.title for column in beside], [[_cell(c.value(row)) for c in beside] for row in found],
                     right=[column.right for column in beside])  # fmt: skip
         for row, column in ((row, column) for row in found for column in columns if column not in beside):
             if (text := column.value(row)) is not None:
                 console().print(f"{clean(beside[0].value(row))}: {clean(text)}")
+
+
+def _cell(value: Any) -> str:
+    """Return a value for a table, where a row is one line whatever people write into a reason or a description."""
+    return " ".join(clean(value).split("\n"))
 
 
 def write_json(value: Any) -> None:
@@ -143,6 +148,12 @@ def console() -> Any:
     from rich.console import Console
 
     return Console(highlight=False, markup=False, soft_wrap=False)
+
+
+def nodes_of(attempt: Row) -> str | None:
+    """Return where an attempt runs: its first node, and how many others there are (`n1 +3`)."""
+    others = set(attempt.get("nodes") or []) - {attempt.get("node")}
+    return f"{attempt['node']} +{len(others)}" if attempt.get("node") and others else attempt.get("node") or None
 
 
 def clean(value: Any) -> str:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dujiang.cli.exits import Exit
-from dujiang.cli.output import clean, coloured, figure, lasted, note, paint
+from dujiang.cli.output import clean, coloured, figure, lasted, nodes_of, note, paint
 from dujiang.cli.session import ENDED, work_path
 from dujiang.client import Problem, persist
 
@@ -137,7 +137,7 @@ def describe(job: dict[str, Any]) -> str:
     if attempts and (len(attempts) > 1 or state == "RUNNING"):
         parts.append(f"attempt {attempts[-1].get('number', len(attempts))}")
     if state == "RUNNING" and attempts and attempts[-1].get("node"):
-        parts.append(f"on {clean(attempts[-1]['node'])}")
+        parts.append(f"on {clean(nodes_of(attempts[-1]))}")
     if job.get("states"):
         parts.append(", ".join(f"{count} {name}" for name, count in job["states"].items()))
     if state in ENDED:

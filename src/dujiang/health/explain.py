@@ -78,6 +78,14 @@ class AttemptView:
     finished_at: datetime | None = None
     diagnosis: Diagnosis | None = None
     """None while it runs, and for attempts whose verdict was not stored."""
+    others: int = 0
+    """How many nodes it has besides."""
+
+    @property
+    def where(self) -> str:
+        """Return ` on n1 and 3 others`, or nothing where it has no node."""
+        more = f" and {self.others} other{'s' if self.others > 1 else ''}" if self.others else ""
+        return f" on {self.node}{more}" if self.node else ""
 
     @property
     def failed(self) -> bool:
@@ -196,9 +204,8 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
 
 
 def _running(job: JobView, last: AttemptView | None, ended: AttemptView | None, now: datetime) -> Explanation:
-    number, node = (last.number, last.node) if last else (1, "")
-    why = [f"Attempt {number} is {'running' if job.state == 'RUNNING' else job.state.lower()}"]
-    why[0] += f" on {node}." if node else "."
+    number, where = (last.number, last.where) if last else (1, "")
+    why = [f"Attempt {number} is {'running' if job.state == 'RUNNING' else job.state.lower()}{where}."]
     if job.sentence:
         why.append(job.sentence)
     if ended is not None and ended.diagnosis is not None:
@@ -267,9 +274,8 @@ def _attempt_line(one: AttemptView) -> str:
     took = ""
     if one.started_at and one.finished_at and one.finished_at >= one.started_at:
         took = f" after {format_duration((one.finished_at - one.started_at).total_seconds())}"
-    where = f" on {one.node}" if one.node else ""
     said = f": {one.diagnosis.cause}, {one.diagnosis.sentence}" if one.diagnosis else ""
-    return f"attempt {one.number}{where} {one.state}{took}{said}"
+    return f"attempt {one.number}{one.where} {one.state}{took}{said}"
 
 
 def _lines(told: Explanation) -> Iterator[str]:

@@ -86,5 +86,6 @@ class Stale(Conflict):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"?` for the nearest known word, or an empty string when none is near."""
-    near = get_close_matches(word.casefold(), list(known), n=1, cutoff=0.6)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    by_form = {each.casefold(): each for each in known}
+    near = get_close_matches(word.casefold(), list(by_form), n=1, cutoff=0.6)
+    return f' Did you mean "{by_form[near[0]]}"?' if near else ""

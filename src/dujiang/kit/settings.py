@@ -28,6 +28,7 @@ from dujiang.kit.units import BadQuantity, parse_bytes, parse_duration_s
 PREFIX: Final = "DUJIANG_"
 _FOREIGN: Final = "DUJIANG_PARAM_"  # parameters of a job, named by its user
 _SECRET_NAME: Final = re.compile(r"secret|password|token|(^|_)key$")
+_AMOUNTS: Final = ("_s", "_bytes")
 _MAX_SHOWN: Final = 80
 _MISSING: Final = frozenset({"missing", "missing_argument"})
 _UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
@@ -202,6 +203,9 @@ def _converted(name: str, info: FieldInfo, value: Any) -> Any:
         raise BadQuantity(f"{str(value).lower()} is not a number.")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadQuantity(f"{value} is not a finite number.")
+    has_bounds = bool(info.metadata)  # then pydantic says which
+    if isinstance(value, int | float) and value < 0 and name.endswith(_AMOUNTS) and not has_bounds:
+        raise BadQuantity(f"{value} is below 0; neither a time nor a size is.")
     if not isinstance(value, str):
         return value
     if value.strip().lower() == "none" and type(None) in options:

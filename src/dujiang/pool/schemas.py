@@ -146,7 +146,7 @@ class HostsOut(Model):
 
 
 class SilentOut(Model):
-    """A cluster that does not answer, or was removed, with what was seen there last."""
+    """A cluster that does not answer, or was removed, with what was seen there last; 0 nodes: nothing ever was."""
 
     cluster: str
     state: ClusterState
@@ -296,13 +296,14 @@ def silent_out(inventory: Inventory, is_removed: Callable[[Cluster], bool]) -> l
             node for node in inventory.nodes.values()
             if node.cluster_id == cluster.id and node.state is not NodeState.GONE
         ]  # fmt: skip
-        if nodes and (not cluster.reachable or is_removed(cluster)):
+        removed = is_removed(cluster)
+        if (nodes or not removed) and (removed or not cluster.reachable):
             devices = [
                 one for node in nodes for one in inventory.devices_of.get(node.id, ())
                 if one.state is not DeviceState.GONE
             ]  # fmt: skip
             found.append(SilentOut(
-                cluster=cluster.name, state=state_out(cluster, removed=is_removed(cluster)),
+                cluster=cluster.name, state=state_out(cluster, removed=removed),
                 state_since=cluster.state_since, nodes=len(nodes), devices=len(devices),
             ))  # fmt: skip
     return found

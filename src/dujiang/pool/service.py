@@ -525,7 +525,7 @@ def _find_node(inventory: Inventory, name_or_id: str) -> Node:
         if node.name == name_or_id or (slash and node.name == name and _cluster_name(inventory, node) == cluster)
     ]
     if not found:
-        raise UnknownNode(f'There is no node "{name_or_id[:100]}".')
+        raise UnknownNode(f'There is no node "{name_or_id[:100]}"; `dujiang nodes` lists those there are.')
     if len(found) > 1:
         names = sorted(f"{_cluster_name(inventory, node)}/{node.name}" for node in found)
         raise AmbiguousNode(f"Several nodes have this name; write one of: {', '.join(names)}.", nodes=names)
