@@ -17,6 +17,7 @@ from dujiang.engines.contract import (
     Observation,
     Usage,
 )
+from dujiang.engines.outputs import OutputFile
 
 T = TypeVar("T")
 LOOKS = ("capabilities", "inventory", "observe", "usage", "attempts")
@@ -92,6 +93,17 @@ class Hanging:
         await self._through("logs", first)
         async for chunk in self.engine.logs(key, rank=rank, offset=offset, follow=follow):
             yield chunk
+
+    async def outputs(self, key: AttemptKey, *, prefix: str = "", most: int = 64) -> Sequence[OutputFile]:
+        return await self._through("outputs", lambda: self.engine.outputs(key, prefix=prefix, most=most))
+
+    async def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
+        async def first() -> None:
+            return None
+
+        await self._through("output", first)
+        async for piece in self.engine.output(key, path, offset=offset, most_bytes=most_bytes):
+            yield piece
 
     async def cordon(self, node: str, reason: str) -> None:
         await self._through("order", lambda: self.engine.cordon(node, reason))

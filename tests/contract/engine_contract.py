@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from dujiang.engines.contract import AttemptKey, Checkpointing, End, Isolation, NodeRefused, Phase
+from dujiang.engines.outputs import OutputMissing, OutputUnreachable
 from tests.contract.harness import ByRank, Dies, Exits, Grows, Harness, Saves, Stubborn, Waits
 
 UNKNOWN = AttemptKey("job_unknown", 1)
@@ -257,6 +258,12 @@ class EngineContract:
         assert await harness.engine.attempts() == []
         assert await harness.printed(key) == b"kept\n"
         await harness.engine.forget(key)
+        unknown = OutputMissing if harness.reads_outputs else OutputUnreachable
+        assert await harness.why_not(UNKNOWN, "model.onnx") is unknown
+        with pytest.raises(unknown, match=r"\w \w"):
+            await harness.engine.outputs(UNKNOWN)
+        if harness.reads_outputs:
+            assert await harness.engine.outputs(key) == []
 
     async def test_forget_leaves_alone_what_runs(self, harness: Harness) -> None:
         key = await harness.submit(Waits(2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dujiang.engines.contract import AttemptKey, Engine, Launch, Observation, Phase, RankPlacement
+from dujiang.engines.outputs import OutputRefused
 from dujiang.kit.clock import Clock
 
 WITHIN_S = 20.0
@@ -73,6 +74,8 @@ class Harness(ABC):
     """Where ranks are placed."""
     memory_bytes: int = 128 << 20
     """What each rank is given."""
+    reads_outputs: bool = True
+    """Whether the files that attempts leave are to be had."""
 
     @abstractmethod
     def body(self, program: Program) -> str:
@@ -146,6 +149,19 @@ class Harness(ABC):
     async def ready(self, key: AttemptKey, *, rank: int = 0) -> None:
         """Wait until a program that says `ready` has said it."""
         await self.said(key, b"ready", rank=rank)
+
+    async def left(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int = 1 << 30) -> bytes:
+        """Return what a file of an attempt's output folder holds."""
+        pieces = self.engine.output(key, path, offset=offset, most_bytes=most_bytes)
+        return b"".join([piece async for piece in pieces])
+
+    async def why_not(self, key: AttemptKey, path: str) -> type[OutputRefused]:
+        """Return why a file of an output folder cannot be had."""
+        try:
+            pieces = await self.left(key, path)
+        except OutputRefused as error:
+            return type(error)
+        raise AssertionError(f"{path!r} was read: {pieces[:100]!r}")
 
     async def printed(self, key: AttemptKey, *, rank: int = 0, offset: int = 0) -> bytes:
         """Return what a rank has printed so far."""

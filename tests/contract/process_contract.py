@@ -7,9 +7,27 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from dujiang.engines.contract import Checkpointing, End, Input
+from dujiang.engines.outputs import OutputMissing, OutputNotAFile, OutputOutside
 from tests.contract.harness import WITHIN_S, Harness
 
+BIG_BYTES = (5 << 20) + 5
+LEAVES = f"""\
+cd "$DUJIANG_OUTPUT_DIR"
+echo model > model.txt; mkdir deep; echo deep > deep/model.txt; : > empty
+python3 -c 'import os; f = open("big", "wb"); f.truncate({BIG_BYTES - 5}); f.seek(0, 2); f.write(b"12345")
+for name in (b"two\\nlines", b"-rf", b"\\xff", "模型.onnx".encode()): open(name, "w").write("1")
+os.mkfifo("pipe"); os.symlink("model.txt", "link"); os.symlink("/etc/passwd", "far"); os.symlink("deep", "near")
+os.symlink("loop", "loop")'
+"""
+REFUSED = {
+    "pipe": OutputNotAFile, "deep": OutputNotAFile, "link": OutputOutside, "far": OutputOutside, "loop": OutputOutside,
+    "near/model.txt": OutputOutside, "../output/model.txt": OutputOutside, "/etc/passwd": OutputOutside,
+    "deep/../model.txt": OutputOutside, "": OutputOutside, "gone": OutputMissing, "model.txt/x": OutputMissing,
+    "\0": OutputMissing, "\ud800": OutputMissing, "x" * 300: OutputMissing,
+}  # fmt: skip
 PRINT_ENVIRONMENT = "python3 -c 'import json, os; print(json.dumps(dict(os.environ)))'"
 
 
@@ -72,12 +90,35 @@ class ProcessContract:
         assert seen.exit_code == 41
         assert (Path(seen.workdir) / "left-here").exists()
 
-    async def test_the_output_folder_is_found_by_the_platform(self, harness: Harness) -> None:
-        launch = harness.launch_text("echo model > $DUJIANG_OUTPUT_DIR/model.txt")
+    async def test_what_a_job_left_is_read_and_nothing_beyond(self, harness: Harness) -> None:
+        """Also once it is forgotten; names may be of any bytes, and what else lies there may be hostile."""
+        launch = harness.launch_text(LEAVES)
         await harness.engine.submit(launch)
-        seen = await harness.ended(launch.key)
-        await harness.engine.forget(launch.key)
-        assert (Path(seen.output_dir) / "model.txt").read_text() == "model\n"
+        assert (await harness.ended(launch.key)).exit_code == 0
+        key = launch.key
+        await harness.engine.forget(key)
+        listed = {one.path: one.size_bytes for one in await harness.engine.outputs(key)}
+        odd = ("two\nlines", "-rf", "\udcff", "模型.onnx")
+        assert listed == {"model.txt": 6, "big": BIG_BYTES, "deep/model.txt": 5, "empty": 0, **dict.fromkeys(odd, 1)}
+        assert [one.path for one in await harness.engine.outputs(key, prefix="model", most=1)] == ["model.txt"]
+        assert await harness.left(key, "deep/model.txt") == b"deep\n"
+        assert [await harness.left(key, name) for name in odd] == [b"1"] * 4
+        assert await harness.left(key, "empty") == b""
+        assert await harness.left(key, "model.txt", offset=2, most_bytes=3) == b"del"
+        pieces = [piece async for piece in harness.engine.output(key, "big", offset=5, most_bytes=BIG_BYTES)]
+        assert b"".join(pieces) == b"\0" * (BIG_BYTES - 10) + b"12345"
+        assert max(map(len, pieces)) <= 1 << 20  # never held whole
+        assert {name: await harness.why_not(key, name) for name in REFUSED} == REFUSED
+
+    async def test_an_output_folder_that_a_job_exchanges_for_a_link_is_not_read(self, harness: Harness) -> None:
+        text = f"cd /; rmdir $DUJIANG_OUTPUT_DIR; ln -s {harness.folder} $DUJIANG_OUTPUT_DIR"  # type: ignore[attr-defined]
+        launch = harness.launch_text(text)
+        (harness.folder / "private").write_text("the platform's")  # type: ignore[attr-defined]
+        await harness.engine.submit(launch)
+        assert (await harness.ended(launch.key)).exit_code == 0
+        assert await harness.why_not(launch.key, "private") is OutputOutside
+        with pytest.raises(OutputOutside):
+            await harness.engine.outputs(launch.key)
 
     async def test_the_setup_runs_once_before_every_rank(self, harness: Harness) -> None:
         launch = harness.launch_text("cat made", ranks=2, setup="echo once >> made")

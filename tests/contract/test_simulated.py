@@ -20,6 +20,7 @@ class SimulatedHarness(Harness):
     """A virtual cluster in virtual time, which passes while a test waits; its programs are `#sim` lines."""
 
     node = "sim-0002"
+    reads_outputs = False
 
     def __init__(self) -> None:
         self.clock = ManualClock()

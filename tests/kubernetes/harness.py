@@ -25,6 +25,7 @@ class KubernetesHarness(LocalHarness):
         self.folder, self.clock, self.cluster = folder, SystemClock(), cluster
         self.node = node or next(iter(cluster.nodes))
         self.mark = f"test-{secrets.token_hex(4)}"
+        self.reads_outputs = "work_dir" in settings
         volumes = {str(folder): {"hostPath": {"path": str(folder)}}}
         if image == images.HOST_PYTHON:
             volumes |= {

@@ -437,8 +437,3 @@ class TestSlurmAsAnother(EngineContract, ProcessContract):
         harness = harness_in(tmp_path, cluster, run_as={"*": ALICE})
         yield harness
         await harness.clean()
-
-    async def test_the_output_folder_is_found_by_the_platform(self, harness: SlurmHarness) -> None:
-        """It is not told: whoever opened a path in a folder of the job's user would follow that user's links."""
-        key = await harness.submit(Exits(0))
-        assert (await harness.ended(key)).output_dir == ""

@@ -19,6 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
+from dujiang.engines.outputs import MOST_LISTED, OutputFile
 from dujiang.kit.errors import DujiangError
 
 
@@ -291,7 +292,7 @@ class Observation:
     """Which limits this attempt got."""
     workdir: str = ""
     output_dir: str = ""
-    """Where DUJIANG_OUTPUT_DIR points, readable by the platform on the local engine."""
+    """Where DUJIANG_OUTPUT_DIR points, for people: what lies there is read by `outputs` and `output` alone."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`inputs` (name -> {digest, bytes, method}), `environment`, `peak_memory_bytes`, `cpu_seconds` ... once known."""
 
@@ -382,6 +383,41 @@ class Engine(Protocol):
 
         A negative offset counts from the end of what is there now: -65536 gives the last 64 KiB, or all that
         is there when it is less.
+        """
+        ...
+
+    async def outputs(self, key: AttemptKey, *, prefix: str = "", most: int = MOST_LISTED) -> Sequence[OutputFile]:
+        """Return the regular files below an attempt's output folder, those nearest to it first; also once forgotten.
+
+        What lies deep or behind thousands of others may be left out; links are.
+
+        Args:
+            key: the attempt.
+            prefix: of the names of files.
+            most: how many at most.
+
+        Raises:
+            OutputMissing: there is no such folder (any more).
+            OutputOutside, OutputRefused: it was exchanged for a link, or may not be read.
+            OutputUnreachable: this engine never can; the sentence says what to set.
+            EngineUnavailable: no answer.
+        """
+        ...
+
+    def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
+        """Yield what a file of an attempt's output folder holds, also once it is forgotten.
+
+        No link is followed, the folder itself included: a job may change what lies there at any moment.
+
+        Args:
+            key: the attempt.
+            path: relative to the folder, with `/`.
+            offset: of the first byte.
+            most_bytes: how many at most.
+
+        Raises:
+            OutputMissing, OutputNotAFile, OutputOutside, OutputRefused: why there is nothing to read.
+            OutputUnreachable, EngineUnavailable: as `outputs`.
         """
         ...
 

@@ -34,6 +34,7 @@ from dujiang.engines.contract import (
     Troubled,
     Usage,
 )
+from dujiang.engines.outputs import MOST_LISTED, OutputFile
 from dujiang.kit import log
 from dujiang.kit.clock import Clock
 from dujiang.kit.loop import TickReport
@@ -198,6 +199,23 @@ class Line:
             return await anext(chunks, None)
 
         while (piece := (await self._ask("logs", (key, rank), following, is_kept=False))[0]) is not None:
+            yield piece
+
+    async def outputs(self, key: AttemptKey, *, prefix: str = "", most: int = MOST_LISTED) -> Sequence[OutputFile]:
+        """Ask for the files of an output folder."""
+        listed = await self._ask(
+            "outputs", key, lambda: self.engine.outputs(key, prefix=prefix, most=most), same=(prefix, most)
+        )
+        return listed[0]
+
+    async def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
+        """Ask for a file of an output folder, piece by piece."""
+        pieces = self.engine.output(key, path, offset=offset, most_bytes=most_bytes)
+
+        async def following() -> bytes:
+            return await anext(pieces, b"")
+
+        while piece := (await self._ask("output", (key, path), following, is_kept=False))[0]:
             yield piece
 
     async def cordon(self, node: str, reason: str) -> None:

@@ -40,6 +40,7 @@ from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.planning import Sight
 from dujiang.engines.kubernetes.probing import Probe
 from dujiang.engines.kubernetes.records import Record, Stop
+from dujiang.engines.kubernetes.results import Results
 from dujiang.engines.kubernetes.seeing import Pod
 from dujiang.engines.kubernetes.serving import Services
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -53,7 +54,7 @@ _OUTPUT_WITHIN_US: Final = 300_000_000
 """How long after its end the output of a rank is waited for before it is forgotten without."""
 
 
-class KubernetesEngine:
+class KubernetesEngine(Results):
     """Runs attempts on a Kubernetes cluster. Use from one event loop; `changed` from one waiter."""
 
     kind: ClassVar[str] = "kubernetes"

@@ -35,6 +35,7 @@ from dujiang.engines.contract import (
     Phase,
     Usage,
 )
+from dujiang.engines.folders import OutputFolders
 from dujiang.engines.local import discovery, launching, records, rooms, strays
 from dujiang.engines.local.environment import base_environment
 from dujiang.engines.local.helper import Helper
@@ -45,6 +46,7 @@ from dujiang.engines.local.runtimes import FoundRuntime, find_runtime
 from dujiang.engines.local.settings import LocalSettings
 from dujiang.engines.local.supervisor import KICK
 from dujiang.engines.local.using import Meter, Running
+from dujiang.kit.beneath import Place
 from dujiang.kit.clock import Clock
 from dujiang.kit.files import read_at, size_of
 
@@ -66,7 +68,7 @@ class _Attempt:
     started: dict[str, Any] | None = None
 
 
-class LocalEngine:
+class LocalEngine(OutputFolders):
     """Runs attempts on this machine. Use from one event loop; `changed` from one waiter."""
 
     kind: ClassVar[str] = "local"
@@ -229,14 +231,8 @@ class LocalEngine:
         if mine:
             evidence.append(("engine", f"still ran without a supervisor, and killed: {', '.join(mine[:10])}", now_us))
         evidence += [("engine", told, now_us) for told in left if f"-{key}." in told]
-        lost: dict[str, Any] = {
-            "end": "Lost",
-            "exit_code": None,
-            "signal": None,
-            "rank": None,
-            "at": now_us,
-            "facts": {},
-        }
+        nothing = dict.fromkeys(("exit_code", "signal", "rank"))
+        lost: dict[str, Any] = {**nothing, "end": "Lost", "at": now_us, "facts": {}}
         buried = {**(end or lost), "final": True}
         buried["evidence"] = [*(end or {}).get("evidence", []), *evidence]
         remove(self._home.secrets(str(key)))
@@ -355,6 +351,10 @@ class LocalEngine:
             if over or not follow:
                 return
             await self._clock.sleep(_FOLLOW_S)
+
+    def output_place(self, key: AttemptKey) -> Place:
+        """Return where the output folder of an attempt is."""
+        return Place(os.path.realpath(self._home.root), self._home.output_steps(str(key)))
 
     async def changed(self, timeout_s: float) -> bool:
         """Wait for word from a supervisor, or for a running attempt to be found over when its word was lost."""

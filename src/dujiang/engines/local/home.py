@@ -94,6 +94,11 @@ class Home:
         """Return the folder for what the attempt produces."""
         return f"{self.folder(key)}/output"
 
+    def output_steps(self, key: str) -> tuple[str, ...]:
+        """Return the names of the folders on the way from the home to that one."""
+        job, _, number = key.rpartition(".")
+        return "attempts", job, number, "output"
+
     def work(self, key: str) -> str:
         """Return the job's own folder, shared by its attempts."""
         return f"{self.root}/work/{key.rpartition('.')[0]}"

@@ -18,11 +18,13 @@ from dujiang.engines.contract import (
     Observation,
     Usage,
 )
+from dujiang.engines.outputs import MOST_LISTED, OutputFile, OutputUnreachable
 from dujiang.engines.simulated.attempt import LIMITS_BY, SECOND
 from dujiang.engines.simulated.world import World
 
 _CHUNK_BYTES = 64 * 1024
 _POLL_S = 0.25
+_NOTHING = "Nothing real runs on a simulated cluster, so no file is ever written there: run the job on another one."
 
 
 class SimulatedEngine:
@@ -129,6 +131,16 @@ class SimulatedEngine:
                 return
             await self._wait(_POLL_S)
             printed = attempt.output(rank, self.world.advance())
+
+    async def outputs(self, key: AttemptKey, *, prefix: str = "", most: int = MOST_LISTED) -> Sequence[OutputFile]:
+        """Refuse: virtual programs write no files."""
+        raise OutputUnreachable(_NOTHING)
+
+    async def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
+        """Refuse, at the first piece: virtual programs write no files."""
+        for piece in list[bytes]():
+            yield piece
+        raise OutputUnreachable(_NOTHING)
 
     async def cordon(self, node: str, reason: str) -> None:
         """Close a virtual node to new attempts."""

@@ -20,6 +20,7 @@ from dujiang.engines.contract import (
     AttemptKey,
     Capabilities,
     EngineRefused,
+    EngineUnavailable,
     Isolation,
     Launch,
     LogChunk,
@@ -29,6 +30,7 @@ from dujiang.engines.contract import (
     Phase,
     Usage,
 )
+from dujiang.engines.folders import OutputFolders
 from dujiang.engines.slurm import asking, handed, nodes
 from dujiang.engines.slurm.asking import MINE
 from dujiang.engines.slurm.by_rest import controller_of
@@ -41,13 +43,14 @@ from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.sharing import SharedWorkDir
 from dujiang.engines.slurm.users import User, own_name, user_of
 from dujiang.engines.slurm.using import Meter
+from dujiang.kit.beneath import Place
 from dujiang.kit.clock import Clock
 
 _NODES_S = 10.0
 """How old the list of nodes may be for the check of a launch; a node that is not on it is asked for anew."""
 
 
-class SlurmEngine:
+class SlurmEngine(OutputFolders):
     """Runs attempts on a Slurm cluster. Use from one event loop; `changed` from one waiter."""
 
     kind: ClassVar[str] = "slurm"
@@ -234,6 +237,12 @@ class SlurmEngine:
             every_s=self._settings.watch_s,
         ):  # fmt: skip
             yield chunk
+
+    def output_place(self, key: AttemptKey) -> Place:
+        """Return where the output folder of an attempt is, whoever ran it."""
+        if not self._work.is_there():
+            raise EngineUnavailable("The work folder of this Slurm cluster is not to be seen here now: mount it again.")
+        return self._work.attempt(key).output_place(self._work.root)
 
     async def changed(self, timeout_s: float) -> bool:
         """Wait until a file of an attempt, or its job in Slurm, is another."""

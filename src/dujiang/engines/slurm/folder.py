@@ -25,6 +25,7 @@ from dujiang.engines.contract import AttemptKey, EngineUnavailable
 from dujiang.engines.local.home import read_whole, remove, write_whole
 from dujiang.engines.slurm.archive import archive
 from dujiang.engines.slurm.runner import nodes_of, write_once
+from dujiang.kit.beneath import Place
 from dujiang.kit.files import read_at, size_of
 
 
@@ -46,7 +47,7 @@ class Folder:
 
     @property
     def output_dir(self) -> str:
-        """Return the folder for what the attempt produces; empty where it is not to be opened here."""
+        """Return the folder for what the attempt produces; empty where its path is not told."""
         return f"{self.path}/output"
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -96,6 +97,10 @@ class Folder:
         """Return a piece of what a rank printed."""
         return read_at(f"{self.path}/output-{rank}.log", offset, count)
 
+    def output_place(self, root: str) -> Place:
+        """Return where the output folder is to be opened, step by step from the work folder on."""
+        return Place(os.path.realpath(root), (*self.path.removeprefix(f"{root}/").split("/"), "output"))
+
     def nodes(self) -> list[str]:
         """Return the nodes of the attempt: those that Slurm chose, where it did, else those of its launch."""
         placed = self.read("placed") or {}
@@ -135,6 +140,10 @@ class WorkDir:
         except OSError as error:
             raise unwritable(self.root, error) from error
         return str(runner)
+
+    def is_there(self) -> bool:
+        """Say whether the folder is seen here, and not an empty one on which it was to be mounted."""
+        return os.path.isdir(f"{self.root}/attempts")
 
     def attempt(self, key: AttemptKey) -> Folder:
         """Return the folder of an attempt."""

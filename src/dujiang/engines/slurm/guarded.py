@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from dujiang.kit import beneath
+from dujiang.kit.beneath import Place
+
 _MOST_BYTES = 1 << 20
 _DEEPEST = 16
 _LARGEST = 1 << 53
 
 
-def open_file(top: str, steps: Sequence[str], uid: int) -> int | None:
+def open_file(top: str, steps: Sequence[str], uid: int) -> IO[bytes] | None:
     """Open a file of a user; None where there is none that may be read.
 
     Args:
@@ -29,42 +29,21 @@ def open_file(top: str, steps: Sequence[str], uid: int) -> int | None:
         steps: names below it, the last one the file's.
         uid: who must own every one of them.
     """
-    folder = open_folder(top, steps[:-1], uid)
-    if folder is None:
-        return None
-    try:
-        return _opened(steps[-1], _FILE, folder, uid, os.fstat(folder).st_dev)
-    finally:
-        os.close(folder)
-
-
-def open_folder(top: str, steps: Sequence[str], uid: int) -> int | None:
-    """Open a folder of a user below a folder of ours; None where there is none."""
-    try:
-        at = os.open(top, _FOLDER)
-    except OSError:
-        return None
-    device = os.fstat(at).st_dev
-    for step in steps:
-        below = _opened(step, _FOLDER, at, uid, device)
-        os.close(at)
-        if below is None:
-            return None
-        at = below
-    return at
-
-
-def _opened(name: str, how: int, folder: int, uid: int, device: int) -> int | None:
-    try:
-        fd = os.open(name, how, dir_fd=folder)
-    except OSError:
-        return None
-    found = os.fstat(fd)
-    kind = stat.S_ISDIR if how == _FOLDER else stat.S_ISREG
-    if kind(found.st_mode) and found.st_uid == uid and found.st_dev == device:
-        return fd
-    os.close(fd)
+    with suppress(OSError):
+        return beneath.open_file(Place(top, (), uid), steps)
     return None
+
+
+def status_of(top: str, steps: Sequence[str], uid: int) -> os.stat_result | None:
+    """Return the status of a folder of a user below a folder of ours; None where there is none."""
+    try:
+        fd = beneath.open_folder(Place(top, tuple(steps), uid))
+    except OSError:
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 def read_object(top: str, steps: Sequence[str], uid: int) -> tuple[dict[str, Any], int] | None:
@@ -72,16 +51,15 @@ def read_object(top: str, steps: Sequence[str], uid: int) -> tuple[dict[str, Any
 
     The moment is the file system's, which its owner cannot set. Strings are without NUL and lone surrogates.
     """
-    fd = open_file(top, steps, uid)
-    if fd is None:
+    file = open_file(top, steps, uid)
+    if file is None:
         return None
-    try:
-        data = os.pread(fd, _MOST_BYTES + 1, 0)
-        changed_us = os.fstat(fd).st_ctime_ns // 1000
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    with file:
+        try:
+            data = os.pread(file.fileno(), _MOST_BYTES + 1, 0)
+            changed_us = os.fstat(file.fileno()).st_ctime_ns // 1000
+        except OSError:
+            return None
     if len(data) > _MOST_BYTES:
         return None
     with suppress(ValueError, RecursionError):

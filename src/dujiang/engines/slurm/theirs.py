@@ -18,12 +18,13 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from dujiang.engines.local.home import remove
 from dujiang.engines.slurm import guarded, heard
 from dujiang.engines.slurm.folder import Folder
 from dujiang.engines.slurm.users import User
+from dujiang.kit.beneath import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class TheirFolder(Folder):
 
     @property
     def output_dir(self) -> str:
-        """Nothing: whoever opens what lies there would have to beware of links, and does not know it."""
+        """Nothing: whoever opened it by its path would follow that user's links (`output_place` does not)."""
         return ""
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -94,34 +95,27 @@ class TheirFolder(Folder):
     def stamp(self) -> tuple[int, int]:
         """Return what changes when a file comes into one of the folders."""
         ours = Folder.stamp(self)
-        fd = guarded.open_folder(self.top, (self.place, self.number), self.user.uid)
-        if fd is None:
-            return ours
-        try:
-            found = os.fstat(fd)
-            return ours[0] + found.st_mtime_ns, ours[1] + found.st_nlink
-        finally:
-            os.close(fd)
+        found = guarded.status_of(self.top, (self.place, self.number), self.user.uid)
+        return ours if found is None else (ours[0] + found.st_mtime_ns, ours[1] + found.st_nlink)
 
     def output_size(self, rank: int) -> int:
-        fd = self._open(f"output-{rank}.log")
-        if fd is None:
+        file = self._open(f"output-{rank}.log")
+        if file is None:
             return 0
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        with file:
+            return os.fstat(file.fileno()).st_size
 
     def read_output(self, rank: int, offset: int, count: int) -> bytes:
-        fd = self._open(f"output-{rank}.log")
-        if fd is None:
+        file = self._open(f"output-{rank}.log")
+        if file is None:
             return b""
-        try:
-            return os.pread(fd, max(0, count), offset)
-        except (OSError, OverflowError):
-            return b""
-        finally:
-            os.close(fd)
+        with file, contextlib.suppress(OSError, OverflowError):
+            return os.pread(file.fileno(), max(0, count), offset)
+        return b""
+
+    def output_place(self, root: str) -> Place:
+        """Return where the user's output folder is; all that is in it must be that user's."""
+        return Place(self.top, (self.place, self.number, "output"), self.user.uid)
 
     def used(self, node: str) -> Mapping[str, float] | None:
         told = guarded.read_object(self.top, (self.place, self.number, "use", f"{node}.json"), self.user.uid)
@@ -151,5 +145,5 @@ class TheirFolder(Folder):
         found: dict[str, Any] = said(told[0], Folder.read(self, "launch") or {}, int(submitted), told[1])
         return found
 
-    def _open(self, name: str) -> int | None:
+    def _open(self, name: str) -> IO[bytes] | None:
         return guarded.open_file(self.top, (self.place, self.number, name), self.user.uid)

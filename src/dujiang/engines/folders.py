@@ -1,0 +1,110 @@
+"""How an engine reads what attempts left, where their output folders are seen here.
+
+A job may change its folder, and exchange it, at any moment: so nothing is opened by its path (`kit.beneath`). Sentences
+name no path of the platform's own: tenants read them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import IO, Final, NoReturn, TypeVar
+
+from dujiang.engines.contract import AttemptKey, EngineUnavailable
+from dujiang.engines.outputs import (
+    MOST_LISTED,
+    OutputFile,
+    OutputMissing,
+    OutputNotAFile,
+    OutputOutside,
+    OutputRefused,
+)
+from dujiang.kit import beneath
+from dujiang.kit.beneath import Place
+
+T = TypeVar("T")
+_PIECE_BYTES: Final = 1 << 20
+_THREADS: Final = 4
+"""Of an engine: a file system that hangs holds up nothing but the reading of what lies on it."""
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+class OutputFolders(ABC):
+    """The part of an engine that reads output folders."""
+
+    @abstractmethod
+    def output_place(self, key: AttemptKey) -> Place:
+        """Return where the output folder of an attempt is, also of one that is unknown or forgotten.
+
+        Raises:
+            EngineUnavailable: what it lies on is away for now.
+            OutputUnreachable: it is not seen here.
+        """
+
+    async def outputs(self, key: AttemptKey, *, prefix: str = "", most: int = MOST_LISTED) -> Sequence[OutputFile]:
+        """Return the files of an attempt's output folder."""
+        place = self.output_place(key)
+        listed = await self._in_thread(lambda: beneath.list_files(place, prefix=prefix, most=most), None)
+        return [OutputFile(one.path, one.size_bytes) for one in listed]
+
+    async def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
+        """Yield a piece of a file of an attempt's output folder."""
+        place, at, end = self.output_place(key), offset, offset + most_bytes
+
+        def begin() -> tuple[IO[bytes], bytes]:
+            file = beneath.open_file(place, beneath.steps_of(path))
+            return file, _piece(file, at, end)
+
+        file, data = await self._in_thread(begin, path)
+        with file:
+            while data:
+                yield data
+                at += len(data)
+                data = await self._in_thread(partial(_piece, file, at, end), path)
+
+    async def _in_thread(self, call: Callable[[], T], path: str | None) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+        except OSError as error:
+            _tell(error, path)
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="outputs")
+
+
+def _piece(file: IO[bytes], at: int, end: int) -> bytes:
+    return os.pread(file.fileno(), max(0, min(_PIECE_BYTES, end - at)), at)
+
+
+def _tell(error: OSError, path: str | None) -> NoReturn:
+    """Raise what the file system said in the words of the contract.
+
+    Args:
+        error: which it was.
+        path: of the file; None where the folder was listed.
+    """
+    is_file = path is not None
+    what = "The output folder" if path is None else (path if path.isprintable() else ascii(path))[:200] or "No path"
+    match error:
+        case beneath.LeadsOut():
+            why = "leads out of the output folder or through a link" if is_file else "was exchanged for a link"
+            raise OutputOutside(f"{what} {why}. Links are not followed: write the file itself there.") from error
+        case beneath.NoRegularFile():
+            raise OutputNotAFile(f"{what} is no regular file.") from error
+        case beneath.NotTheirs():
+            raise OutputRefused(f"{what} does not belong to the user whom the job ran as.") from error
+        case PermissionError():
+            raise OutputRefused(
+                f"{what} cannot be read: {error.strerror}. Leave it and its folders readable for their group, as they"
+                " are by the umask that jobs begin with."
+            ) from error
+    if error.errno in _MISSING or isinstance(error, FileNotFoundError | NotADirectoryError):
+        missing = f"The job left no file {what}." if is_file else "The attempt has no output folder, or has it no more."
+        raise OutputMissing(missing) from error
+    raise EngineUnavailable(f"{what} cannot be read now: {error.strerror or error}.") from error
