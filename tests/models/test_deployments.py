@@ -126,7 +126,7 @@ async def ask(predictor: Predictor, one: Deployment, body: dict[str, Any] | None
 
 def expected(w: ModelWorld, version: ModelVersion) -> Any:
     """Return what ONNX Runtime itself says of the two rows."""
-    session = ort.InferenceSession(w.folder / "output" / version.job_id / "model.onnx")
+    session = ort.InferenceSession(w.output_of(version.job_id) / "model.onnx")
     rows = np.array(ROWS["inputs"][0]["data"], dtype=np.float32).reshape(2, 4)  # type: ignore[arg-type]
     return session.run(None, {"x": rows})[0]
 

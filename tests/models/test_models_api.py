@@ -55,7 +55,7 @@ async def test_models_versions_and_lineage_are_listed_page_by_page(world: ModelW
 
 async def test_an_artifact_comes_back_byte_for_byte_or_not_at_all(world: ModelWorld) -> None:
     version = await world.register()
-    file = world.folder / "output" / version.job_id / "model.onnx"
+    file = world.output_of(version.job_id) / "model.onnx"
     async with world.app.client(Role.AUDITOR) as client:
         answer = await client.get("/v1/models/digits/versions/v1.0.0/artifact")
         assert answer.content == file.read_bytes()
@@ -190,7 +190,7 @@ async def test_predictions_go_through_and_leave_no_record_each(
         async with world.db.reading() as tx:
             before = await journal.latest_seq(tx.connection)
         answers = await asyncio.gather(*(client.post("/v1/deployments/digits/predict", json=rows) for _ in range(5)))
-        wanted = ort.InferenceSession(world.folder / "output" / version.job_id / "model.onnx").run(
+        wanted = ort.InferenceSession(world.output_of(version.job_id) / "model.onnx").run(
             None, {"x": np.array([[1, 2, 3, 4]], dtype=np.float32)}
         )[0]
         for answer in answers:

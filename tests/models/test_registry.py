@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import zlib
@@ -13,14 +14,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dujiang.engines.contract import AttemptKey
+from dujiang.engines.lines import Lines
+from dujiang.engines.slurm.engine import SlurmEngine
+from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.jobs.domain import JobState
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.errors import DujiangError, Stale
 from dujiang.kit.ids import Ids
 from dujiang.models.domain import NoSuchAlias, VersionNotReady, VersionReason, VersionState
+from tests.hanging import Hanging
 from tests.models.serving import nets
 from tests.models.worlds import ModelWorld, a_model_world
+from tests.pool.worlds import CLUSTER
 
 FACTS = {
     "inputs": {"digits": {"digest": "ab" * 32, "bytes": 1797, "method": "sha256", "path": "/data/digits.csv"}},
@@ -42,7 +49,7 @@ async def test_a_completed_job_becomes_a_version_with_all_it_was_made_from(
         assert (version.state, version.reason, version.attempt) == (VersionState.READY, "Registered", 1)
         assert version.metrics == {"accuracy": 0.97}
         assert version.signature["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
-        file = tmp_path / "output" / job.id / "model.onnx"
+        file = w.output_of(job.id) / "model.onnx"
         assert (await w.objects.verify(version.digest)).bytes == version.bytes == file.stat().st_size
         async with w.db.reading() as tx:
             lineage = await w.registry.lineage(tx, version)
@@ -111,6 +118,19 @@ def _loop(output: Path) -> None:
     (output / "model.onnx").symlink_to("model.onnx")
 
 
+def _link_within(output: Path) -> None:
+    nets.mlp(output / "epoch-3.onnx")
+    (output / "model.onnx").symlink_to("epoch-3.onnx")
+
+
+def _exchanged(output: Path) -> None:
+    elsewhere = output.with_name("elsewhere")
+    elsewhere.mkdir()
+    nets.mlp(elsewhere / "model.onnx")
+    output.rmdir()
+    output.symlink_to(elsewhere)
+
+
 def _pipe(output: Path) -> None:
     os.mkfifo(output / "model.onnx")
 
@@ -141,7 +161,7 @@ def _enormous(output: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], None], str, VersionReason, str]] = [
-    (lambda output: None, "model.onnx", VersionReason.FILE_MISSING, "The folder is empty"),
+    (lambda output: None, "model.onnx", VersionReason.FILE_MISSING, "The folder holds no file"),
     (
         lambda output: (output / "other.onnx").write_bytes(b"x") and None,
         "model.onnx",
@@ -153,7 +173,10 @@ REFUSED: list[tuple[Callable[[Path], None], str, VersionReason, str]] = [
     (_pipe, "model.onnx", VersionReason.NOT_A_FILE, "no regular file"),
     (_link_out, "model.onnx", VersionReason.OUTSIDE_OUTPUT_FOLDER, "leads out"),
     (_link_of_folder_out, "deep/model.onnx", VersionReason.OUTSIDE_OUTPUT_FOLDER, "leads out"),
-    (_loop, "model.onnx", VersionReason.FILE_UNREADABLE, "cannot be read"),
+    (_loop, "model.onnx", VersionReason.OUTSIDE_OUTPUT_FOLDER, "Links are not followed"),
+    (_link_within, "model.onnx", VersionReason.OUTSIDE_OUTPUT_FOLDER, "write the file itself"),
+    (_exchanged, "model.onnx", VersionReason.OUTSIDE_OUTPUT_FOLDER, "Links are not followed"),
+    (lambda output: output.rmdir(), "model.onnx", VersionReason.NO_OUTPUT_FOLDER, "has no output folder"),
     (
         lambda output: (output / "model.onnx").write_bytes(b"not a model at all") and None,
         "model.onnx",
@@ -170,7 +193,7 @@ async def test_what_cannot_be_a_version_fails_with_its_reason(
     world: ModelWorld, make: Callable[[Path], None], path: str, reason: VersionReason, told: str
 ) -> None:
     job = await world.train(b"", path=path)
-    output = world.folder / "output" / job.id
+    output = world.output_of(job.id)
     (output / "model.onnx").unlink()
     make(output)
     await world.outbox.tick()
@@ -202,17 +225,52 @@ async def test_a_check_that_hangs_dies_or_babbles_refuses_the_file(
         assert told in version.sentence
 
 
-async def test_a_link_within_the_folder_and_no_folder_at_all(world: ModelWorld) -> None:
-    job = await world.train(b"x")
-    output = world.folder / "output" / job.id
-    nets.mlp(output / "epoch-3.onnx")
-    (output / "model.onnx").unlink()
-    (output / "model.onnx").symlink_to("epoch-3.onnx")
+async def test_a_cluster_that_gives_no_files_or_is_gone_says_why(world: ModelWorld) -> None:
+    simulated = await world.register(cluster="virtual")
+    assert (simulated.state, simulated.reason) == (VersionState.FAILED, VersionReason.NO_OUTPUT_FOLDER)
+    assert "Nothing real runs on a simulated cluster" in simulated.sentence
+    gone = await world.register(cluster="sold")
+    assert (gone.state, gone.reason) == (VersionState.FAILED, VersionReason.NO_OUTPUT_FOLDER)
+    assert '"sold"' in gone.sentence
+
+
+async def test_while_a_cluster_is_away_its_versions_wait_and_others_do_not(world: ModelWorld) -> None:
+    world.clusters["away"] = SlurmEngine(SlurmSettings(work_dir=str(world.folder / "unmounted")), clock=world.clock)
+    job, other = await world.train(cluster="away"), await world.train()
     await world.outbox.tick()
-    await world.registration.tick()
+    assert (await world.registration.tick()).steps == {"delayed": 1, "registered": 1}
+    version = await world.version_of(job)
+    assert (version.state, version.reason) == (VersionState.PENDING, VersionReason.CLUSTER_AWAY)
+    assert "mount it again" in version.sentence
+    assert (await world.version_of(other)).state is VersionState.READY
+    mounted = world.folder / "unmounted" / "attempts" / job.id / "1" / "output"
+    mounted.mkdir(parents=True)
+    nets.mlp(mounted / "model.onnx")
+    assert (await world.registration.tick()).steps == {"registered": 1}
     assert (await world.version_of(job)).state is VersionState.READY
-    simulated = await world.register(output_dir="")
-    assert simulated.reason == VersionReason.NO_OUTPUT_FOLDER
+
+
+async def test_a_cluster_that_hangs_is_waited_for_once_a_tick(world: ModelWorld) -> None:
+    hanging = Hanging(world.engine)
+    hanging.hang("output")
+    lines = Lines({"hung": hanging, CLUSTER: world.engine}, clock=world.clock, within_s=30.0)
+    world.clusters.update(lines)
+    jobs = [await world.train(cluster="hung"), await world.train(cluster="hung"), await world.train()]
+    await world.outbox.tick()
+    tick = asyncio.ensure_future(world.registration.tick())
+    while not hanging.under_way["output"]:  # noqa: ASYNC110 - a thread makes the folder that it goes to first
+        await asyncio.sleep(0)
+    world.clock.advance(31)
+    await lines.tick()
+    assert (await tick).steps == {"delayed": 1}  # it took long enough for a tick
+    assert hanging.made["output"] == 1
+    assert (await world.registration.tick()).steps["registered"] == 1
+    hanging.let_go()
+    for _ in range(100):  # the answer that was held back comes in its own time
+        await world.registration.tick()
+        if {(await world.version_of(job)).state for job in jobs} == {VersionState.READY}:
+            return
+    raise AssertionError("it was never registered")
 
 
 async def test_a_file_beyond_the_limit_is_refused(
@@ -258,7 +316,7 @@ async def test_killed_between_storing_and_noting_it_registers_the_same_file_once
     job = await world.train()
     await world.outbox.tick()
     before = await world.version_of(job)
-    taken = await world.artifacts.take(str(world.folder / "output" / job.id), "model.onnx")  # and then the power went
+    taken = await world.artifacts.take(world.engine, AttemptKey(job.id, 1), "model.onnx")  # and then the power went
     assert (await world.registration.tick()).steps == {"registered": 1}
     version = await world.version_of(job)
     assert version.digest == taken.digest
@@ -302,7 +360,7 @@ async def test_copies_for_services_are_right_whatever_happened_to_them(world: Mo
     version = await world.register()
     path = await world.artifacts.local(version.digest)
     whole = path.read_bytes()
-    assert zlib.crc32(whole) == zlib.crc32((world.folder / "output" / version.job_id / "model.onnx").read_bytes())
+    assert zlib.crc32(whole) == zlib.crc32((world.output_of(version.job_id) / "model.onnx").read_bytes())
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     assert (await world.artifacts.local(version.digest)).read_bytes() == whole

@@ -11,6 +11,9 @@ from typing import Any
 
 import httpx
 
+from dujiang.engines.contract import Engine
+from dujiang.engines.local.engine import LocalEngine
+from dujiang.engines.simulated import SimulatedEngine, World, parse_fleet
 from dujiang.jobs import store as job_store
 from dujiang.jobs.domain import Attempt, Job, JobState
 from dujiang.jobs.service import JobService, ended_event
@@ -52,9 +55,12 @@ class ModelWorld:
         self.artifacts = Artifacts(self.objects, self.settings)
         self.registry = ModelRegistry(ids=ids, jobs=self.jobs, telemetry=self.telemetry)
         self.deployments = DeploymentService(ids=ids, jobs=self.jobs, settings=self.settings)
+        self.engine = LocalEngine(folder / "engine", clock=clock)
+        virtual = SimulatedEngine(World(parse_fleet("1x1"), seed=7, clock=clock))
+        self.clusters: dict[str, Engine] = {CLUSTER: self.engine, "virtual": virtual}
         self.registration = RegistrationLoop(
             db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,
-            settings=self.settings,
+            clusters=self.clusters, settings=self.settings,
         )  # fmt: skip
         self.deploying = DeploymentLoop(
             db=db, clock=clock, deployments=self.deployments, artifacts=self.artifacts, http=http,
@@ -81,11 +87,15 @@ class ModelWorld:
         assert self.platform is not None
         return self.platform
 
+    def output_of(self, job_id: str) -> Path:
+        """Return the output folder of a job's first attempt, where the local engine has it."""
+        return self.folder / "engine" / "attempts" / job_id / "1" / "output"
+
     async def train(
         self, file: Path | bytes | None = None, *, model: str = "digits", path: str = "model.onnx",
         metrics: Mapping[str, float] | None = None, facts: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None, state: JobState = JobState.COMPLETED, read_all: bool = True,
-        project_id: str | None = None, output_dir: str | None = None,
+        project_id: str | None = None, cluster: str = CLUSTER,
     ) -> Job:  # fmt: skip
         """Submit a job that makes a model and let it end; its output folder holds the file, a small net by default."""
         document = {
@@ -96,23 +106,22 @@ class ModelWorld:
             job = await self.jobs.submit(
                 tx, read(document), project_id=project_id or self.project_id, submitted_by="usr_ann"
             )
-        output = self.folder / "output" / job.id
+        output = self.output_of(job.id)
         output.mkdir(parents=True)
         if file is None:
-            nets.mlp(output / "model.onnx", seed=len(list(output.parent.iterdir())))
+            nets.mlp(output / "model.onnx", seed=len(list(output.parents[2].iterdir())))
         elif isinstance(file, bytes):
             (output / "model.onnx").write_bytes(file)
-        attempt = await self.start(
-            job.id, output_dir=output_dir if output_dir is not None else str(output), facts=facts
-        )
+        attempt = await self.start(job.id, facts=facts, cluster=cluster)
         async with self.db.transaction() as tx:
             points = [Point(name, 1, value) for name, value in (metrics or {"accuracy": 0.97}).items()]
             await self.telemetry.record(tx, job.id, attempt.number, points)
         return await self.end(job.id, state, read_all=read_all)
 
     async def start(
-        self, job_id: str, *, ports: tuple[int, ...] = (), output_dir: str = "", facts: Mapping[str, Any] | None = None
-    ) -> Attempt:
+        self, job_id: str, *, ports: tuple[int, ...] = (), facts: Mapping[str, Any] | None = None,
+        cluster: str = CLUSTER,
+    ) -> Attempt:  # fmt: skip
         """Let the next attempt of a job run."""
         async with self.db.transaction() as tx:
             job = (await job_store.lock_jobs(tx, [job_id]))[job_id]
@@ -120,8 +129,8 @@ class ModelWorld:
                 job, state=JobState.RUNNING, reason="Started", waits=False, attempt=job.attempt + 1, started_at=tx.now
             )
             attempt = Attempt(
-                job_id, running.attempt, job.project_id, JobState.RUNNING, "Started", CLUSTER, (a_rank(),), tx.now,
-                started_at=tx.now, host="127.0.0.1", ports=ports, output_dir=output_dir, facts=facts or {},
+                job_id, running.attempt, job.project_id, JobState.RUNNING, "Started", cluster, (a_rank(),), tx.now,
+                started_at=tx.now, host="127.0.0.1", ports=ports, facts=facts or {},
             )  # fmt: skip
             await job_store.update_jobs(tx, [running])
             await job_store.insert_attempts(tx, [attempt])

@@ -6,12 +6,17 @@ import math
 from datetime import timedelta
 from pathlib import Path
 
+from dujiang.engines.contract import AttemptKey
+from dujiang.engines.local.engine import LocalEngine
+from dujiang.jobs.loop.figures import read_event_files
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.telemetry import store
 from dujiang.telemetry.domain import FlagKind, Point
-from dujiang.telemetry.service import Limits, Recorded, Telemetry, read_event_files
+from dujiang.telemetry.service import Limits, Recorded, Telemetry
 from tests.telemetry.test_eventfiles import Writer, _event
+
+KEY = AttemptKey("job_1", 1)
 
 
 def _points(*pairs: tuple[int, float], name: str = "loss") -> list[Point]:
@@ -105,16 +110,16 @@ async def test_output_is_taken_in_pieces_with_the_place_kept_in_the_same_transac
     assert [(one.step, one.value) for one in curve.points] == [(1, 0.5), (2, 0.4), (3, 0.3)]
 
 
-async def test_event_files_are_read_on(database: Database, tmp_path: Path) -> None:
-    telemetry = Telemetry()
-    writer = Writer(str(tmp_path / "runs"))
+async def test_event_files_are_read_on(database: Database, tmp_path: Path, clock: ManualClock) -> None:
+    telemetry, engine = Telemetry(), LocalEngine(tmp_path, clock=clock)
+    writer = Writer(str(tmp_path / "attempts" / "job_1" / "1" / "output" / "runs"))
     for steps in (range(3), range(3, 5), range(0)):
         for step in steps:
             writer.add_event(_event("loss", step, 1.0 / (step + 1)))
         writer.flush()
         async with database.transaction() as tx:
             offsets = await telemetry.event_offsets(tx, "job_1", 1)
-            recorded = await telemetry.ingest_events(tx, "job_1", 1, read_event_files(tmp_path, offsets))
+            recorded = await telemetry.ingest_events(tx, "job_1", 1, await read_event_files(engine, KEY, offsets))
         assert recorded.kept == len(steps)
     writer.close()
     async with database.reading() as tx:

@@ -178,7 +178,7 @@ class Platform:
         scheduled = ScheduleLoop(db=db, schedules=self.schedules)
         registration = RegistrationLoop(
             db=db, clock=clock, registry=self.registry, jobs=self.jobs, artifacts=self.artifacts,
-            settings=model_settings,
+            clusters=clusters, settings=model_settings,
         )  # fmt: skip
         deployment = DeploymentLoop(
             db=db, clock=clock, deployments=self.deployments, artifacts=self.artifacts, http=self.http,

@@ -11,14 +11,22 @@ import hashlib
 import json
 import os
 import signal
-import stat
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from dujiang.engines.contract import AttemptKey, Engine
+from dujiang.engines.outputs import (
+    OutputFile,
+    OutputMissing,
+    OutputNotAFile,
+    OutputOutside,
+    OutputRefused,
+    OutputUnreachable,
+)
 from dujiang.kit.errors import DujiangError
 from dujiang.kit.objects import ObjectStore, ObjectTooLarge, hex_of
 from dujiang.kit.units import format_bytes
@@ -62,29 +70,36 @@ class Artifacts:
         self._good: dict[str, tuple[int, int, int]] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def take(self, output_dir: str, path: str) -> Taken:
+    async def take(self, engine: Engine, key: AttemptKey, path: str) -> Taken:
         """Copy, check and store a job's file.
 
         Args:
-            output_dir: the attempt's output folder on this machine.
-            path: relative to it.
+            engine: that ran the job.
+            key: of the attempt that made the file.
+            path: relative to its output folder.
 
         Raises:
             ArtifactRefused: it cannot be a version; says why.
+            EngineUnavailable: the file cannot be had now; nothing was lost, ask again.
             Unavailable: the object store is away or full; nothing was lost, ask again.
         """
-        source = await asyncio.to_thread(open_output, output_dir, path)
-        with source:
-            async with self._objects.staging() as staging:
-                limit = self._settings.largest_artifact_bytes
-                try:
-                    staged = await staging.add_file("model.onnx", _Source(source, path), limit_bytes=limit)  # type: ignore[arg-type]
-                except ObjectTooLarge as error:
-                    raise ArtifactRefused(
-                        _R.FILE_TOO_LARGE, f"{path} is larger than {format_bytes(limit)}, the most a version may have."
-                    ) from error
-                signature = await self._check(staged.path, path)
-                stored = await self._objects.keep(staged)
+        limit = self._settings.largest_artifact_bytes
+        async with self._objects.staging() as staging:
+            pieces = engine.output(key, path, most_bytes=limit + 1)
+            try:
+                staged = await staging.add("model.onnx", pieces, limit_bytes=limit)
+            except ObjectTooLarge as error:
+                raise ArtifactRefused(
+                    _R.FILE_TOO_LARGE, f"{path} is larger than {format_bytes(limit)}, the most a version may have."
+                ) from error
+            except OutputRefused as error:
+                raise await _refused(error, engine, key) from error
+            if not staged.bytes:
+                raise ArtifactRefused(
+                    _R.FILE_EMPTY, f"{path} is empty; the job must write the model into it before it ends."
+                )
+            signature = await self._check(staged.path, path)
+            stored = await self._objects.keep(staged)
         return Taken(stored.digest, stored.bytes, signature)
 
     async def local(self, digest: str) -> Path:
@@ -169,73 +184,22 @@ class Artifacts:
         return _answer_of(text, status, path)
 
 
-def open_output(folder: str, path: str) -> IO[bytes]:
-    """Open a file of a job's output folder; blocking.
-
-    Links within the folder are followed; one that leads out of it, also one made while this runs, is not.
-
-    Raises:
-        ArtifactRefused: there is no such file, it is empty, no regular file, not readable or outside the folder.
-    """
-    root = os.path.realpath(folder) if folder else ""
-    if not root or not os.path.isdir(root):
-        raise ArtifactRefused(
-            _R.NO_OUTPUT_FOLDER,
-            "The output folder of the job cannot be reached from the platform, so there is nothing to register.",
-        )
-    try:
-        real = os.path.realpath(os.path.join(root, path), strict=True)
-    except FileNotFoundError as error:
-        raise ArtifactRefused(
-            _R.FILE_MISSING, f"The job left no file {path} in its output folder. {_names(root)}"
-        ) from error
-    except OSError as error:
-        raise ArtifactRefused(_R.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}.") from error
-    if os.path.commonpath([root, real]) != root:
-        raise ArtifactRefused(
-            _R.OUTSIDE_OUTPUT_FOLDER, f"{path} leads out of the output folder; write the file itself into it."
-        )
-    try:
-        handle = _open_beneath(root, os.path.relpath(real, root))
-    except OSError as error:
-        raise ArtifactRefused(_R.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}.") from error
-    found = os.fstat(handle)
-    file = os.fdopen(handle, "rb", buffering=0) if stat.S_ISREG(found.st_mode) else None
-    if file is None:
-        os.close(handle)
-        raise ArtifactRefused(_R.NOT_A_FILE, f"{path} is no regular file; a model version is one file.")
-    if found.st_size == 0:
-        file.close()
-        raise ArtifactRefused(_R.FILE_EMPTY, f"{path} is empty; the job must write the model into it before it ends.")
-    return file
-
-
-def _open_beneath(root: str, relative: str) -> int:
-    """Open a path below a folder step by step, following no link."""
-    parts = relative.split(os.sep)
-    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            step = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = step
-        # A pipe must not make us wait for who writes to it.
-        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)
-
-
-class _Source:
-    """A job's file; what goes wrong while it is read is said of the job's file, not of the object store."""
-
-    def __init__(self, file: IO[bytes], path: str) -> None:
-        self._file, self._path = file, path
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._file.read(size)
-        except OSError as error:
-            raise ArtifactRefused(_R.FILE_UNREADABLE, f"{self._path} cannot be read: {error.strerror}.") from error
+async def _refused(error: OutputRefused, engine: Engine, key: AttemptKey) -> ArtifactRefused:
+    """Return why a file that cannot be had can be no version; of one that is missing, with what is there instead."""
+    match error:
+        case OutputUnreachable():
+            return ArtifactRefused(_R.NO_OUTPUT_FOLDER, error.sentence)
+        case OutputOutside():
+            return ArtifactRefused(_R.OUTSIDE_OUTPUT_FOLDER, error.sentence)
+        case OutputNotAFile():
+            return ArtifactRefused(_R.NOT_A_FILE, f"{error.sentence} A model version is one file.")
+        case OutputMissing():
+            try:
+                files = await engine.outputs(key, most=_SHOWN_NAMES + 1)
+            except OutputRefused as why:
+                return ArtifactRefused(_R.NO_OUTPUT_FOLDER, why.sentence)
+            return ArtifactRefused(_R.FILE_MISSING, f"{error.sentence} {_names(files)}")
+    return ArtifactRefused(_R.FILE_UNREADABLE, error.sentence)
 
 
 def _answer_of(text: bytes, status: int, path: str) -> Mapping[str, Any]:
@@ -253,12 +217,11 @@ def _answer_of(text: bytes, status: int, path: str) -> Mapping[str, Any]:
     )
 
 
-def _names(root: str) -> str:
-    names = sorted(entry.name for entry in os.scandir(root))
-    if not names:
-        return "The folder is empty."
-    shown = ", ".join(ascii(name)[1:-1] for name in names[:_SHOWN_NAMES])
-    return f"It holds {shown}{' and more' if len(names) > _SHOWN_NAMES else ''}."
+def _names(files: Sequence[OutputFile]) -> str:
+    if not files:
+        return "The folder holds no file."
+    shown = ", ".join(ascii(file.path)[1:-1] for file in files[:_SHOWN_NAMES])
+    return f"It holds {shown}{' and more' if len(files) > _SHOWN_NAMES else ''}."
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -10,13 +10,11 @@ Source of the framing: tensorflow/tensorflow:tensorflow/core/lib/io/record_write
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from dujiang.kit.clock import EPOCH
@@ -24,14 +22,13 @@ from dujiang.telemetry.domain import Point, clean_name, good_step
 
 PREFIX = "events.out.tfevents."
 MOST_FILES = 64
-DEEPEST = 6
-MOST_ENTRIES = 20_000
-"""Directory entries that are looked at in one search: an output folder may hold a data set."""
 LARGEST_RECORD = 1 << 20
 """Scalars take some hundred bytes; larger records (images, graphs) are passed over."""
 _SPLITS = frozenset({"train", "training", "val", "validation", "valid", "eval", "evaluation", "test"})
 _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
+WINDOW_BYTES = _HEADER.size + LARGEST_RECORD + _FOOTER_BYTES
+"""Of a file are read at a time."""
 _LATEST = EPOCH + timedelta(days=365 * 200)
 
 
@@ -44,21 +41,8 @@ class EventsRead:
     """Read on from here."""
     broken: bool = False
     """The file is not what it seems from here on: nothing more will come out of it."""
-
-
-def find_event_files(root: Path) -> list[str]:
-    """Return the event files under a folder, as sorted paths relative to it; links are not followed."""
-    found: list[str] = []
-    entries = 0
-    for folder, names, files in os.walk(root, followlinks=False):
-        depth = len(Path(folder).relative_to(root).parts)
-        entries += len(names) + len(files)
-        if depth >= DEEPEST or entries > MOST_ENTRIES:
-            names.clear()
-        found += [str(Path(folder, name).relative_to(root).as_posix()) for name in files if name.startswith(PREFIX)]
-        if len(found) >= MOST_FILES:
-            break
-    return sorted(found)[:MOST_FILES]
+    more: bool = False
+    """What follows the piece is there already."""
 
 
 def prefix_of(relative: str) -> str:
@@ -67,49 +51,32 @@ def prefix_of(relative: str) -> str:
     return f"{folder}/" if folder in _SPLITS else ""
 
 
-def read_events(path: Path, offset: int, *, prefix: str = "", most_bytes: int = 4 << 20) -> EventsRead:
-    """Read the records that are whole, from an offset.
+def read_events(data: bytes, offset: int, size_bytes: int, *, prefix: str = "") -> EventsRead:
+    """Read the records that are whole, of a piece of a file.
 
     Args:
-        path: of a regular file; a link, a pipe or a device is not opened.
-        offset: of a record: 0, or what an earlier reading returned.
+        data: the piece; `WINDOW_BYTES` hold at least one record, unless it is one that is passed over.
+        offset: where in the file it begins: 0, or what an earlier reading returned.
+        size_bytes: of the file.
         prefix: goes before each tag.
-        most_bytes: of this reading; what follows is for the next.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return EventsRead((), offset, broken=True)
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            return EventsRead((), offset, broken=True)
-        return _read_from(file, offset, status.st_size, prefix, most_bytes)
-
-
-def _read_from(file: Any, offset: int, size: int, prefix: str, most_bytes: int) -> EventsRead:
     points: list[Point] = []
-    end = min(size, offset + most_bytes)
-    while offset < end:
-        file.seek(offset)
-        header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            break
-        length, check = _HEADER.unpack(header)
-        if _masked_crc(header[:8]) != check:
-            return EventsRead(tuple(points), offset, broken=True)
-        following = offset + _HEADER.size + length + _FOOTER_BYTES
-        if following > size:
-            break  # being written
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, check = _HEADER.unpack_from(data, at)
+        if _masked_crc(data[at : at + 8]) != check:
+            return EventsRead(tuple(points), offset + at, broken=True)
+        body, following = at + _HEADER.size, at + _HEADER.size + length + _FOOTER_BYTES
+        if offset + following > size_bytes:
+            return EventsRead(tuple(points), offset + at)  # being written
         if length <= LARGEST_RECORD:
-            body = file.read(length)
-            footer = file.read(_FOOTER_BYTES)
-            if len(footer) < _FOOTER_BYTES:
+            if following > len(data):
                 break
-            if int.from_bytes(footer, "little") == _masked_crc(body):
-                points += _points(body, prefix)
-        offset = following
-    return EventsRead(tuple(points), offset)
+            record = data[body : body + length]
+            if int.from_bytes(data[body + length : following], "little") == _masked_crc(record):
+                points += _points(record, prefix)
+        at = following
+    return EventsRead(tuple(points), offset + at, more=offset + at + _HEADER.size <= size_bytes)
 
 
 def _points(record: bytes, prefix: str) -> Iterator[Point]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dujiang.kit.db import Tx
 from dujiang.telemetry import store
 from dujiang.telemetry.domain import LONGEST_NAME, Flag, Point, find_flags, special_of, steps_to_drop
-from dujiang.telemetry.eventfiles import EventsRead, find_event_files, prefix_of, read_events
+from dujiang.telemetry.eventfiles import EventsRead
 from dujiang.telemetry.lines import MOST_NAMES, LineReader, LineState
 from dujiang.telemetry.store import Series, Stored
 
@@ -121,7 +120,7 @@ class Telemetry:
         return {source[7:]: int(state["offset"]) for source, state in states.items() if source.startswith("events:")}
 
     async def ingest_events(self, tx: Tx, job_id: str, attempt: int, read: dict[str, EventsRead]) -> Recorded:
-        """Store what `read_event_files` gave, with how far it read."""
+        """Store what was read of event files, by path under the output folder, with how far that was."""
         recorded = await self.record(tx, job_id, attempt, [point for one in read.values() for point in one.points])
         for relative, one in read.items():
             await self._save_cursor(tx, job_id, attempt, f"events:{relative}", {"offset": one.offset})
@@ -171,24 +170,9 @@ class Telemetry:
         await store.upsert(tx, store.cursors, [row])
 
 
-def read_event_files(folder: Path, offsets: dict[str, int]) -> dict[str, EventsRead]:
-    """Read on in every event file under a job's output folder; blocking, so to be run in a thread.
-
-    Args:
-        folder: the job's output folder, readable by the platform.
-        offsets: what `Telemetry.event_offsets` returned.
-
-    Returns:
-        By relative path, only files in which something was read.
-    """
-    found: dict[str, EventsRead] = {}
-    for relative in find_event_files(folder):
-        if len(relative) > LONGEST_SOURCE - len("events:") or not relative.isprintable():
-            continue
-        read = read_events(folder / relative, offsets.get(relative, 0), prefix=prefix_of(relative))
-        if read.offset != offsets.get(relative, 0):
-            found[relative] = read
-    return found
+def is_source(relative: str) -> bool:
+    """Say whether it can be kept how far an event file of this path was read."""
+    return len(relative) <= LONGEST_SOURCE - len("events:") and relative.isprintable()
 
 
 def _row(tx: Tx, job_id: str, attempt: int, point: Point) -> dict[str, Any]:

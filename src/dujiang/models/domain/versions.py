@@ -108,6 +108,8 @@ class VersionReason(StrEnum):
 
     AWAITING_FIGURES = "AwaitingFigures"
     OBJECT_STORE_AWAY = "ObjectStoreAway"
+    CLUSTER_AWAY = "ClusterAway"
+    """The cluster that holds its file does not answer."""
     REGISTERED = "Registered"
     NO_OUTPUT_FOLDER = "NoOutputFolder"
     OUTSIDE_OUTPUT_FOLDER = "OutsideOutputFolder"

@@ -1,14 +1,17 @@
 """Brings the files of PENDING versions into the object store, and makes the versions READY or FAILED.
 
 Killed at any instruction it loses nothing: a file that was stored and not yet noted is stored again, to the same
-digest. While the object store is away, versions stay PENDING and say so.
+digest. While the object store or the cluster that ran a job is away, versions stay PENDING and say so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from dujiang.engines.contract import Engine, EngineUnavailable
+from dujiang.engines.lines import Overdue
 from dujiang.jobs.domain import Attempt
 from dujiang.jobs.service import JobService
 from dujiang.kit.clock import Clock
@@ -32,16 +35,21 @@ class _Waiting:
     attempt: Attempt | None
     path: str
 
+    @property
+    def cluster(self) -> str:
+        """Return where the attempt ran."""
+        return self.attempt.cluster if self.attempt is not None else ""
+
 
 class RegistrationLoop:
     """Registers what jobs have made."""
 
     def __init__(
         self, *, db: Database, clock: Clock, registry: ModelRegistry, jobs: JobService, artifacts: Artifacts,
-        settings: ModelSettings,
+        clusters: Mapping[str, Engine], settings: ModelSettings,
     ) -> None:  # fmt: skip
         self._db, self._clock, self._registry, self._jobs = db, clock, registry, jobs
-        self._artifacts, self._settings = artifacts, settings
+        self._artifacts, self._clusters, self._settings = artifacts, clusters, settings
         self._after = ""
 
     async def tick(self) -> TickReport:
@@ -50,14 +58,22 @@ class RegistrationLoop:
         waiting, more = await self._waiting()
         due = [one for one in waiting if self._is_due(one, self._clock.now())]
         steps: list[str] = []
+        hung: set[str] = set()
         for number, one in enumerate(due):
             if number and self._clock.monotonic_s() - started_s > _LONGEST_S:
                 return TickReport.of(steps, again=True)
+            if one.cluster in hung:
+                continue
             try:
                 steps.append(await self._register(one))
+            except EngineUnavailable as error:  # of this one; others may have run elsewhere
+                await self._delay(one, VersionReason.CLUSTER_AWAY, error.sentence)
+                steps.append("delayed")
+                if isinstance(error, Overdue):  # others would be waited for as long
+                    hung.add(one.cluster)
             except Unavailable as error:  # the store is away for the others too
                 for other in due[number:]:
-                    await self._delay(other, error.sentence)
+                    await self._delay(other, VersionReason.OBJECT_STORE_AWAY, error.sentence)
                 report = TickReport.of([*steps, *["delayed"] * len(due[number:])])
                 return TickReport(report.steps, failed=error.sentence)
         return TickReport.of(steps, again=more)
@@ -88,11 +104,12 @@ class RegistrationLoop:
         """Store one file and settle its version; no transaction is open meanwhile.
 
         Raises:
+            EngineUnavailable: the file cannot be had now.
             Unavailable: the object store is away or full.
         """
         outcome: Taken | ArtifactRefused
         try:
-            outcome = await self._artifacts.take(one.attempt.output_dir if one.attempt else "", one.path)
+            outcome = await self._take(one)
         except ArtifactRefused as error:
             outcome = error
         try:
@@ -102,9 +119,18 @@ class RegistrationLoop:
             return "stale"
         return "registered" if isinstance(outcome, Taken) else "refused"
 
-    async def _delay(self, one: _Waiting, sentence: str) -> None:
+    async def _take(self, one: _Waiting) -> Taken:
+        engine = self._clusters.get(one.cluster)
+        if one.attempt is None or engine is None:
+            raise ArtifactRefused(
+                VersionReason.NO_OUTPUT_FOLDER,
+                f'The cluster "{one.cluster}", on which the job left its file, is not configured any more.',
+            )
+        return await self._artifacts.take(engine, one.attempt.key, one.path)
+
+    async def _delay(self, one: _Waiting, reason: VersionReason, sentence: str) -> None:
         try:
             async with self._db.transaction(cause="models:registration") as tx:
-                await self._registry.delay(tx, one.version, VersionReason.OBJECT_STORE_AWAY, sentence)
+                await self._registry.delay(tx, one.version, reason, sentence)
         except Stale:
             return
