@@ -16,13 +16,14 @@ from dujiang.engines.contract import AttemptKey, EngineRefused, Launch, Phase
 from dujiang.engines.slurm.archive import archive
 from tests.chaos.process import PlatformProcess, until
 from tests.contract.engine_contract import EngineContract
-from tests.contract.harness import Exits
 from tests.contract.process_contract import ProcessContract
+from tests.models.serving.nets import mlp
 from tests.slurm.as_user import as_user
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import scratch
 from tests.slurm.harness import SlurmHarness
 from tests.slurm.people import ALICE, BOB, PLATFORM, STRANGER, people
+from tests.telemetry.test_eventfiles import Writer, _event
 
 pytestmark = [
     pytest.mark.slurm,
@@ -30,6 +31,7 @@ pytestmark = [
 ]
 RUN_AS = {"vision": ALICE, "speech": BOB}
 SECRET = "s3cr3t-of-the-job"
+LEAVES = "cd $DUJIANG_OUTPUT_DIR; echo model > model.txt; umask 077; echo hidden > closed"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,13 +80,16 @@ def test_projects_run_as_their_users_and_see_nothing_of_each_other(folder: Path,
         harness = harness_in(folder, cluster)
         told: dict[str, Any] = {}
         for job, project in (("job_a", "vision"), ("job_b", "speech")):
-            text = f"id -un; umask; pwd; echo $TOKEN; echo {job} > mine; echo on $SLURMD_NODENAME"
+            text = f"id -un; umask; pwd; echo $TOKEN; echo {job} > mine; echo on $SLURMD_NODENAME; {LEAVES}"
             told[project] = await ran(harness, asking(harness, text, project, job=job, secrets={"TOKEN": SECRET}))
         looks = f"cat {told['speech']['printed'].split()[2]}/mine || ls {folder}/engine/runs || exit 7"
         told["looks"] = await ran(harness, asking(harness, looks, job="job_c"))
         told["paths"] = [f"{at}/{name}" for at, _, names in os.walk(folder / "engine") for name in names]
         key = AttemptKey("job_a", 1)
         await harness.engine.forget(key)
+        told["left"] = [one.path for one in await harness.engine.outputs(key)]
+        told["model"] = (await harness.left(key, "model.txt")).decode()
+        told["closed"] = (await harness.why_not(key, "closed")).__name__
         told["forgotten"] = key in await harness.engine.attempts()
         told["again"] = (await harness.printed(key)).decode()
         await harness.engine.submit(asking(harness, "echo twice"))  # a forgotten attempt never starts again
@@ -102,6 +107,7 @@ def test_projects_run_as_their_users_and_see_nothing_of_each_other(folder: Path,
     assert looks.count("Permission denied") == 2, looks
     assert (told["forgotten"], told["phase"]) == (False, True)
     assert told["again"] == told["vision"]["printed"]
+    assert (told["left"], told["model"], told["closed"]) == (["closed", "model.txt"], "model\n", "OutputRefused")
     assert not any(path.endswith("/half") for path in told["paths"])
     assert SECRET not in "".join(
         _text(path) for path in folder.rglob("*") if path.is_file() and "output-" not in path.name
@@ -396,18 +402,27 @@ poll_s = 0.5
 """
 JOB = """\
 name: as-another
-placement: {cluster: hpc}
-resources: {cpu: 1, memory: 128MiB}
+placement: {{cluster: hpc}}
+resources: {{cpu: 1, memory: 128MiB}}
 time_limit: 10m
-run: id -un; exit 3
+outputs: {{model: {{name: digits, path: net.onnx}}}}
+run: |
+  id -un
+  cp {shared}/net.onnx $DUJIANG_OUTPUT_DIR
+  cp -r {shared}/logs $DUJIANG_OUTPUT_DIR
 """
 
 
 def test_a_job_goes_through_the_platform_as_another(tmp_path: Path, cluster: Cluster) -> None:
+    """Its output, its model version and its figures too."""
     home = tmp_path / "home"
     platform = PlatformProcess(home)
-    (tmp_path / "job.yaml").write_text(JOB)
     with scratch() as shared:
+        (tmp_path / "job.yaml").write_text(JOB.format(shared=shared))
+        mlp(shared / "net.onnx")
+        writer = Writer(str(shared / "logs"))
+        writer.add_event(_event("loss", 3, 0.25))
+        writer.close()
         (home / "dujiang.toml").write_text(SETTINGS.format(shared=shared, conf=cluster.conf, user=ALICE))
         platform.start()
         try:
@@ -415,7 +430,14 @@ def test_a_job_goes_through_the_platform_as_another(tmp_path: Path, cluster: Clu
             assert said.code == 0, said.err
             until(lambda: platform.jobs()[0]["state"] in ("COMPLETED", "FAILED", "NODE_FAIL"), 60, "the job to end")
             (job,) = platform.jobs()
-            assert (job["state"], platform.run("logs", job["id"]).out) == ("FAILED", f"{ALICE}\n"), job
+            assert (job["state"], platform.run("logs", job["id"]).out) == ("COMPLETED", f"{ALICE}\n"), job
+            with platform.client() as client:
+                path = "/v1/models/digits/versions/1.0.0"
+                until(lambda: client.get(path)["state"] != "PENDING", 60, "its model to be registered")
+                version = client.get(path)
+            assert (version["state"], version["metrics"]) == ("READY", {"loss": 0.25}), version
+            (made,) = shared.glob("dujiang/runs/*/1/output/net.onnx")
+            assert made.owner() == ALICE
             assert platform.tracebacks() == []
         finally:
             platform.stop()
