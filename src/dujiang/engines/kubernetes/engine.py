@@ -30,6 +30,7 @@ from dujiang.engines.contract import (
 )
 from dujiang.engines.kubernetes import planning, runner
 from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.clearing import Clearing
 from dujiang.engines.kubernetes.closing import Closer
 from dujiang.engines.kubernetes.environment import LIMITS
 from dujiang.engines.kubernetes.errors import ApiError, Forbidden, said_no
@@ -77,7 +78,8 @@ class KubernetesEngine(Results):
         self._stock = Stock(api, settings, clock=clock, mark=mark)
         self._closer = Closer(api, self._stock.nodes)
         self._seen = Observer(api, self._stock.nodes, settings, clock=clock, mark=mark)
-        self._output = Output(api, archive, clock=clock, every_s=settings.watch_s)
+        self._output = Output(api, archive, clock=clock, every_s=settings.watch_s, mark=mark)
+        self._clearing = Clearing(archive, mark, clock, kept_days=settings.output_days)
         self._keeper = Keeper(api, self._seen, self._output, settings, clock=clock, mark=mark)
         self._submitter = Submitter(api, self._stock, self._seen, self._keeper, settings, mark=mark)
         self._sweeper = Sweeper(api, mark, clock)
@@ -122,7 +124,8 @@ class KubernetesEngine(Results):
         return self._probe.trouble or self._seen.trouble() or self._stock.trouble()
 
     async def attempts(self) -> Sequence[AttemptKey]:
-        """Return every attempt that has a record and is not forgotten; Services of none are swept beside."""
+        """Return every attempt that has a record and is not forgotten; what is of none is swept beside."""
+        self._clearing.look(self._known)
         await self._services.sweep(self._known)
         return sorted(await self._known())
 
@@ -267,6 +270,7 @@ class KubernetesEngine(Results):
 
     async def close(self) -> None:
         """Let go of connections; what runs goes on."""
+        await self._clearing.close()
         await self._keeper.close()
         await self._seen.close()
         await self._stock.close()

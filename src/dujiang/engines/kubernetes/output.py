@@ -6,7 +6,9 @@ offset at which it was printed, and only what is new is asked for: from the seco
 each rank the last 64 MiB are kept. What a node threw away before anybody read it is missing, and no offset counts it.
 
     JOB/NUMBER/RANK/00000000000000000000       the output, in pieces named by the offset at which they begin
-    JOB/NUMBER/RANK/at.json                    how far it was read
+    JOB/NUMBER/RANK/at.json                    how far it was read, and by which platform
+
+What is old is removed by `clearing`.
 """
 
 from __future__ import annotations
@@ -55,13 +57,15 @@ class At:
     """Of all lines from that one on."""
     is_whole: bool = False
     """Nothing more will come."""
+    mark: str = ""
+    """Of the platform that read it."""
 
 
 class Output:
     """The output of all ranks."""
 
-    def __init__(self, api: Api, folder: Path, *, clock: Clock, every_s: float) -> None:
-        self._api, self._folder, self._clock, self._every_s = api, folder, clock, every_s
+    def __init__(self, api: Api, folder: Path, *, clock: Clock, every_s: float, mark: str) -> None:
+        self._api, self._folder, self._clock, self._every_s, self._mark = api, folder, clock, every_s, mark
         self._apart: Apart[tuple[AttemptKey, int]] = Apart()
         self._pulled_s: dict[str, float] = {}
 
@@ -84,7 +88,7 @@ class Output:
             if at.uid not in ("", pod.uid):  # somebody deleted the record, and the attempt was made anew
                 shutil.rmtree(self._path(*key), ignore_errors=True)
                 at = At()
-            writer = Writer(self._path(*key), replace(at, uid=pod.uid))
+            writer = Writer(self._path(*key), replace(at, uid=pod.uid, mark=self._mark))
             try:
                 since = _second(at.last_ns) if at.last_ns else ""
                 log = self._api.log(pod.namespace, pod.name, CONTAINER, since=since, timestamps=True)

@@ -81,6 +81,8 @@ class KubernetesSettings:
     """How long Pods may wait for a node or an image before the attempt is given up as one that could not start."""
     watch_s: float = 0.5
     """How often output that is followed is asked for again."""
+    output_days: float = 30.0
+    """For how many days output of an ended attempt is kept here after it was read last; 0 keeps it for ever."""
 
     @property
     def has_shared_folder(self) -> bool:
@@ -107,3 +109,5 @@ class KubernetesSettings:
         for name in ("request_timeout_s", "stale_after_s", "gang_start_s", "watch_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0")
+        if not self.output_days >= 0:
+            raise ValueError("output_days must be 0 or more; 0 keeps output for ever")
