@@ -63,6 +63,7 @@ class Clearing:
         """End soon; what is left is for the next one."""
         self._is_over.set()
         if self._task is not None:
+            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
 
@@ -82,12 +83,13 @@ def clear(
     for job in _folders(folder):
         if is_over():
             break
-        for attempt in _folders(job):
-            if f"{job.name}.{attempt.name}" not in known and _is_old(attempt, mark, before_s):
-                shutil.rmtree(attempt, ignore_errors=True)
-                count += 1
-        with contextlib.suppress(OSError):  # another attempt of the job is there
-            job.rmdir()
+        found = [one for one in _folders(job) if f"{job.name}.{one.name}" not in known]
+        for attempt in (old := [one for one in found if _is_old(one, mark, before_s)]):
+            shutil.rmtree(attempt, ignore_errors=True)
+        count += len(old)
+        if old:
+            with contextlib.suppress(OSError):  # another attempt of the job is there
+                job.rmdir()
     return count
 
 
