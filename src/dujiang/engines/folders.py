@@ -53,19 +53,20 @@ class OutputFolders(ABC):
         return [OutputFile(one.path, one.size_bytes) for one in listed]
 
     async def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
-        """Yield a piece of a file of an attempt's output folder."""
-        place, at, end = self.output_place(key), offset, offset + most_bytes
+        """Yield a piece of a file of an attempt's output folder, no further than it reaches when it is opened."""
+        place, at = self.output_place(key), offset
 
-        def begin() -> tuple[IO[bytes], bytes]:
+        def begin() -> tuple[IO[bytes], int, bytes]:
             file = beneath.open_file(place, beneath.steps_of(path))
-            return file, _piece(file, at, end)
+            end = min(offset + most_bytes, os.fstat(file.fileno()).st_size)
+            return file, end, _piece(file, offset, end)
 
-        file, data = await self._in_thread(begin, path)
+        file, end, data = await self._in_thread(begin, path)
         with file:
             while data:
                 yield data
                 at += len(data)
-                data = await self._in_thread(partial(_piece, file, at, end), path)
+                data = await self._in_thread(partial(_piece, file, at, end), path) if at < end else b""
 
     async def _in_thread(self, call: Callable[[], T], path: str | None) -> T:
         try:
