@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from dujiang.health.diagnose import Diagnoser
@@ -84,6 +85,20 @@ def test_a_job_that_waits_to_be_run_again_tells_both(diagnoser: Diagnoser) -> No
     assert (told.topic, told.cause, told.blame) == (Topic.WAITS, "Backoff", Blame.INFRASTRUCTURE)
     assert "Attempt 1 ended: It was killed by SIGKILL" in told.platform[0]
     assert told.platform[1] == "It is run again as attempt 2, from the checkpoint ckpt-7."
+
+
+def test_what_is_turned_away_again_and_again_is_told_what_to_look_at(diagnoser: Diagnoser) -> None:
+    refused = replace(diagnoser(facts(signal=9)), cause="NodeRefused", sentence="OutOfcpu.")
+    wait = WaitView("Backoff", "It is tried again at 12:01.", advice="Nothing to do: it is tried again by itself.")
+    for count in (9, 10, 300):
+        attempts = (_attempt(1, diagnoser(facts(signal=9))), *(_attempt(2 + nth, refused) for nth in range(count)))
+        told = explain(JobView("job_1", "", "PENDING", "Backoff", attempts=attempts, wait=wait), NOW)
+        is_told = any(f"turned it away {count} times in a row (on n1)" in why for why in told.why)
+        assert is_told == (count >= 10)
+        assert ("Nothing to do" in told.text) == (count < 10)
+        assert ("dujiang nodes cordon" in told.text) == (count >= 10)
+        assert len(told.history) == 2, "not a line for each"
+        assert told.history[1].startswith(f"attempts 2 to {count} on n1 FAILED")
 
 
 def test_running_completed_cancelled_and_never_started(diagnoser: Diagnoser) -> None:

@@ -13,7 +13,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from dujiang.bootstrap.platform import Platform
-from dujiang.engines.contract import AttemptKey, Engine, EngineUnavailable, Evidence, NodeFacts, Observation, Phase
+from dujiang.engines.contract import (
+    AttemptKey,
+    Engine,
+    EngineUnavailable,
+    Evidence,
+    Launch,
+    NodeFacts,
+    NodeRefused,
+    Observation,
+    Phase,
+)
 from dujiang.engines.simulated import SimulatedEngine, parse_fleet
 from dujiang.engines.simulated import World as Cluster
 from dujiang.jobs.domain import BEING_STARTED, JobState
@@ -196,3 +206,44 @@ async def test_a_cluster_that_stays_away_is_logged_when_it_goes_then_seldom_and_
     assert events.count("a cluster does not answer") == 2
     assert events.count("an engine does not answer") == 2
     assert events.count("a cluster answers again") == 1
+
+
+class Refuses(SimulatedEngine):
+    """A virtual cluster whose nodes take nothing, though they look as if they would."""
+
+    opens = False
+
+    async def submit(self, launch: Launch) -> None:
+        if not self.opens:
+            raise NodeRefused(f"Node {launch.ranks[0].node} turned it away: OutOfcpu.")
+        await super().submit(launch)
+
+
+async def test_what_is_turned_away_again_and_again_waits_ever_longer_and_says_so(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    engine = Refuses(Cluster(parse_fleet("1x2"), seed=7, clock=clock), sleep=clock.sleep)
+    async with a_scene(sqlite, clock, ids, tmp_path, fleet="1x2", engines={SIM: engine}) as scene:
+        job = await scene.submit("#sim duration=5", retry={"limit": 0})
+
+        async def told() -> tuple[dict[str, Any], str]:
+            async with scene.client() as client:
+                shown = (await client.get(f"/v1/jobs/{job.id}")).json()
+                return shown, (await client.get(f"/v1/jobs/{job.id}/explain")).json()["text"]
+
+        await scene.turns(600)
+        shown, explained = await told()
+        assert 7 <= len(shown["attempts"]) < 10
+        assert "in a row" not in shown["sentence"] + explained
+        await scene.turns(900)
+        shown, explained = await told()
+        count = len(shown["attempts"])
+        assert 10 <= count <= 13, "a pause of five minutes each by now"
+        assert (shown["state"], shown["retries"]) == ("PENDING", 0)
+        for text in (shown["sentence"], explained):
+            assert f"turned it away {count} times in a row (on sim-0001)" in text
+            assert "it waits on, and is tried again every 5m" in text
+        assert "dujiang nodes cordon" in explained
+        engine.opens = True
+        ended = await scene.until(job.id)
+        assert (ended.state, ended.attempt) == (JobState.COMPLETED, count + 1)

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 from dujiang.jobs.diagnosis import Blame, Diagnosis, Exhibit
+from dujiang.jobs.domain import turned_away
 from dujiang.kit.units import format_duration
 
 LONGEST_SHOWN = 300
 """Characters of an evidence line in the text; the answer's own field holds all of it."""
+_AWAY = "NodeRefused"
 
 
 class Topic(StrEnum):
@@ -187,6 +190,9 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
             why.append(f"If nothing else changes it starts by {_time(wait.earliest)}.")
         why.append(wait.outlook)
         advice = [wait.suggestion, *(sentence for _, sentence in wait.otherwise), wait.advice]
+    if refused := turned_away([(_cause(one), one.node) for one in job.attempts]):
+        why.append(refused)
+        advice = [*advice[:-1], f"Look at {job.attempts[-1].node}, and {_REFUSED}"]
     platform: list[str] = []
     if ended is not None and ended.diagnosis is not None:
         platform.append(f"Attempt {ended.number} ended: {ended.diagnosis.sentence}")
@@ -201,6 +207,12 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
         found.blame if found else None, found.confidence if found else None, found.evidence if found else (),
         tuple(platform), tuple(dict.fromkeys(one for one in advice if one)), history=_history(job, -1), wait=wait,
     )  # fmt: skip
+
+
+_REFUSED = (
+    "keep work off it while it takes none (`dujiang nodes cordon`), or name other nodes in the job (`placement`); the"
+    " evidence has its cluster's own words."
+)
 
 
 def _running(job: JobView, last: AttemptView | None, ended: AttemptView | None, now: datetime) -> Explanation:
@@ -266,8 +278,20 @@ def _headline(job: JobView, now: datetime | None = None) -> str:
 
 
 def _history(job: JobView, end: int) -> tuple[str, ...]:
-    """Return a line for each attempt but the last ones."""
-    return tuple(_attempt_line(one) for one in (job.attempts[:end] if end else job.attempts))
+    """Return a line for each attempt but the last ones; one for several in a row that their nodes turned away."""
+    lines: list[str] = []
+    for is_refused, several in groupby(job.attempts[:end] if end else job.attempts, lambda one: _cause(one) == _AWAY):
+        found = list(several)
+        if is_refused and len(found) > 1:
+            last = found[-1]
+            lines.append(f"attempts {found[0].number} to {_attempt_line(last).removeprefix('attempt ')}")
+        else:
+            lines += map(_attempt_line, found)
+    return tuple(lines)
+
+
+def _cause(one: AttemptView) -> str:
+    return one.diagnosis.cause if one.diagnosis else ""
 
 
 def _attempt_line(one: AttemptView) -> str:

@@ -27,6 +27,7 @@ from dujiang.jobs.domain import (
     depend,
     ended_event,
     standing_of,
+    told_refused,
     unanswered,
 )
 from dujiang.jobs.domain.asking import request_of
@@ -244,12 +245,13 @@ class JobService:
         return {job_id: found.get(job_id, []) for job_id in job_ids}
 
     async def as_told(self, tx: Tx, jobs: Sequence[Job], attempts: Mapping[str, Sequence[Attempt]]) -> list[Job]:
-        """Return jobs as they are told: those that are at work on a cluster that does not answer say so."""
+        """Return jobs as they are told: at work on a cluster that does not answer, or turned away again and again."""
+        jobs = [told_refused(job, attempts[job.id]) if job.waits else job for job in jobs]
         last = {
             job.id: attempts[job.id][-1] for job in jobs if not job.has_ended and not job.waits and attempts[job.id]
         }
         if not last:
-            return list(jobs)
+            return jobs
         silent = {one.name: one for one in await self._pool.clusters(tx) if not one.reachable}
         told: list[Job] = []
         for job in jobs:

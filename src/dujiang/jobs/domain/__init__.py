@@ -33,7 +33,7 @@ from dujiang.jobs.domain.job import (
     Use,
     Waiting,
 )
-from dujiang.jobs.domain.saying import BEING_STARTED, unanswered, waits_in_cluster
+from dujiang.jobs.domain.saying import BEING_STARTED, told_refused, turned_away, unanswered, waits_in_cluster
 from dujiang.jobs.domain.stepping import Began, Ended, Lost, Never, Step, Stop, Submit, View, plan
 
 __all__ = [
@@ -87,6 +87,8 @@ __all__ = [
     "ranks_wanted",
     "request_of",
     "standing_of",
+    "told_refused",
+    "turned_away",
     "unanswered",
     "waits_in_cluster",
 ]
