@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter, Depends, Query
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from dujiang.api.app import create_app
 from dujiang.kit import journal
@@ -36,6 +37,7 @@ class Thing(Model):
     """A body of a test route."""
 
     name: str
+    called: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "x"
     parts: list[Inner] = []  # noqa: RUF012
     free: dict[str, Any] = {}  # noqa: RUF012
 
@@ -123,6 +125,8 @@ async def test_an_unknown_field_names_the_nearest_one(platform: Platform) -> Non
         by_field = {one["field"]: one["message"] for one in body["errors"]}
         assert by_field["parts[1].gpu_mili"] == 'there is no such field. Did you mean "gpu_milli"?'
         assert "number" in by_field["parts[1].memory"]
+        body = is_problem(await client.post("/v1/things", json={"name": "x", "called": "X Y"}), 422, "invalid")
+        assert body["detail"].startswith("called: a name has up to 63 lower-case letters, digits and dashes")
         assert "much" not in json.dumps(body)  # what was sent is not echoed: it may be a secret
 
 

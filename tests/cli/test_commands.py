@@ -170,6 +170,11 @@ def test_a_bill_adds_up_on_the_screen(server: StandIn, run: Run) -> None:
     row = next(part for part in out.split("\n") if part.startswith("cpu"))
     assert row.split() == ["cpu", "1.5", "core-hour", "0.03", "0.05"]
     assert "0.05 CNY" in out
+    assert "simulated" not in out
+    bill |= {"lines": [line | {"simulated": True}], "billed_cost": "0.00", "simulated_cost": "0.05"}
+    rows = [part.split() for part in run("bill")[1].split("\n")]
+    assert ["simulated,", "in", "no", "total", "0.05", "CNY"] in rows
+    assert ["total", "0.00", "CNY"] in rows
 
 
 def test_quotas_keep_what_is_not_named(server: StandIn, run: Run) -> None:
@@ -181,6 +186,9 @@ def test_quotas_keep_what_is_not_named(server: StandIn, run: Run) -> None:
     assert code == 0
     assert server.asked[-1].body == {"gpu_milli": 500, "cpu_milli": None, "memory_bytes": None}
     assert "0 of 0.5" in out
+    code, _, err = run("quotas", "set", "vision", "--memory", "64")
+    assert (code, "--memory: 64 is 64B; write a unit: 64GiB." in err) == (2, True)
+    assert run("quotas", "set", "vision", "--memory", "0")[0] == 0
 
 
 def test_login_keeps_the_token_for_later_commands(

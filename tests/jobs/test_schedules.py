@@ -306,7 +306,8 @@ async def test_a_schedule_from_its_making_to_its_end(both: Scene) -> None:
     [
         ({"cron": "every night"}, "bad_cron"),
         ({"cron": "0 0 31 2 *"}, "bad_cron"),
-        ({"cron": "* * *"}, None),
+        ({"cron": "* * *"}, "bad_cron"),
+        ({"cron": ""}, None),
         ({"time_zone": "Mars/Base"}, "bad_time_zone"),
         ({"overlap": "queue"}, None),
         ({"catch_up_s": 5}, None),

@@ -196,7 +196,7 @@ class TestQuota:
         assert list(where(done)) == ["a", "c"]
         wait = done.waits[0]
         assert (wait.reason, wait.blocking_project, wait.shortage.available) == ("QuotaExceeded", "p", 0)
-        assert wait.sentence == "Project p has 0 gpu of its quota left, this job needs 1."
+        assert wait.sentence == "Its project has 0 gpu of its quota left, this job needs 1."
         assert wait.change is not None
         assert (wait.change.remedy, wait.change.amounts) == (Remedy.RAISE_QUOTA, (("gpu_milli", 3000),))
 

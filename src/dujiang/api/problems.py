@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,9 @@ from dujiang.api.edge import CODE
 from dujiang.kit.errors import DujiangError, Invalid, NotFound, did_you_mean
 from dujiang.kit.http import problem_response
 from dujiang.tenancy.access import REQUEST_ID, Door, permission_of
+
+_NAME: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+"""How the contexts write what a name is."""
 
 
 class NoSuchRoute(NotFound):
@@ -113,6 +116,8 @@ def _one(item: dict[str, Any], body_type: Any) -> dict[str, str]:
     elif item["type"] in ("enum", "literal_error") and isinstance(given := item.get("input"), str):
         words = re.findall("'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
         message = f"write one of {', '.join(words)}.{did_you_mean(given[:60], words)}"
+    elif item["type"] == "string_pattern_mismatch" and item.get("ctx", {}).get("pattern") == _NAME:
+        message = "a name has up to 63 lower-case letters, digits and dashes, with a letter or digit at both ends."
     return {"field": _path(where), "message": message, "type": str(item["type"])}
 
 

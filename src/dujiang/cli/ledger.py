@@ -10,6 +10,7 @@ import typer
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import clean, heading, moment, note, say, size, write_json, write_table
 from dujiang.cli.session import Json, Project, Stop, connect
+from dujiang.cli.times import TIME, sent
 
 ledger_app = typer.Typer(help="Who held what and when.", no_args_is_help=True)
 
@@ -18,7 +19,7 @@ ledger_app = typer.Typer(help="Who held what and when.", no_args_is_help=True)
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .csv, .csv.gz, .jsonl or .jsonl.gz.")],
     project: Project = None,
-    since: Annotated[str | None, typer.Option("--since", help="Held at or after this time (ISO 8601).")] = None,
+    since: Annotated[str | None, typer.Option("--since", help=f"Held at or after this: {TIME}")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Held before this time.")] = None,
     json: Json = False,
 ) -> None:
@@ -27,7 +28,7 @@ def export(
     from dujiang.scheduling.simulator.ledger_export import held_of, write_export
 
     with connect() as client:
-        query = {"project": project, "since": since, "until": until}
+        query = {"project": project, "since": sent("--since", since), "until": sent("--until", until)}
         allocations = list(client.items("/v1/allocations", **query))
         jobs = client.items("/v1/jobs", all=True, project=project)
         rows, running = held_of(allocations, jobs)
@@ -51,7 +52,7 @@ def reconcile(
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="One cluster; all that keep accounts if left out.")
     ] = None,
-    since: Annotated[str | None, typer.Option("--since", help="A day before --until if left out (ISO 8601).")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="A day before --until if left out.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Now if left out.")] = None,
     tolerance_s: Annotated[
         float | None, typer.Option("--tolerance", min=0, help="How far moments may differ, s; 5 if left out.")
@@ -60,7 +61,8 @@ def reconcile(
 ) -> None:
     """Compare the ledger with what clusters account themselves (sacct); exits 7 and says what differs if it does."""
     with connect() as client:
-        query = {"cluster": cluster, "since": since, "until": until, "tolerance_s": tolerance_s}
+        query = {"cluster": cluster, "since": sent("--since", since), "until": sent("--until", until),
+                 "tolerance_s": tolerance_s}  # fmt: skip
         found = client.get("/v1/allocations/reconcile", **query)
     if json:
         write_json(found)

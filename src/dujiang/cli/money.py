@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dujiang.cli.exits import Exit
 from dujiang.cli.output import (
     Column,
     clean,
@@ -21,7 +22,8 @@ from dujiang.cli.output import (
     write_json,
     write_table,
 )
-from dujiang.cli.session import Json, Project, connect
+from dujiang.cli.session import Json, Project, Stop, connect
+from dujiang.cli.times import TIME, moment_of
 
 prices_app = typer.Typer(help="The price list.", invoke_without_command=True, no_args_is_help=False)
 quotas_app = typer.Typer(help="Quotas of projects.", invoke_without_command=True, no_args_is_help=False)
@@ -64,6 +66,8 @@ def _write_bill(found: dict[str, Any]) -> None:
         ]
         for line in found["lines"]
     ]
+    if any(line.get("simulated") for line in found["lines"]):
+        rows.append(["simulated, in no total", "", "", f"{found.get('simulated_cost')} {found['billing_currency']}"])
     rows.append(["total", "", "", f"{found['billed_cost']} {found['billing_currency']}"])
     write_table(["SKU", "USED", "PRICE OF ONE", "COST"], rows, right=[False, True, True, True])
     sys.stdout.write("\n")
@@ -116,13 +120,13 @@ def set_price(
     price: Annotated[str, typer.Argument(help="Of one gpu-hour, core-hour or GiB-hour.")],
     vendor: Annotated[str, typer.Option("--vendor", help="Of the device; else any.")] = "",
     model: Annotated[str, typer.Option("--model", help="Of the device; else any.")] = "",
-    since: Annotated[str | None, typer.Option("--from", help="2026-02-01T00:00:00Z; else now.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help=f"Else now: {TIME}")] = None,
     json: Json = False,
 ) -> None:
     """Add a price that applies from a time on; what was used before stays as it was charged."""
     body = {"sku_id": sku, "resource": resource, "unit_price": price, "vendor": vendor, "model": model}
     if since:
-        body["effective_from"] = since
+        body["effective_from"] = moment_of("--from", since).isoformat()
     with connect() as client:
         made = client.post("/v1/prices", body)
     if json:
@@ -170,6 +174,8 @@ def set_quota(
                                ("memory_bytes", memory, parse_bytes)):  # fmt: skip
         if text is not None:
             changes[field] = None if text == "none" else parse(text)
+    if memory is not None and 0 < (changes["memory_bytes"] or 0) < 2**20:  # no job may ask for less
+        raise Stop(f"--memory: {memory} is {size(changes['memory_bytes'])}; write a unit: 64GiB.", Exit.USAGE)
     with connect() as client:
         before = [one for one in client.items("/v1/quotas") if project in (one["project"], one["project_id"])]
         kept = {field: before[0][field] for field in ("gpu_milli", "cpu_milli", "memory_bytes")} if before else {}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
 from dujiang.cli.exits import Exit
-from dujiang.cli.output import Column, col, listing, moment, note, now, say, write_facts, write_json
+from dujiang.cli.output import Column, col, listing, moment, note, say, write_facts, write_json
 from dujiang.cli.session import Json, Stop, connect
+from dujiang.cli.times import TIME, later, moment_of
 
 reservations_app = typer.Typer(help="Reservations and maintenance.", invoke_without_command=True, no_args_is_help=False)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id.")]
-_TIME = "a time (2026-12-01T08:00; without zone: this machine's), now, or +2h from now."
 Reason = Annotated[str | None, typer.Option("--reason", "-r", help="Why; shown to whoever waits for the nodes.")]
 
 
@@ -73,8 +71,8 @@ def create(
     nodes: Annotated[list[str] | None, typer.Option("--nodes", "-n", help="Names, joined by commas.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All nodes of the cluster.")] = False,
     cluster: Annotated[str | None, typer.Option("--cluster", help="Needed where there are several.")] = None,
-    begins: Annotated[str, typer.Option("--from", help=f"When it begins: {_TIME}")] = "now",
-    ends: Annotated[str | None, typer.Option("--to", help=f"When it ends: {_TIME}")] = None,
+    begins: Annotated[str, typer.Option("--from", help=f"When it begins: {TIME}")] = "now",
+    ends: Annotated[str | None, typer.Option("--to", help=f"When it ends: {TIME}")] = None,
     lasts: Annotated[str | None, typer.Option("--for", help="How long instead: 4h, 90m.")] = None,
     project: Annotated[
         list[str] | None, typer.Option("--project", "-p", help="Whom it is for; none is maintenance.")
@@ -85,8 +83,8 @@ def create(
     """Keep nodes for projects, or free for maintenance: nothing starts there that could still run then."""
     if (ends is None) == (lasts is None):
         raise Stop("Give either --to or --for.", Exit.USAGE)
-    begins_at = _time("--from", begins)
-    ends_at = _time("--to", ends) if ends is not None else _later("--for", begins_at, lasts or "")
+    begins_at = moment_of("--from", begins)
+    ends_at = moment_of("--to", ends) if ends is not None else later("--for", begins_at, lasts or "")
     named = _split(nodes)
     if every == bool(named):
         raise Stop("Give either --nodes or --all.", Exit.USAGE)
@@ -103,8 +101,8 @@ def create(
 @reservations_app.command("change")
 def change(
     name: Name,
-    begins: Annotated[str | None, typer.Option("--from", help=f"When it begins: {_TIME}")] = None,
-    ends: Annotated[str | None, typer.Option("--to", help=f"When it ends: {_TIME}")] = None,
+    begins: Annotated[str | None, typer.Option("--from", help=f"When it begins: {TIME}")] = None,
+    ends: Annotated[str | None, typer.Option("--to", help=f"When it ends: {TIME}")] = None,
     reason: Reason = None,
     json: Json = False,
 ) -> None:
@@ -112,8 +110,8 @@ def change(
     from dujiang.client import segment
 
     body = {
-        "begins_at": _time("--from", begins).isoformat() if begins is not None else None,
-        "ends_at": _time("--to", ends).isoformat() if ends is not None else None, "reason": reason,
+        "begins_at": moment_of("--from", begins).isoformat() if begins is not None else None,
+        "ends_at": moment_of("--to", ends).isoformat() if ends is not None else None, "reason": reason,
     }  # fmt: skip
     if all(value is None for value in body.values()):
         raise Stop("Give --from, --to or --reason.", Exit.USAGE)
@@ -156,26 +154,3 @@ def _write(found: Any, *, as_json: bool) -> None:
 
 def _split(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or [] for part in text.split(",") if part.strip()]
-
-
-def _time(option: str, text: str) -> datetime:
-    """Return a moment: `now`, `+2h`, or a time, of this machine's zone where it names none."""
-    if text == "now":
-        return now()
-    if text.startswith("+"):
-        return _later(option, now(), text[1:])
-    try:
-        at = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
-        return at.astimezone()
-    except (ValueError, OverflowError) as error:
-        raise Stop(f'{option}: "{text}" is not {_TIME}', Exit.USAGE) from error
-
-
-def _later(option: str, begin: datetime, text: str) -> datetime:
-    from dujiang.kit.units import BadQuantity, parse_duration_s
-
-    try:
-        return begin + timedelta(seconds=parse_duration_s(text))
-    except (BadQuantity, OverflowError) as error:
-        why = error.sentence if isinstance(error, BadQuantity) else f"{text} is too long."
-        raise Stop(f"{option}: {why}", Exit.USAGE) from error

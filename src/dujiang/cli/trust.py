@@ -10,6 +10,7 @@ import typer
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import Column, clean, heading, listing, moment, note, say, write_json, write_table
 from dujiang.cli.session import Json, Project, Stop, connect
+from dujiang.cli.times import TIME, sent
 
 audit_app = typer.Typer(help="The audit trail.", invoke_without_command=True, no_args_is_help=False)
 
@@ -30,8 +31,8 @@ def list_audit(
     subject: Annotated[str | None, typer.Option("--subject", help="Id of what was acted on.")] = None,
     type: Annotated[list[str] | None, typer.Option("--type", help="Of record; may be repeated.")] = None,
     project: Project = None,
-    since: Annotated[str | None, typer.Option("--since", help="2026-01-31T12:00:00Z")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="2026-01-31T12:00:00Z")] = None,
+    since: Annotated[str | None, typer.Option("--since", help=f"From this on: {TIME}")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Before this.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")] = 100,
     json: Json = False,
 ) -> None:
@@ -43,8 +44,8 @@ def list_audit(
         "subject": subject,
         "type": type or None,
         "project": project,
-        "since": since,
-        "until": until,
+        "since": sent("--since", since),
+        "until": sent("--until", until),
     }
     with connect() as client:
         rows = client.items("/v1/audit", most=limit, **query)

@@ -38,7 +38,7 @@ class ScheduleIn(Model):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
     """Unique in the project."""
-    cron: Annotated[str, Field(min_length=9, max_length=100)]
+    cron: Annotated[str, Field(min_length=1, max_length=100)]
     """Minute, hour, day, month, weekday: `0 3 * * *`."""
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     """In which the expression is meant: `Asia/Shanghai`."""

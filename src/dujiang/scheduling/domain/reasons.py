@@ -187,7 +187,7 @@ def _resources(wait: Wait) -> str:
 def _quota(wait: Wait) -> str:
     lack = wait.shortage
     return (
-        f"Project {wait.blocking_project} has {amount(lack.resource, lack.available)} {label(lack.resource)} of its "
+        f"Its project has {amount(lack.resource, lack.available)} {label(lack.resource)} of its "
         f"quota left, this job needs {amount(lack.resource, lack.needed)}."
     )
 
