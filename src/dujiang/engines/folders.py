@@ -32,6 +32,12 @@ _PIECE_BYTES: Final = 1 << 20
 _THREADS: Final = 4
 """Of an engine: a file system that hangs holds up nothing but the reading of what lies on it."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_AWAY = (
+    errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
+"""What a file system says that does not answer, or a machine that has no room: the same may succeed later. All else is
+about the file, and a job could bring it about."""
 
 
 class OutputFolders(ABC):
@@ -108,4 +114,6 @@ def _tell(error: OSError, path: str | None) -> NoReturn:
     if error.errno in _MISSING or isinstance(error, FileNotFoundError | NotADirectoryError):
         missing = f"The job left no file {what}." if is_file else "The attempt has no output folder, or has it no more."
         raise OutputMissing(missing) from error
-    raise EngineUnavailable(f"{what} cannot be read now: {error.strerror or error}.") from error
+    if error.errno in _AWAY:
+        raise EngineUnavailable(f"{what} cannot be read now: {error.strerror}.") from error
+    raise OutputRefused(f"{what} cannot be read: {error.strerror or type(error).__name__}.") from error

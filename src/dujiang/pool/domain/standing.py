@@ -56,6 +56,8 @@ ASKED: Final[Mapping[str, str]] = {
     "forget": "for ended work to be forgotten",
     "order": "for a node to be closed or opened",
     "logs": "for output",
+    "outputs": "for the names of files that a job left",
+    "output": "for a file that a job left",
 }
 """What each kind of call asks."""
 _NEEDED: Final = ("inventory", "capabilities", "observe", "submit")
