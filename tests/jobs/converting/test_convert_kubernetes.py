@@ -306,6 +306,10 @@ def test_init_containers_of_the_same_image_are_setup() -> None:
         (a_job(parallelism="many"), 'The text "many" stands where a whole number belongs.'),
         ("apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\n", 'The field "spec" is missing'),
         ("apiVersion: v1\nkind: Pod\nspec: 5\n", "A mapping belongs here"),
+        (
+            "echo hi\n",
+            "This is neither an object of Kubernetes nor a batch script. A batch script begins with #!/bin/sh",
+        ),
         (a_pod(container={"image": "no image!"}), "is not an image's reference"),
         (a_pod(container={"workingDir": "x" * 5000}), "has 1 to 4096"),
         (a_pod(container={"env": [{"name": "A", "value": "x" * 40_000}]}), "has 0 to 32768"),

@@ -160,6 +160,8 @@ def test_where_and_whose() -> None:
         "slurm.schedmd.com/feature-ib": "true", "slurm.schedmd.com/feature-nvlink": "true",
     }  # fmt: skip
     assert "only a label" in notes(item, "--partition")
+    several = notes(converted(a_script("-p gpu,big")), "--partition")
+    assert '{slurm.schedmd.com/partition-gpu: "true"}} for the nodes of "gpu", one of them.' in several
 
 
 def test_features_that_are_models_are_alternatives() -> None:

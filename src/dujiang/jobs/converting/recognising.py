@@ -173,6 +173,9 @@ class _Objects:
         if isinstance(one.value, Mapping) and "apiVersion" not in one.value and _word(one, "kind") not in _CONVERTERS:
             return self._own(one)
         report = Report(self._problems)
+        if not isinstance(one.value, Mapping):
+            message = "This is neither an object of Kubernetes nor a batch script."
+            raise report.refuse("", message, "A batch script begins with #!/bin/sh, or another interpreter.", at=one.at)
         whole = Part(one, "", report, "an object of Kubernetes")
         version, kind = whole.text("apiVersion") or "", whole.text("kind") or ""
         if kind in _BESIDE:

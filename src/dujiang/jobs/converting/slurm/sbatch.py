@@ -141,8 +141,10 @@ class _Options:
     def _partition(self, option: Option) -> None:
         self._label("slurm/partition", option)
         why = "What a job needs is said by its resources, and where it is counted by its queue."
-        label = f"slurm.schedmd.com/partition-{re.sub(r'[^A-Za-z0-9_.-]', '-', option.value)[:60]}"
-        instead = f'Write queue: NAME, or placement: {{selector: {{{label}: "true"}}}} for the nodes of that partition.'
+        first, *others = (name.strip() for name in option.value.split(","))  # Slurm takes whichever starts it first
+        label = f"slurm.schedmd.com/partition-{re.sub(r'[^A-Za-z0-9_.-]', '-', first)[:60]}"
+        which = f"of {quote(first)}, one of them" if others else "of that partition"
+        instead = f'Write queue: NAME, or placement: {{selector: {{{label}: "true"}}}} for the nodes {which}.'
         self._note(option, f"The partition {quote(option.value)} is only a label.", why, instead)
 
     def _label(self, name: str, option: Option) -> None:
