@@ -68,7 +68,18 @@ def main() -> None:
         rows = asyncio.run(binding(cluster, args.pods))
         gangs = asyncio.run(whole_gangs(cluster, args.gangs, args.nodes // RANKS))
     title = f"{args.pods:,} Pods of one GPU, {args.nodes} nodes of 8, {AT_ONCE} requests at once"
-    say(title, ["", "Pods", "seconds", "bound a second", f"processor ms a Pod: {', '.join(PROGRAMS)}"], rows)
+    say(
+        title,
+        [
+            "",
+            "Pods",
+            "s until all are bound",
+            "bound a second",
+            "s until all run",
+            f"processor ms a Pod: {', '.join(PROGRAMS)}",
+        ],
+        rows,
+    )
     say(f"Gangs of {RANKS} ranks of 8 GPUs, {args.nodes} nodes", ["", ""], gangs)
     with control_plane(DEADLOCK_NODES) as (cluster, _):
         told = asyncio.run(deadlock(cluster))
@@ -81,24 +92,24 @@ def main() -> None:
 
 async def binding(cluster: Cluster, pods: int) -> list[list[object]]:
     """Return the rows of what binds how many a second."""
-    names = [f"p{number}" for number in range(pods)]
-    bodies = [plain_pod(name, ONE) for name in names]
+    before, beside = ([plain_pod(f"{way}{number}", ONE) for number in range(pods)] for way in "ab")
     rows: list[list[object]] = []
     async with asking(cluster) as api:
         cluster.stop("scheduler")
-        await each(lambda body: api.create(PLAIN, body), bodies, AT_ONCE)
+        await each(lambda body: api.create(PLAIN, body), before, AT_ONCE)
         async with Bound(cluster, api, PLAIN) as bound:
             cluster.start("scheduler")
             used = processors(cluster)
             await bound.wait(pods)
-        peer = rate(rows, "kube-scheduler, all there before it was started; first to last", bound.first_s, bound, used)
+            what = "kube-scheduler, all there before it was started; first to last"
+            peer = await rate(rows, what, bound.first_s, bound, used)
         await clear(cluster, api)
 
         async with Bound(cluster, api, PLAIN) as bound:
             began, used = time.perf_counter(), processors(cluster)
-            await each(lambda body: api.create(PLAIN, body), bodies, AT_ONCE)
+            await each(lambda body: api.create(PLAIN, body), beside, AT_ONCE)
             await bound.wait(pods)
-        whole = rate(rows, "kube-scheduler, while they are created; all of it", began, bound, used)
+            whole = await rate(rows, "kube-scheduler, while they are created; all of it", began, bound, used)
         await clear(cluster, api)
     bound_first = await ours_binds(cluster, pods, rows, before=True)
     ours = await ours_binds(cluster, pods, rows, before=False)
@@ -110,7 +121,7 @@ async def binding(cluster: Cluster, pods: int) -> list[list[object]]:
         ('all of it with placement = "bound", ours to the peer\'s', named, whole),
         ('all of ours with placement = "bound" to the peer\'s binding alone', named, peer),
     ):
-        rows.append([what, "", f"{mine / theirs:.2f} times as many", met(mine >= theirs), ""])
+        rows.append([what, "", f"{mine / theirs:.2f} times as many", met(mine >= theirs), "", ""])
     return rows
 
 
@@ -143,22 +154,28 @@ async def ours_binds(
         await bound.wait(pods)
         if before:
             what = "ours, all submitted before kube-scheduler was started, the engine away; first to last"
-            found = rate(rows, what, bound.first_s, bound, used)
+            found = await rate(rows, what, bound.first_s, bound, used)
             engine = engine_of(cluster, mark=project, placement=placement)
         else:
-            found = rate(rows, f"ours, {placement}: plan, submit, until all are bound", began, bound, used)
-            rows.append(["of that: the plan", pods, f"{planned_s:.2f}", f"{pods / planned_s:.0f}/s", ""])
-            rows.append(["of that: until all submits were answered", pods, f"{submitted_s:.1f}", "", ""])
+            found = await rate(rows, f"ours, {placement}: plan, submit, until all are bound", began, bound, used)
+            rows.append(["of that: the plan", pods, f"{planned_s:.2f}", f"{pods / planned_s:.0f}/s", "", ""])
+            rows.append(["of that: until all submits were answered", pods, f"{submitted_s:.1f}", "", "", ""])
         await finish(engine, [launch.key for launch in launches], api, project)
-    await engine.close()
+        await engine.close()
+        await each(
+            lambda name: api.patch(f"{path}/{name}", {"metadata": {"finalizers": None}}), list(bound.nodes), AT_ONCE
+        )
+        await clear(cluster, api, path)
     return found
 
 
-def rate(rows: list[list[object]], what: str, began: float, bound: Bound, used: list[float]) -> float:
-    """Add a row, and return how many a second."""
+async def rate(rows: list[list[object]], what: str, began: float, bound: Bound, used: list[float]) -> float:
+    """Add a row once all that are bound run, and return how many were bound a second."""
     taken, pods = bound.last_s - began, len(bound.nodes)
+    await bound.wait(pods, run=True)
     ms = [(now - before) / pods * 1e3 for now, before in zip(processors(bound.cluster), used, strict=True)]
-    rows.append([what, pods, f"{taken:.1f}", f"{pods / taken:.0f}/s", ", ".join(f"{each:.1f}" for each in ms)])
+    told = [f"{pods / taken:.0f}/s", f"{bound.run_s - began:.1f}", ", ".join(f"{each:.1f}" for each in ms)]
+    rows.append([what, pods, f"{taken:.1f}", *told])
     print(rows[-1], file=sys.stderr)
     return pods / taken
 
@@ -228,12 +245,13 @@ async def deadlock(cluster: Cluster) -> list[list[object]]:
 
 
 class Bound:
-    """Counts the Pods of a namespace as they get their nodes."""
+    """Counts the Pods of a namespace as they get their nodes, and as they run."""
 
     def __init__(self, cluster: Cluster, api: Api, path: str) -> None:
         self.cluster, self._api, self._path = cluster, api, path
         self.nodes: dict[str, str] = {}
-        self.first_s = self.last_s = 0.0
+        self.running: set[str] = set()
+        self.first_s = self.last_s = self.run_s = 0.0
 
     async def __aenter__(self) -> Bound:
         _, version = await self._api.list(self._path, lambda _: None)
@@ -244,10 +262,10 @@ class Bound:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wait(self, pods: int) -> None:
-        """Wait until so many are bound."""
+    async def wait(self, pods: int, *, run: bool = False) -> None:
+        """Wait until so many are bound, or run."""
         async with asyncio.timeout(WITHIN_S):
-            while len(self.nodes) < pods:
+            while len(self.running if run else self.nodes) < pods:
                 assert not self._task.done(), self._task
                 await asyncio.sleep(0.02)
 
@@ -262,13 +280,16 @@ class Bound:
                 async for kind, pod in events:
                     version = pod["metadata"]["resourceVersion"]
                     if kind != "BOOKMARK" and is_bound(pod):
-                        self._note(pod["metadata"]["name"], pod["spec"]["nodeName"])
+                        self._note(pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"].get("phase"))
 
-    def _note(self, name: str, node: str) -> None:
+    def _note(self, name: str, node: str, phase: str) -> None:
         if name not in self.nodes:
             self.last_s = time.perf_counter()
             self.first_s = self.first_s or self.last_s
             self.nodes[name] = node
+        if phase == "Running" and name not in self.running:
+            self.run_s = time.perf_counter()
+            self.running.add(name)
 
 
 @contextlib.asynccontextmanager
@@ -331,11 +352,11 @@ async def finish(engine: KubernetesEngine, keys: Sequence[AttemptKey], api: Api,
     await phase(engine, keys, Phase.ENDED)
 
 
-async def clear(cluster: Cluster, api: Api) -> None:
-    """Delete all plain Pods, and wait until they are gone."""
-    await api.delete(PLAIN, grace_s=0)
+async def clear(cluster: Cluster, api: Api, path: str = PLAIN) -> None:
+    """Delete all Pods of a namespace, and wait until they are gone: none is in the way of the next."""
+    await api.delete(path, grace_s=0)
     async with asyncio.timeout(WITHIN_S):
-        while count(cluster, PLAIN, lambda _: True):  # noqa: ASYNC110 - the cluster tells it of itself
+        while count(cluster, path, lambda _: True):  # noqa: ASYNC110 - the cluster tells it of itself
             await asyncio.sleep(0.5)
 
 
