@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from dujiang.engines.contract import AttemptKey, EngineUnavailable
+from dujiang.engines.contract import AttemptKey
 from dujiang.engines.kubernetes.clearing import Clearing, clear
 from dujiang.engines.kubernetes.output import At, Writer
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -84,13 +84,8 @@ def test_what_another_platform_has_read_stays_and_what_nobody_says_is_ours(tmp_p
         assert folder.exists(), folder
 
 
-async def looked(clearing: Clearing, known: Collection[AttemptKey] | EngineUnavailable) -> None:
-    async def tell() -> Collection[AttemptKey]:
-        if isinstance(known, EngineUnavailable):
-            raise known
-        return known
-
-    clearing.look(tell)
+async def looked(clearing: Clearing, known: Collection[AttemptKey]) -> None:
+    clearing.look(known)
     tasks = [task for task in asyncio.all_tasks() if task.get_name() == "kubernetes output"]
     await asyncio.gather(*tasks)
 
@@ -99,13 +94,10 @@ async def test_it_is_looked_through_at_the_start_and_once_a_day(tmp_path: Path) 
     clock = ManualClock(NOW)
     clearing = Clearing(tmp_path, "ours", clock, kept_days=30.0)
     first = kept(tmp_path, KEY, days=31.0)
-    await looked(clearing, EngineUnavailable("No."))
-    assert first.exists(), "nobody knows what the cluster has"
+    await looked(clearing, [KEY])
+    assert first.exists(), "the cluster has it"
     await looked(clearing, [])
     assert first.exists(), "not twice a day"
-    clock.advance(86_400.0)
-    await looked(clearing, [KEY])
-    assert first.exists()
     clock.advance(86_400.0)
     await looked(clearing, [])
     assert not first.exists()

@@ -195,7 +195,7 @@ async def sees(harness: KubernetesHarness, name: str, wanted: Any) -> None:
             found = sorted(
                 (address, port["port"])
                 for each in slices
-                for end in each["endpoints"] if end["conditions"]["ready"]
+                for end in each["endpoints"] or () if end["conditions"]["ready"]
                 for address in end["addresses"]
                 for port in each["ports"]
             )  # fmt: skip

@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,24 +36,23 @@ class Clearing:
         self._task: asyncio.Task[None] | None = None
         self._is_over = threading.Event()
 
-    def look(self, known: Callable[[], Awaitable[Collection[AttemptKey]]]) -> None:
+    def look(self, known: Collection[AttemptKey]) -> None:
         """Look through the folder beside everything else, once a day; what is not done by then is done the next time.
 
         Args:
-            known: tells the attempts that the cluster has.
+            known: the attempts that the cluster has. One that comes later has nothing here that is old.
         """
         now_s = self._clock.monotonic_s()
         if not self._kept_s or now_s - self._looked_s < _EVERY_S or (self._task and not self._task.done()):
             return
         self._looked_s = now_s
-        self._task = asyncio.create_task(self._look(known), name="kubernetes output")
+        self._task = asyncio.create_task(self._look({str(key) for key in known}), name="kubernetes output")
 
-    async def _look(self, known: Callable[[], Awaitable[Collection[AttemptKey]]]) -> None:
+    async def _look(self, known: Collection[str]) -> None:
+        before_s = self._clock.now().timestamp() - self._kept_s
         try:
-            keys = {str(key) for key in await known()}
-            before_s = self._clock.now().timestamp() - self._kept_s
-            count = await asyncio.to_thread(clear, self._folder, self._mark, keys, before_s, self._is_over.is_set)
-        except Exception:  # tomorrow it may do better
+            count = await asyncio.to_thread(clear, self._folder, self._mark, known, before_s, self._is_over.is_set)
+        except OSError:  # tomorrow it may do better
             _log.exception("output_not_cleared", folder=str(self._folder))
             return
         if count:

@@ -125,9 +125,10 @@ class KubernetesEngine(Results):
 
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that has a record and is not forgotten; what is of none is swept beside."""
-        self._clearing.look(self._known)
+        known = await self._known()
+        self._clearing.look(known.keys())
         await self._services.sweep(self._known)
-        return sorted(await self._known())
+        return sorted(known)
 
     # -- start and look -----------------------------------------------------------------------------------------------
 
