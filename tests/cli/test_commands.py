@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -189,6 +190,23 @@ def test_quotas_keep_what_is_not_named(server: StandIn, run: Run) -> None:
     code, _, err = run("quotas", "set", "vision", "--memory", "64")
     assert (code, "--memory: 64 is 64B; write a unit: 64GiB." in err) == (2, True)
     assert run("quotas", "set", "vision", "--memory", "0")[0] == 0
+
+
+def test_an_account_without_a_password_is_told_as_that(server: StandIn, run: Run) -> None:
+    made = {"name": "ann", "role": "member", "display_name": "", "id": "usr_1", "disabled_at": None, "created_at": None}
+    server.on("POST /v1/users", made)
+    code, _, err = run("users", "add", "ann")
+    assert (code, "ann has no password and cannot sign in: `dujiang users change ann --password-stdin`" in err) == (
+        0, True,
+    )  # fmt: skip
+
+
+def test_a_wrong_password_is_no_reason_to_sign_in(server: StandIn, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = "The name or the password is wrong."
+    server.on("POST /v1/login", lambda _: server.problem(401, "sign_in_refused", refusal))
+    monkeypatch.setattr("sys.stdin", io.StringIO("guess\n"))
+    code, _, err = run("login", "--url", server.url, "--name", "ann", "--password-stdin")
+    assert (code, err) == (4, f"Error: {refusal}\n")
 
 
 def test_login_keeps_the_token_for_later_commands(

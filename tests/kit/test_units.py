@@ -96,6 +96,10 @@ def test_whole_sizes_are_printed_exactly(number: int, unit: str) -> None:
     assert parse_bytes(format_bytes(size)) == size
 
 
+def test_what_is_not_quite_the_next_unit_is_not_told_as_it() -> None:
+    assert (format_bytes(2**40 - 1), format_bytes(2**40 - 2**27), format_bytes(2**40)) == ("1023GiB", "1023GiB", "1TiB")
+
+
 @given(st.integers(0, MAX_BYTES))
 def test_a_printed_size_is_right_to_three_figures(size: int) -> None:
     match = re.fullmatch(r"([0-9.]+)([KMGTP]i)?B", format_bytes(size))

@@ -219,7 +219,7 @@ def _greet(home: PlatformHome, settings: Settings, url: str, silent: Sequence[st
     lines += [
         f"  state        {home.state}   (log: {home.log})",
         "  signed in    commands of this account are, while DUJIANG_HOME is the same: try `dujiang pool`",
-        "  others       `dujiang users add NAME`, then `dujiang login --url` from elsewhere",
+        "  others       `dujiang users add NAME --password-stdin`, then `dujiang login --url` from elsewhere",
         *([f"  no answer    from {', '.join(silent)}: `dujiang clusters` says why"] if silent else []),
         "Ctrl-C stops the platform; jobs go on.",
     ]

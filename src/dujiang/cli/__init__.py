@@ -9,8 +9,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dujiang.cli.exits import Exit, of_status
+
+if TYPE_CHECKING:
+    from dujiang.client import Problem
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -74,15 +78,16 @@ def _explain(error: Exception) -> int:
                 _complain(str(problem), Exit.USAGE)
             return int(Exit.USAGE)
         case Problem():
-            return _explain_problem(error.status, error.sentence, error.facts)
+            return _explain_problem(error)
         case DujiangError() if error.http_status in (409, 422):  # `up` in a home or on a port in use, bad settings
             return _complain(error.sentence, of_status(error.http_status))
     return _complain(str(error), Exit.FAILED)
 
 
-def _explain_problem(status: int, sentence: str, facts: dict[str, object]) -> int:
+def _explain_problem(error: Problem) -> int:
+    status, sentence, facts = error.status, error.sentence, error.facts
     code = of_status(status)
-    if status == 401 and "dujiang login" not in sentence:
+    if status == 401 and "dujiang login" not in sentence and error.name != "sign_in_refused":
         sentence = sentence.removesuffix(" Sign in again.") + " Sign in with `dujiang login`."
         if os.environ.get("DUJIANG_TOKEN"):
             sentence += " DUJIANG_TOKEN is what was sent; it wins over what `dujiang login` keeps."

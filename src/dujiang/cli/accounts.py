@@ -45,16 +45,21 @@ def login(
 def _sign_in(url: str, name: str, password_stdin: bool) -> str:
     from dujiang.client import Client, Connection
 
-    if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    elif is_interactive():
-        import getpass
-
-        password = getpass.getpass(f"Password of {name}: ")
+    if password_stdin or is_interactive():
+        password = _password(name)
     else:
         raise Stop("There is no terminal to ask for the password; use --password-stdin or --token -.", Exit.USAGE)
     with Client(Connection(url)) as client:
         return str(client.post("/v1/login", {"name": name, "password": password})["token"])
+
+
+def _password(name: str) -> str:
+    """Return a password from input, which a terminal does not show."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    import getpass
+
+    return getpass.getpass(f"Password of {name}: ")
 
 
 def _ask(what: str, default: str) -> str:
@@ -152,12 +157,14 @@ def add_user(
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from input.")] = False,
     json: Json = False,
 ) -> None:
-    """Create an account; without a password it is used by tokens only."""
+    """Create an account; without a password nobody can sign in to it until one is set."""
     body: dict[str, Any] = {"name": name, "role": role, "display_name": display_name, "projects": project or []}
     if password_stdin:
-        body["password"] = sys.stdin.readline().rstrip("\r\n")
+        body["password"] = _password(name)
     with connect() as client:
         _show(client.post("/v1/users", body), _USERS, json)
+    if not password_stdin:
+        note(f"{name} has no password and cannot sign in: `dujiang users change {name} --password-stdin` sets one.")
 
 
 @users_app.command("close")
@@ -184,7 +191,7 @@ def change_user(
 
     body: dict[str, Any] = {"role": role, "display_name": display_name, "disabled": False if open_again else None}
     if password_stdin:
-        body["password"] = sys.stdin.readline().rstrip("\r\n")
+        body["password"] = _password(name)
     body = {field: value for field, value in body.items() if value is not None}
     with connect() as client:
         _show(client.patch(f"/v1/users/{segment(name)}", body), _USERS, json)

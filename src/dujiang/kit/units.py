@@ -104,12 +104,12 @@ def format_milli(milli: int) -> str:
 
 
 def format_bytes(size: int) -> str:
-    """Return bytes in the largest binary unit that keeps them exact, or rounded to three figures: 16GiB, 1.5GiB."""
+    """Return bytes in the largest binary unit that keeps them exact, or to three or four figures: 16GiB, 1.5GiB."""
     for unit, factor in reversed(_BINARY.items()):
         if abs(size) >= factor:
             amount = Decimal(size) / factor
             whole = amount == amount.to_integral_value() or abs(amount) >= 1000  # else .3g would write 1.02e+03
-            return f"{amount:.0f}{unit}B" if whole else f"{amount:.3g}{unit}B"
+            return f"{int(amount)}{unit}B" if whole else f"{amount:.3g}{unit}B"
     return f"{size}B"
 
 

@@ -30,7 +30,7 @@ class UserView(Model):
 
 
 class UserNew(Model):
-    """An account to create; without a password it is used by tokens only."""
+    """An account to create; without a password nobody can sign in to it until one is set."""
 
     name: Name
     display_name: Label = ""
