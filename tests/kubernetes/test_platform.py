@@ -175,6 +175,31 @@ def test_a_cancelled_job_saves_itself_and_leaves_nothing(scene: Scene) -> None:
     scene.cluster.wait("its Pods to be gone", lambda: not scene.pods(job))
 
 
+def test_a_service_has_a_name_in_the_cluster_and_is_behind_it_when_it_answers(scene: Scene) -> None:
+    """There is no kube-proxy here, so its name is looked up, and the Pod behind it asked itself."""
+    job = scene.submit("web", 'exec nc -ll -p "$PORT" -e echo hello', kind="service")
+    shown = scene.when(job, "RUNNING")
+    name, namespace = f"dj-{job.replace('_', '-')}", f"{PREFIX}default"
+    made = scene.cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/{name}")
+    asks = scene.submit("asks", f"nslookup {name}.{namespace}.svc.cluster.local")
+    assert scene.when(asks)["state"] == "COMPLETED"
+    assert f"Address: {made['spec']['clusterIP']}" in scene.printed(asks)
+    found = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+    found += f"?labelSelector=kubernetes.io/service-name={name}"
+
+    def behind() -> list[str]:
+        slices = scene.cluster.request("GET", found)["items"]
+        return [
+            f"http://{end['addresses'][0]}:{each['ports'][0]['port']}"
+            for each in slices for end in each["endpoints"] or () if end["conditions"]["ready"]
+        ]  # fmt: skip
+
+    until(lambda: behind() == shown["endpoints"], WITHIN_S, "the Pod is behind it")
+    scene.platform.run("cancel", job)
+    assert scene.when(job)["state"] == "CANCELLED"
+    until(lambda: not behind(), WITHIN_S, "nobody is")
+
+
 def test_it_goes_on_where_the_platform_is_killed_and_started_again(scene: Scene) -> None:
     job = scene.submit("survivor", "echo begun; sleep 8; echo over")
     scene.says(job, "begun")
