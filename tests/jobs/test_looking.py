@@ -84,7 +84,9 @@ async def test_an_explanation_is_of_now_not_of_the_last_tick(scene: Scene) -> No
         assert (told["topic"], told["cause"], told["wait"]["position"]) == ("waits", "Resources", 1)
         assert told["wait"]["blocking"] in held
         assert "largest free is 0" in told["wait"]["detail"]
-        assert told["wait"]["outlook"] == "When it starts cannot be told: what it waits for has no time limit."
+        assert (
+            told["wait"]["outlook"] == "When it starts cannot be told: nothing that is known to end makes room for it."
+        )
         assert told["headline"].endswith("Resources.")
         await scene.cancel(held[0])
         await scene.until(held[0])

@@ -16,7 +16,7 @@ _MOST_RANKS = 8
 _MOST_DEVICES = 2
 """Of a node, by name."""
 _UNKNOWN = {
-    "UnknownEnds": "cannot be told: what it waits for has no time limit",
+    "UnknownEnds": "cannot be told: nothing that is known to end makes room for it",
     "Horizon": "cannot be told: more than a month ahead",
     "Steps": "cannot be told: too many others end and start before",
 }

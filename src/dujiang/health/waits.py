@@ -93,7 +93,7 @@ def _outlook(expected: Expected) -> str:
     if expected.at is None:
         match expected.unknown:
             case Unknown.ENDS:
-                return "When it starts cannot be told: what it waits for has no time limit."
+                return "When it starts cannot be told: nothing that is known to end makes room for it."
             case Unknown.HORIZON:
                 return "When it starts cannot be told: it lies more than a month ahead."
             case _:

@@ -49,7 +49,9 @@ ADVICE: Final[Mapping[Reason, str]] = {
     Reason.NO_MATCHING_DEVICE: "Ask for a vendor, model and memory that the pool has, or leave them out.",
     Reason.NO_IMAGES: "An operator must bring what runs images back (`dujiang clusters`), or leave image out.",
     Reason.TOO_LARGE: "Ask for less on each node, or for more and smaller ranks.",
-    Reason.NODE_UNAVAILABLE: "An operator must open the nodes or bring their cluster back, or ask for what is open.",
+    Reason.NODE_UNAVAILABLE: (
+        "An operator must open the nodes or bring back their cluster (`dujiang nodes` says why), or ask for others."
+    ),
     Reason.TAINTED: "Add the taint to its tolerations if it may run there, or ask for what other nodes have.",
     Reason.WINDOW: "Give it a time limit that ends before the window begins, or wait until that is over.",
     Reason.QUOTA_EXCEEDED: "Wait for jobs of the project to end, cancel one, or ask for a larger quota.",
