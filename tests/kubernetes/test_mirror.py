@@ -433,7 +433,7 @@ async def test_a_watch_that_stays_broken_is_told_of_long_before_it_is_stale() ->
         await asyncio.sleep(0)
     assert await mirror.fresh(), "it is still good enough"
     assert "pods is forbidden" in mirror.trouble()
-    assert "s old, 60 s at most" in mirror.trouble()
+    assert "grows old, 60 s at most" in mirror.trouble()
     assert script.clock.monotonic_s() < 15.0
     mirror._works()
     assert mirror.trouble() == ""

@@ -14,6 +14,7 @@ import dujiang.engines.kubernetes
 from dujiang.engines.contract import AttemptKey, Launch, Observation, Phase
 from dujiang.engines.kubernetes import pods, serving
 from dujiang.engines.kubernetes.api import Api
+from dujiang.engines.kubernetes.errors import Forbidden
 from dujiang.engines.kubernetes.records import MARK, Record
 from dujiang.engines.kubernetes.serving import Services
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -167,6 +168,22 @@ async def test_where_nothing_answers_hardly_anything_is_asked() -> None:
     services = Services(api, "mark", clock)
     await swept(services, clock, records_of(a_launch()), 3 * 3600.0)
     assert len(api.asked) <= 4
+
+
+class Forbidding(Scripted):
+    """Lets nobody list."""
+
+    async def list(self, path: str, reduce: Any, **_: Any) -> Any:  # type: ignore[override]
+        raise Forbidden(403, "Forbidden", "services is forbidden")
+
+
+async def test_an_account_that_may_not_list_them_is_said_so_and_nothing_is_taken_away() -> None:
+    clock = ManualClock()
+    api = Forbidding(clock)
+    api.there[PATH] = "u"
+    services = Services(api, "mark", clock)
+    await swept(services, clock, {}, 1000.0)
+    assert (services.forbidden, list(api.there)) == ("services is forbidden", [PATH])
 
 
 # -- on a real cluster ------------------------------------------------------------------------------------------------

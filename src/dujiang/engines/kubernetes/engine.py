@@ -117,6 +117,7 @@ class KubernetesEngine(Results):
     async def inventory(self) -> Sequence[NodeFacts]:
         """Return the nodes of the cluster, less what Pods of others hold."""
         await self._probe.check()  # the mirrors would go on telling for a while
+        await self._seen.known()  # without which nothing can be put there
         return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
     def trouble(self) -> str:

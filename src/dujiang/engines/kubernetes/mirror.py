@@ -139,10 +139,9 @@ class Mirror(Generic[T]):
 
     def trouble(self) -> str:
         """Say that the watch is broken, once it has been so for some seconds; empty when it is not."""
-        for_s = self._clock.monotonic_s() - self._broken[0] if self._broken else 0.0
-        if self._broken is None or for_s < _TOLD_AFTER_S:
+        if self._broken is None or self._clock.monotonic_s() - self._broken[0] < _TOLD_AFTER_S:
             return ""
-        return f"What {self._path} shows is {for_s:.0f} s old, {self._stale_after_s:g} s at most: {self._broken[1]}"
+        return f"What is seen of {self._path} grows old, {self._stale_after_s:g} s at most: {self._broken[1]}"
 
     async def wait(self, version: int, timeout_s: float) -> bool:
         """Wait until there is a later version than this one; False when there is none after that many seconds."""
