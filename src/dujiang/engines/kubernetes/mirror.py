@@ -122,13 +122,18 @@ class Mirror(Generic[T]):
         if self._broken and self._clock.monotonic_s() - self._broken[0] > self._stale_after_s:
             raise EngineUnavailable(self._broken[1])
 
-    def put(self, obj: dict[str, Any]) -> None:
-        """Show what one of our own writes was answered, at once; never over what is newer, nor after its deletion."""
-        key, kept = _key(obj), self._keep(obj)
-        before = self._kept.get(key)
-        newest = max(self._seen, self._dropped.get(key, 0), before.version if before else 0)
-        if kept.version > newest and not kept.broken:
-            self._set(key, kept)
+    def put(self, obj: dict[str, Any], value: T | None = None) -> None:
+        """Show what one of our own writes was answered, at once; never over what is newer, nor after its deletion.
+
+        Args:
+            obj: the object.
+            value: what is to be kept of it, where that is known; None reduces it.
+        """
+        key, version = _key(obj), _number(obj["metadata"].get("resourceVersion"))
+        if version > max(self._seen, self._newest(key)):
+            kept = self._keep(obj) if value is None else _Kept(version, value)
+            if not kept.broken:
+                self._set(key, kept)
 
     def drop(self, key: str) -> None:
         """Show an object that we deleted no longer; should it live on, the watch shows it again."""
@@ -240,11 +245,15 @@ class Mirror(Generic[T]):
                 del self._kept[key]
                 self._changed(key, None)
             return
-        kept = self._keep(obj)
+        if _number(obj["metadata"].get("resourceVersion")) > self._newest(key):  # else it is one of our own writes
+            kept = self._keep(obj)
+            if not kept.broken:
+                self._set(key, kept)
+
+    def _newest(self, key: str) -> int:
+        """Return the latest version that is known of an object, alive or not."""
         before = self._kept.get(key)
-        newest = max(self._dropped.get(key, 0), before.version if before else 0)
-        if kept.version > newest and not kept.broken:
-            self._set(key, kept)
+        return max(self._dropped.get(key, 0), before.version if before else 0)
 
     def _set(self, key: str, kept: _Kept[T]) -> None:
         self._dropped.pop(key, None)

@@ -11,7 +11,7 @@ from dujiang.engines.contract import NodeFacts, NodeRefused, RankPlacement
 from dujiang.engines.kubernetes import claims, inventory, others
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.claims import KubeClaim, KubeDevice, KubeSlice
-from dujiang.engines.kubernetes.devices import slots_of
+from dujiang.engines.kubernetes.devices import Slot, slots_of
 from dujiang.engines.kubernetes.errors import ApiError, said_no
 from dujiang.engines.kubernetes.mirror import Mirror
 from dujiang.engines.kubernetes.nodes import KubeNode, reduce_node
@@ -39,6 +39,8 @@ class Stock:
             api, "/api/v1/pods", partial(others.reduce_pod, mark=(MARK, mark)), clock=clock, stale_after_s=stale_s,
             fields="status.phase!=Succeeded,status.phase!=Failed", labels=f"{MARK}!={mark}",
         )  # fmt: skip
+        self._slots: dict[str, tuple[KubeNode, list[Slot]]] = {}
+        """Of nodes that were asked about, as long as they stay as they were."""
         self._version = ""
         self._asked_s = -_ASK_AGAIN_S
         self._slices: Mirror[KubeSlice] | None = None
@@ -74,14 +76,24 @@ class Stock:
             await self._find_claims()
             if self._slices:
                 claimable = claims.devices_by_node((await self._slices.fresh()).values())
+        if len(self._slots) > len(nodes):  # some are gone
+            self._slots.clear()
         found: list[DeviceRequest] = []
         for rank in ranks:
             node, own = nodes.get(rank.node), claimable.get(rank.node, [])
             if node is None:
                 raise NodeRefused(f"This Kubernetes cluster shows no node {rank.node!r} to us.")
-            slots = slots_of(node, self._settings, own)
+            slots = self._slots_of(node, own)
             found.append(request_for(rank, slots, self._settings, claimable=own, version=self._version or "v1"))
         return found, self._version or "v1"
+
+    def _slots_of(self, node: KubeNode, own: list[KubeDevice]) -> list[Slot]:
+        if own:
+            return slots_of(node, self._settings, own)
+        known = self._slots.get(node.name)
+        if known is None or known[0] is not node:  # it has changed
+            known = self._slots[node.name] = node, slots_of(node, self._settings)
+        return known[1]
 
     async def _find_claims(self) -> None:
         """Mirror the devices of dynamic resource allocation where the cluster has it."""

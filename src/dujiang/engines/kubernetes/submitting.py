@@ -95,7 +95,7 @@ class Submitter:
             pod = reduce_pod(found)
             if pod is None or pod.record is None or pod.key != str(plan.launch.key):
                 raise EngineRefused(f"{path}/{plan.pod(0)} is there and is no Pod of ours.")
-            self._seen.pods.put(found)
+            self._seen.pods.put(found, pod)
             return None if _is_known(pod.record) or pod.deleted_us is not None else pod.record
         raise AssertionError("unreachable")
 
@@ -139,7 +139,7 @@ class Submitter:
                 pod = reduce_pod(found)
                 if pod is None or not pod.is_of(record) or pod.deleted_us is not None:
                     raise EngineUnavailable(f"{record.pod_path(rank)} of before is still there; try again.")
-                self._seen.pods.put(found)
+                self._seen.pods.put(found, pod)
                 made.append(pod)
 
         results = await asyncio.gather(*(make(rank) for rank in range(1, record.ranks)), return_exceptions=True)
