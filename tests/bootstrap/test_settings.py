@@ -60,6 +60,10 @@ def test_the_local_node_has_labels(tmp_path: Path) -> None:
             "clusters.own.kubernetes: work_dir and work_volume belong together",
         ),
         ("[clusters.own.kubernetes]\nwatch_s = -4", "clusters.own.kubernetes: watch_s must be above 0."),
+        (
+            "[clusters.own.slurm]\nwork_dir = '/x'\npoll_s = 0\ncommand_timeout_s = -1",
+            "clusters.own.slurm: poll_s, command_timeout_s must be above 0.",
+        ),
         ("[clusters]\nown = 3", "clusters.own is a group of settings; write a table [clusters.own] with"),
         ("[clusters.own]\ncloud = 'so so'", 'clusters.own.cloud = "so so" should be a valid boolean'),
     ],
@@ -76,6 +80,7 @@ def test_terms_that_mean_nothing_are_told_with_their_place(tmp_path: Path, text:
     [
         ("[loops]\nstart_s = 0\nlease_s = 0.0", "loops: start_s, lease_s must be above 0."),
         ("[jobs]\nlost_after_s = -5", "jobs.lost_after_s: -5 is below 0; neither a time nor a size is."),
+        ("[billing]\ncurrency = 'RMB '", "billing: currency is three capital letters (ISO 4217), such as CNY."),
         ("[database]\nurl = 'mysql://u:hush@h/n'", "database: url is written postgresql://USER:PASSWORD@HOST/NAME;"),
     ],
 )

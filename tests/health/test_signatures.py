@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dujiang.health.causes import ABOUT, Cause
 from dujiang.health.patterns import PatternRefused, check_pattern, uncovered
 from dujiang.health.scanner import LONGEST_LINE, Scanner, Text
-from dujiang.health.signatures import BadSignature, Library, load
+from dujiang.health.signatures import BadSignature, Library, load, load_folder
 
 ROW = {
     "id": "a-row", "pattern": "lost (?P<what>\\w+) of node", "literal": "of node", "cause": "NodeLost", "role": "root",
@@ -156,3 +157,9 @@ def test_no_shipped_pattern_takes_long_on_a_line_made_to_hurt_it() -> None:
     )
     seconds, name = done.stdout.split()
     assert float(seconds) < 0.2, f"{name} took {seconds} s on one line of {LONGEST_LINE} characters"
+
+
+def test_a_folder_that_is_not_there_is_no_library(tmp_path: Path) -> None:
+    with pytest.raises(BadSignature, match="is no folder; set health"):
+        load_folder(tmp_path / "none")
+    assert load_folder(tmp_path).signatures == ()

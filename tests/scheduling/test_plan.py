@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -279,6 +280,7 @@ class TestReasons:
         assert wait.sentence == "Gpu: needs 2 on one node, largest free is 1 on n0; waits for x to end."
         assert wait.change is not None
         assert wait.change.sentence == "It starts now with 1 gpu."
+        assert replace(wait.change, resource="ranks", to=1).sentence == "It starts now with 1 node."
 
     def test_free_but_on_different_nodes(self) -> None:
         held = [holding("x", "n0", cpu=32), holding("y", "n1", devices=(0, 1, 2, 3))]

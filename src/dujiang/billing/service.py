@@ -40,6 +40,15 @@ class BillingSettings:
     time_zone: str = "UTC"
     """Whose months are billed (IANA name). Changed later, what is recorded stays in the month it was recorded for."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no currency.
+
+        Raises:
+            ValueError: what it can be.
+        """
+        if len(self.currency) != 3 or not (self.currency.isascii() and self.currency.isupper()):
+            raise ValueError("currency is three capital letters (ISO 4217), such as CNY")
+
 
 @dataclass(frozen=True, slots=True)
 class RateReport:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dujiang.billing.service import BillingSettings
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -165,6 +165,17 @@ class ClusterSettings(BaseModel):
     """A table `[clusters.NAME.slurm]` makes it a Slurm cluster; its settings stand below."""
     kubernetes: KubernetesSettings | None = None
     """A table `[clusters.NAME.kubernetes]` makes it a Kubernetes cluster; its settings stand below."""
+
+    @field_validator("slurm")
+    @classmethod
+    def _lasts(cls, slurm: SlurmSettings | None) -> SlurmSettings | None:
+        """Refuse times that no clock shows."""
+        of = fields(slurm) if slurm is not None else ()
+        times = {one.name: getattr(slurm, one.name) for one in of if one.name.endswith("_s")}
+        wrong = [name for name, value_s in times.items() if value_s < 0 or (not value_s and name != "facts_lag_s")]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} must be above 0")
+        return slurm
 
 
 class Settings(BaseModel):

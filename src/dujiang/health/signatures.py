@@ -103,7 +103,13 @@ def load_shipped() -> Library:
 
 
 def load_folder(folder: Path) -> Library:
-    """Return the library of every `*.yaml` of a folder: a site's own signatures."""
+    """Return the library of every `*.yaml` of a folder: a site's own signatures.
+
+    Raises:
+        BadSignature: there is no such folder, or as `load`.
+    """
+    if not folder.is_dir():
+        raise BadSignature(f"{folder} is no folder; set health.signatures_dir to one, or leave it out.")
     return load([(path.name, path.read_text("utf-8")) for path in sorted(folder.glob("*.yaml"))])
 
 

@@ -92,7 +92,8 @@ class Change:
         """Return it in words."""
         match self.remedy:
             case Remedy.LOWER_ASK:
-                return f"It starts now with {amount(self.resource, self.to)} {label(self.resource)}."
+                of = "node" if (self.resource, self.to) == ("ranks", 1) else label(self.resource)
+                return f"It starts now with {amount(self.resource, self.to)} {of}."
             case Remedy.RAISE_QUOTA:
                 what = " and ".join(f"{amount(name, to)} {label(name)}" for name, to in self.amounts)
                 return f"It starts now with a project quota of {what}."
