@@ -18,6 +18,10 @@ from dujiang.engines.slurm.refusing import refusal
 from dujiang.engines.slurm.runner import WAKE
 from dujiang.engines.slurm.settings import SlurmSettings
 
+_ENDING = 229
+"""Exit status of `scancel` for a job that is just ending; it prints nothing then (ESLURM_ALREADY_DONE, 2021 modulo 256;
+seen in 407 of 1,564 signals to jobs of 0.25 s, with 22.05)."""
+
 
 class CommandController:
     """Slurm, as the user of its commands sees it."""
@@ -151,7 +155,7 @@ class CommandController:
 
     async def _scancel(self, number: str, run_as: str, *how: str) -> None:
         said = await self._commands.run("scancel", *how, number, before=self._as(run_as) if run_as else ())
-        if said.status and not GONE.search(said.err):
+        if said.status not in (0, _ENDING) and not GONE.search(said.err):
             raise EngineUnavailable(f"Slurm does not cancel job {number}: {said.complaint}")
 
     async def drain(self, node: str, reason: str) -> bool:
