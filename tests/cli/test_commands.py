@@ -192,6 +192,15 @@ def test_quotas_keep_what_is_not_named(server: StandIn, run: Run) -> None:
     assert run("quotas", "set", "vision", "--memory", "0")[0] == 0
 
 
+def test_a_version_that_failed_says_why(server: StandIn, run: Run) -> None:
+    good = {"version": "v1.0.0", "state": "READY", "sentence": ""}
+    bad = {"version": "v1.0.1", "state": "FAILED", "sentence": "The job left no file model.onnx."}
+    server.on("GET /v1/models/digits/versions", {"items": [good, bad], "next_cursor": None})
+    titles, first, second = run("models", "versions", "digits")[1].splitlines()
+    assert (titles.split()[-1], first.split()[-1]) == ("WHY", "-")
+    assert second.endswith("The job left no file model.onnx.")
+
+
 def test_an_account_without_a_password_is_told_as_that(server: StandIn, run: Run) -> None:
     made = {"name": "ann", "role": "member", "display_name": "", "id": "usr_1", "disabled_at": None, "created_at": None}
     server.on("POST /v1/users", made)

@@ -50,6 +50,8 @@ _VERSIONS = (
     Column("JOB", lambda version: version.get("job_id") or (version.get("lineage") or {}).get("job_id")),
     Column("CREATED", lambda version: ago(version.get("created_at"))),
 )
+_WHY = Column("WHY", lambda version: version.get("sentence") or None, below=True)
+"""Shown where a version is not what was hoped for."""
 
 
 @models_app.callback()
@@ -68,7 +70,9 @@ def list_versions(model: ModelName, project: Project = None, json: Json = False)
 
     with connect() as client:
         rows = client.items(f"/v1/models/{segment(model)}/versions", project=project)
-        listing(rows, _VERSIONS, as_json=json, empty="It has no version.")
+        found = list(rows)
+        wrong = any(version.get("sentence") for version in found)
+        listing(found, (*_VERSIONS, _WHY) if wrong else _VERSIONS, as_json=json, empty="It has no version.")
 
 
 @models_app.command("show")

@@ -97,7 +97,11 @@ def decode(source: str | bytes, max_bytes: int = MAX_BYTES) -> str:
     size = len(source) if isinstance(source, bytes) else len(source.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise SpecInvalid(
-            [Problem("", f"The text has {size} bytes; a specification has at most {max_bytes}.", "Keep data in files.")]
+            [
+                Problem(
+                    "", f"The text is too long; a specification has at most {max_bytes} bytes.", "Keep data in files."
+                )
+            ]
         )
     if isinstance(source, bytes):
         try:
