@@ -225,6 +225,9 @@ class TestQuota:
         jobs = [a_job("never", gpu=8, ranks=1), a_job("small", gpu=1, after_s=1)]
         done = plan(snapshot_of_rows(a_fleet(1, 8), requests=jobs, quotas={"p": Quota(gpu_milli=4000)}), NOW)
         assert why(done) == {"never": "QuotaExceeded"}
+        assert done.waits[0].sentence == (
+            "It needs 8 gpu in all, the quota of its project is 4: it starts only once that is raised."
+        )
 
 
 class TestReservation:

@@ -87,6 +87,12 @@ def check_possible(
     raise ImpossibleRequest(told, largest=asdict(largest))
 
 
+def over_quota(request: Request, quota: Quota | None) -> Shortage | None:
+    """Return by how much a job exceeds what its project may hold at all; None when a shape of it does not."""
+    lacks = [_lack(shape, quota) for shape in least_shapes(request, request.shapes)]
+    return lacks[0] if all(lacks) else None
+
+
 def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
     if quota is None:
         return None

@@ -189,7 +189,7 @@ def _resources(wait: Wait) -> str:
 
 def _quota(wait: Wait) -> str:
     lack = wait.shortage
-    return (
+    return wait.detail or (
         f"Its project has {amount(lack.resource, lack.available)} {label(lack.resource)} of its "
         f"quota left, this job needs {amount(lack.resource, lack.needed)}."
     )
@@ -231,7 +231,7 @@ _SENTENCES: Final[Mapping[Reason, Callable[[Wait], str]]] = {
     ),
     Reason.QUOTA_EXCEEDED: _quota,
     Reason.QUOTA_RESERVED: lambda wait: (
-        wait.detail or f"What is left of the quota of project {wait.blocking_project} is kept for {wait.blocking_job}."
+        wait.detail or f"What is left of its project's quota is kept for {wait.blocking_job}."
     ),
     Reason.QUEUE_QUOTA: lambda wait: wait.detail,
     Reason.RESOURCES: _resources,

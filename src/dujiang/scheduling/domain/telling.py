@@ -12,8 +12,9 @@ from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
 from dujiang.scheduling.domain.find import find
 from dujiang.scheduling.domain.ground import Grounds, shortage
-from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait
-from dujiang.scheduling.domain.request import Shape
+from dujiang.scheduling.domain.possible import over_quota
+from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait, amount, label
+from dujiang.scheduling.domain.request import Request, Shape
 from dujiang.scheduling.domain.walls import Walls
 
 
@@ -78,7 +79,8 @@ class _Teller:
             case Reason.QUOTA_EXCEEDED | Reason.QUOTA_RESERVED:
                 job = kept if waiting.reason is Reason.QUOTA_RESERVED else ""
                 told = {"shortage": waiting.lack, "blocking_project": request.project_id, "blocking_job": job}
-                return told | self._for_deadline(waiting)
+                is_reserved = waiting.reason is Reason.QUOTA_RESERVED
+                return told | (self._for_deadline(waiting) if is_reserved else {"detail": self._beyond_quota(request)})
             case Reason.QUEUE_QUOTA if waiting.queue_lack is not None:
                 lack = waiting.queue_lack
                 return {
@@ -148,6 +150,17 @@ class _Teller:
             room = done.late if reserved and done.late is not None else done.room
             self._lacks[key] = shortage(room, waiting.shape, done.grounds.of(waiting.shape).allowed)
         return self._lacks[key]
+
+    def _beyond_quota(self, request: Request) -> str:
+        """Say that a job asks for more than its project may ever hold, as after a quota was lowered; else nothing."""
+        lack = over_quota(request, self.done.snapshot.quotas.get(request.project_id))
+        if lack is None:
+            return ""
+        needed, limit = amount(lack.resource, lack.needed), amount(lack.resource, lack.available)
+        return (
+            f"It needs {needed} {label(lack.resource)} in all, the quota of its project is {limit}: it starts only "
+            "once that is raised."
+        )
 
     def _change(self, waiting: Waiting, reason: Reason, *, is_first_over: bool) -> Change | None:
         is_head = waiting.request.job_id in self.done.reservations
