@@ -67,6 +67,57 @@ def test_what_is_no_regular_file_is_neither_opened_nor_listed(place: Place, tmp_
     assert listed(place) == {"a": 1, "deep/b": 2}
 
 
+def linked(place: Place, path: str) -> bytes:
+    with beneath.open_linked_file(place, beneath.steps_of(path)) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize(
+    ("links", "path"),
+    [
+        ({"best": "deep/b"}, "best"), ({"best": "./deep//b"}, "best"), ({"latest": "deep"}, "latest/b"),
+        ({"deep/up": "../best", "best": "latest/b", "latest": "deep"}, "deep/up"),
+        ({"x": "deep/../a", "a2": "x"}, "a2"),
+    ],
+)  # fmt: skip
+def test_links_are_followed_within_where_that_is_asked_for(
+    place: Place, tmp_path: Path, links: dict[str, str], path: str
+) -> None:
+    out = tmp_path / "top" / "job" / "out"
+    for name, target in links.items():
+        (out / name).symlink_to(target)
+    assert linked(place, path) == (out / path).read_bytes()
+    with pytest.raises(LeadsOut):
+        read(place, path)
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../out/a", "../../../private", "deep/../../out/a", "best", "more"])
+def test_links_that_lead_out_or_round_are_not_followed(place: Place, tmp_path: Path, target: str) -> None:
+    out = tmp_path / "top" / "job" / "out"
+    (out / "best").symlink_to(target)
+    (out / "more").symlink_to("best")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LeadsOut):
+        linked(place, "best")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_link_to_a_folder_or_to_nothing_is_told_as_what_it_is(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "top" / "job" / "out"
+    for name, target in {"folder": "deep", "itself": ".", "nothing": "gone", "through": "a/b"}.items():
+        (out / name).symlink_to(target)
+    for name, told in {"folder": NoRegularFile, "itself": NoRegularFile, "nothing": FileNotFoundError}.items():
+        with pytest.raises(told):
+            linked(place, name)
+    with pytest.raises(NotADirectoryError):
+        linked(place, "through")
+    (out / "deep" / "b").unlink()
+    out.rename(out.with_name("moved"))
+    out.symlink_to("moved")
+    with pytest.raises((LeadsOut, NotADirectoryError)):
+        linked(place, "a")
+
+
 @pytest.mark.skipif(ME != 0, reason="only root can make a device or give a file away")
 def test_devices_and_files_of_others_are_not_opened(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "top" / "job" / "out"

@@ -63,7 +63,7 @@ class OutputFolders(ABC):
         place, at = self.output_place(key), offset
 
         def begin() -> tuple[IO[bytes], int, bytes]:
-            file = beneath.open_file(place, beneath.steps_of(path))
+            file = beneath.open_linked_file(place, beneath.steps_of(path))
             end = min(offset + most_bytes, os.fstat(file.fileno()).st_size)
             return file, end, _piece(file, offset, end)
 
@@ -100,8 +100,12 @@ def _tell(error: OSError, path: str | None) -> NoReturn:
     what = "The output folder" if path is None else (path if path.isprintable() else ascii(path))[:200] or "No path"
     match error:
         case beneath.LeadsOut():
-            why = "leads out of the output folder or through a link" if is_file else "was exchanged for a link"
-            raise OutputOutside(f"{what} {why}. Links are not followed: write the file itself there.") from error
+            if not is_file:
+                raise OutputOutside(f"{what} was exchanged for a link, which is not followed.") from error
+            raise OutputOutside(
+                f"{what} leads out of the output folder, or through too many links. Links are followed only within it:"
+                " write the file itself there."
+            ) from error
         case beneath.NoRegularFile():
             raise OutputNotAFile(f"{what} is no regular file.") from error
         case beneath.NotTheirs():

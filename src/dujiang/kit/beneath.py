@@ -1,7 +1,8 @@
-"""Opens and lists what lies below a folder that somebody else may change at any moment: no link is followed.
+"""Opens and lists what lies below a folder that somebody else may change at any moment: no link leads out of it.
 
 Each step of a path is taken from the folder above it, and looked at before it is opened for reading: to open a pipe
-would wait for who writes to it, to open a device may do something.
+would wait for who writes to it, to open a device may do something. The kernel follows no link; where one may be
+followed its text is read, and taken as further steps below the folder.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ DEEPEST: Final = 6
 """Folders below the listed one, further down nothing is listed."""
 MOST_ENTRIES: Final = 20_000
 """Entries of folders that one listing looks at: what a job leaves may be a data set."""
+MOST_LINKS: Final = 8
+"""On one way."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LeadsOut(OSError):
-    """A step of the path is a link, or `..`, or the path is absolute."""
+    """The path is absolute or has `..`, or a step of it is a link that is not followed."""
+
+
+class _Link(LeadsOut):
+    """A step is a link."""
 
 
 class NoRegularFile(OSError):
@@ -91,12 +98,54 @@ def open_folder(place: Place, more: Sequence[str] = ()) -> int:
     return at
 
 
+def open_linked_file(place: Place, steps: Sequence[str]) -> IO[bytes]:
+    """Open a regular file as `open_file` does; links on the way are followed as long as they stay below the folder.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    for _ in range(MOST_LINKS):
+        try:
+            return open_file(place, steps)
+        except _Link:
+            steps = _led(place, steps)
+    return open_file(place, steps)
+
+
+def _led(place: Place, steps: Sequence[str]) -> tuple[str, ...]:
+    """Return the way with its first link taken; whether what is there now can be opened, opening says.
+
+    Raises:
+        OSError: as `open_folder`; `LeadsOut` where the link does.
+    """
+    for nth, step in enumerate(steps):
+        folder = open_folder(place, steps[:nth])
+        try:
+            text = os.readlink(step, dir_fd=folder)
+        except OSError:  # no link, or one no more
+            continue
+        finally:
+            os.close(folder)
+        way = list(steps[:nth]) if not text.startswith("/") else None
+        for further in text.split("/"):
+            if way is None or (further == ".." and not way):
+                raise LeadsOut(f"{step!r} is a link that leads out")
+            if further == "..":
+                way.pop()
+            elif further not in ("", "."):
+                way.append(further)
+        return (*(way or ()), *steps[nth + 1 :])
+    return tuple(steps)
+
+
 def open_file(place: Place, steps: Sequence[str]) -> IO[bytes]:
-    """Open a regular file below a folder for reading, without a buffer.
+    """Open a regular file below a folder for reading, without a buffer. No link is followed.
 
     Raises:
         OSError: as `open_folder`, and `NoRegularFile`.
     """
+    if not steps:
+        raise NoRegularFile("it is the folder itself")
     folder = open_folder(place, steps[:-1])
     try:
         found, mode = _look(folder, steps[-1], place.owner, os.fstat(folder).st_dev)
@@ -173,7 +222,7 @@ def _look(folder: int, name: str, owner: int | None, device: int) -> tuple[int, 
     status = os.fstat(fd)
     if stat.S_ISLNK(status.st_mode):
         os.close(fd)
-        raise LeadsOut(f"{name!r} is a link")
+        raise _Link(f"{name!r} is a link")
     if owner is not None and (status.st_uid != owner or status.st_dev != device):
         os.close(fd)
         raise NotTheirs(f"{name!r} is another user's, or on another file system")
