@@ -39,7 +39,7 @@ class OutputNotAFile(OutputRefused):
 
 
 class OutputOutside(OutputRefused):
-    """The path is no relative one, has `..`, or leads through a link: links are not followed."""
+    """The path is no relative one, has `..`, or leads out of the folder through a link."""
 
     code, title = "output_outside", "The path leads out of the output folder"
 
