@@ -407,7 +407,7 @@ class Engine(Protocol):
     def output(self, key: AttemptKey, path: str, *, offset: int = 0, most_bytes: int) -> AsyncIterator[bytes]:
         """Yield what a file of an attempt's output folder holds now, also once it is forgotten.
 
-        Links are followed within the folder alone, which may be none itself: a job may change what lies there at any moment.
+        Links are followed within the folder, which may be none itself: a job may change what lies there at any moment.
 
         Args:
             key: the attempt.
