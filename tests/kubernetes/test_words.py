@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dujiang.engines.contract import AttemptKey, End, EngineRefused, EngineUnavailable, Phase
-from dujiang.engines.kubernetes import planning, words
+from dujiang.engines.kubernetes import kueue, planning, words
 from dujiang.engines.kubernetes.errors import error_of
 from dujiang.engines.kubernetes.planning import Delete, GiveUp, Go, Tell, Ungate
 from dujiang.engines.kubernetes.records import GATE, KEEP, KEY, RANK, Record, Stop
@@ -26,7 +27,7 @@ T0, SECOND = 1_700_000_000_000_000, 1_000_000
 """2023-11-14T22:13:20Z, in microseconds."""
 LAUNCH = {
     "nodes": ["n1", "n2"], "grace_s": 30.0, "at_us": T0, "ports": [], "workdir": "/w", "output_dir": "/o",
-    "waits_for_go": False, "queued": False, "lineage": {},
+    "waits_for_go": False, "lineage": {},
 }  # fmt: skip
 
 
@@ -75,10 +76,15 @@ def a_record(**more: Any) -> Record:
     return Record(AttemptKey("job_a", 1), "x", "dj-job-a-1", "uid", "7", launch, **fields)
 
 
-def a_sight(*pods: Pod, now_s: float = 60.0, ready: bool | None = True, **more: Any) -> planning.Sight:
+def a_sight(
+    *pods: Pod, now_s: float = 60.0, ready: bool | None = True, workloads: Mapping[str, kueue.Workload] | None = None,
+    **more: Any,
+) -> planning.Sight:  # fmt: skip
     launch = {"nodes": ["n1"] * len(pods), **more.pop("launch", {})}
     record = a_record(launch=launch, **more)
-    return planning.see(record, {pod.rank: pod for pod in pods}, {}, lambda _: ready, T0 + int(now_s * SECOND))
+    return planning.see(
+        record, {pod.rank: pod for pod in pods}, {}, lambda _: ready, T0 + int(now_s * SECOND), (workloads or {}).get
+    )
 
 
 def steps(*pods: Pod, now_s: float = 60.0, **more: Any) -> list[planning.Step]:
@@ -320,13 +326,36 @@ def test_what_waits_is_given_up_when_waiting_does_not_help(pod: Pod, now_s: floa
 
 
 def test_a_queue_of_the_cluster_may_hold_work_for_as_long_as_it_likes() -> None:
-    queued = {"queued": True}
-    held = a_pod(node="", phase="Pending", gates=["kueue.x-k8s.io/admission"])
-    assert steps(held, now_s=90_000.0, launch=queued) == []
-    freed = a_pod(node="", phase="Pending", conditions=[{"type": "PodScheduled", "status": "False",
-                  "reason": "Unschedulable", "message": "", "lastTransitionTime": at(50)}])  # fmt: skip
-    assert steps(freed, now_s=949.0, launch=queued) == []
-    assert [type(step) for step in steps(freed, now_s=951.0, launch=queued)] == [GiveUp]
+    """The condition of a Pod that is let go keeps the time of when it was first held: its Workload knows better."""
+    queued = {"labels": {RANK: "0", "kueue.x-k8s.io/managed": "true"}}
+    waits = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "",
+              "lastTransitionTime": at(0)}]  # fmt: skip
+    held = a_pod(node="", phase="Pending", gates=["kueue.x-k8s.io/admission"], conditions=waits, meta=queued)
+    freed = a_pod(node="", phase="Pending", conditions=waits, meta=queued)
+    bound = a_pod(phase="Pending", meta=queued, conditions=[
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(50)}])  # fmt: skip
+    admitted = {"u0": kueue.Workload(("u0",), T0 + 50 * SECOND, "")}
+    pending = {"u0": kueue.Workload(("u0",), None, "quota")}
+    assert steps(held, now_s=90_000.0) == steps(held, now_s=90_000.0, workloads=pending) == []
+    for pod, workloads in ((freed, admitted), (bound, admitted), (bound, {})):
+        assert steps(pod, now_s=949.0, workloads=workloads) == []
+        assert [type(step) for step in steps(pod, now_s=951.0, workloads=workloads)] == [GiveUp]
+    assert steps(freed, now_s=90_000.0) == []  # nobody tells us since when
+
+
+def test_what_holds_a_gang_back_is_told_once() -> None:
+    gates, mark = ["kueue.x-k8s.io/admission"], {"kueue.x-k8s.io/managed": "true"}
+    pods = [
+        a_pod(rank, node="", phase="Pending", gates=gates, meta={"labels": {RANK: str(rank), **mark}})
+        for rank in (0, 1)
+    ]
+    says = kueue.Workload(("u0", "u1"), None, "Kueue: no quota")
+    seen = planning.observation(a_sight(*pods, workloads={"u0": says, "u1": says}))
+    assert [each.line for each in seen.evidence] == ["rank 0 waits: Kueue: no quota"]
+    unseen = planning.observation(a_sight(*pods))
+    assert {each.line for each in unseen.evidence} == {
+        f"rank {rank} waits: Kueue holds it back, and does not show us why" for rank in (0, 1)
+    }
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

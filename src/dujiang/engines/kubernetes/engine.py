@@ -108,6 +108,9 @@ class KubernetesEngine(Results):
         try:
             if self._keeper.may_not_exec or not await may_work(self._api, "create", "pods", subresource="exec"):
                 found.append("the account may not `exec` into Pods: stops are as coarse as the kubelet's, signals fail")
+            if self._settings.queue:
+                await self._seen.queue.look()
+                found += filter(None, [self._seen.queue.missing])
             if not await self._api.may("patch", "nodes"):
                 found.append("the account may not change nodes: what is closed here stays open to others")
         except (ApiError, EngineUnavailable):

@@ -19,6 +19,7 @@ from dujiang.engines.kubernetes import planning, records, runner, words
 from dujiang.engines.kubernetes.apart import Apart
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound, said_no
+from dujiang.engines.kubernetes.kueue import HOLD
 from dujiang.engines.kubernetes.observing import Observer
 from dujiang.engines.kubernetes.output import Output
 from dujiang.engines.kubernetes.planning import Delete, GiveUp, Go, Sight, Tell, Ungate
@@ -430,9 +431,11 @@ def _rests(record: Record, pods: Sequence[Pod | None], now_us: int, wait_us: int
         )
     if record.verdict is not None:
         return record.stop is None or all(pod.is_over for pod in own)
-    if record.launch["waits_for_go"] or record.stop is not None or any(pod.gates for pod in own):
+    if record.launch["waits_for_go"] or record.stop is not None or any(GATE in pod.gates for pod in own):
         return False
+    if record.is_made and any(HOLD in pod.gates for pod in own):
+        return True  # Kueue may hold it for as long as it likes
     if record.is_made and all(pod.box.state == "running" for pod in own):
         return True
-    is_early = not record.launch["queued"] and now_us - int(record.launch["at_us"]) <= wait_us
+    is_early = not any(pod.is_queued for pod in own) and now_us - int(record.launch["at_us"]) <= wait_us
     return is_early and not any(pod.is_over or pod.box.started_us is not None or words.is_hopeless(pod) for pod in own)

@@ -16,10 +16,12 @@ from dujiang.engines.contract import AttemptKey, EngineUnavailable, Observation
 from dujiang.engines.kubernetes import planning
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError, NotFound, said_no
+from dujiang.engines.kubernetes.kueue import Workload
 from dujiang.engines.kubernetes.mirror import Mirror
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.others import ENDED, KubePod
 from dujiang.engines.kubernetes.planning import Sight
+from dujiang.engines.kubernetes.queueing import Queue
 from dujiang.engines.kubernetes.records import FORGOTTEN, MARK, Record, reduce_tombstone
 from dujiang.engines.kubernetes.seeing import Pod, reduce_pod
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -46,6 +48,7 @@ class Observer:
         self.pods: Mirror[Pod] = Mirror(
             api, "/api/v1/pods", reduce_pod, labels=ours, clock=clock, stale_after_s=stale_s, told=self._pod_changed
         )
+        self.queue = Queue(api, settings, clock=clock)
         self._by_key: dict[AttemptKey, Record] = {}
         self._version = 0
         """Goes up with each change of a record."""
@@ -55,7 +58,8 @@ class Observer:
         """Of attempts that were made and not forgotten: what somebody has taken away, finalizer and all."""
         self._news: dict[AttemptKey, None] = {}
         self._not_there: dict[str, float] = {}
-        self._steady: dict[AttemptKey, tuple[Record, list[Pod], Observation]] = {}
+        self._steady: dict[AttemptKey, tuple[Record, list[Pod], Observation, list[Workload | None]]] = {}
+        """Of attempts that are seen the same until their record, a Pod or what Kueue says of those is another."""
         self._told = (-1, -1)
 
     async def known(self) -> Mapping[AttemptKey, Record]:
@@ -183,19 +187,26 @@ class Observer:
                 continue
             pods = [self._own(record, rank) for rank in range(record.ranks)]
             last = self._steady.get(record.key)
-            if last is not None and last[0] is record and all(map(operator.is_, last[1], pods)):
+            if last is not None and last[0] is record and all(map(operator.is_, last[1], pods)) and self._holds(last):
                 found[record.key] = last[2]
-            elif (sight := await self.see(record)) is None:
                 continue
-            elif sight.is_over:
+            is_queued = any(pod is not None and pod.is_queued for pod in pods)
+            held = [self.queue.of(pod.uid) for pod in pods if pod is not None] if is_queued else []
+            if (sight := await self.see(record)) is None:
+                continue
+            if sight.is_over:
                 over.append(sight)
             else:
                 found[record.key] = planning.observation(sight)
                 if not sight.ends and all(pod is not None and pod.deleted_us is None for pod in pods):
-                    self._steady[record.key] = (record, list(sight.pods.values()), found[record.key])
+                    self._steady[record.key] = record, list(sight.pods.values()), found[record.key], held
         if len(self._steady) > 2 * len(known):
             self._steady = {key: last for key, last in self._steady.items() if key in known}
         return found, over
+
+    def _holds(self, last: tuple[Record, list[Pod], Observation, list[Workload | None]]) -> bool:
+        """Say whether Kueue still says of Pods what it said."""
+        return not last[3] or all(map(operator.is_, last[3], (self.queue.of(pod.uid) for pod in last[1])))
 
     async def see(self, record: Record) -> Sight | None:
         """Return what is seen of an attempt without a verdict; None where it was never wholly submitted.
@@ -226,7 +237,9 @@ class Observer:
                 return node.ready
             return True if self._settings.node_selector else None  # it may be there, and not be shown to us
 
-        return planning.see(record, pods, missing, is_ready, now_us)
+        if any(pod.is_queued for pod in pods.values()):
+            await self.queue.look()
+        return planning.see(record, pods, missing, is_ready, now_us, self.queue.of)
 
     async def _ask(self, record: Record, rank: int) -> Pod | None:
         """Ask for a Pod that the watch does not show."""
@@ -281,4 +294,4 @@ class Observer:
 
     async def close(self) -> None:
         """Look no longer."""
-        await asyncio.gather(self.pods.close(), self.tombstones.close())
+        await asyncio.gather(self.pods.close(), self.tombstones.close(), self.queue.close())

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dujiang.engines.contract import End, Evidence, Observation, Phase
 from dujiang.engines.kubernetes import words
 from dujiang.engines.kubernetes.environment import LIMITS
+from dujiang.engines.kubernetes.kueue import HOLD, Workload
 from dujiang.engines.kubernetes.records import GATE, Record, Stop
 from dujiang.engines.kubernetes.seeing import Pod
 from dujiang.engines.kubernetes.words import RankEnd
@@ -37,6 +38,8 @@ class Sight:
     ends: Mapping[int, RankEnd]
     """Of the ranks that are over."""
     started_us: int | None
+    workloads: Mapping[int, Workload] = field(default_factory=dict)
+    """Of the ranks that Kueue manages, as far as it shows them."""
 
     @property
     def is_over(self) -> bool:
@@ -97,6 +100,7 @@ def see(
     missing: Mapping[int, str],
     is_ready: Callable[[str], bool | None],
     now_us: int,
+    workload_of: Callable[[str], Workload | None] = lambda _: None,
 ) -> Sight:
     """Return what is seen of an attempt that has no verdict yet.
 
@@ -106,6 +110,7 @@ def see(
         missing: ranks whose Pod was made and is not there, asked for by its name, with what is known of that.
         is_ready: whether a node is; None of one that there is not.
         now_us: the platform's time.
+        workload_of: returns what Kueue says of a Pod, by its uid.
     """
     ends: dict[int, RankEnd] = {}
     for rank, pod in pods.items():
@@ -116,7 +121,9 @@ def see(
     for rank, why in missing.items():
         ends[rank] = RankEnd(rank, End.LOST, evidence=(("engine", why),))
     begun = [pod.box.started_us for pod in pods.values() if pod.box.started_us is not None]
-    return Sight(record, pods, ends, min(begun, default=None))
+    queued = {rank: workload_of(pod.uid) for rank, pod in pods.items() if pod.is_queued}
+    workloads = {rank: workload for rank, workload in queued.items() if workload is not None}
+    return Sight(record, pods, ends, min(begun, default=None), workloads)
 
 
 def _given_up(pod: Pod) -> RankEnd:
@@ -145,7 +152,7 @@ def steps(sight: Sight, *, now_us: int, wait_us: int) -> list[Step]:
             found += _stopping(pod, stop, now_us)
         return found
     for pod in alive:
-        if (why := _waited_too_long(record, pod, now_us, wait_us)) is not None:
+        if (why := _waited_too_long(sight, pod, now_us, wait_us)) is not None:
             return [GiveUp(why)]
         if GATE in pod.gates and record.is_made and len(sight.pods) == record.ranks:
             found.append(Ungate(pod))
@@ -179,20 +186,31 @@ def _stopping(pod: Pod, stop: Stop, now_us: int) -> list[Step]:
     return [Delete(pod, max(1, math.ceil((stop.deadline_us - now_us) / 1e6)))]
 
 
-def _waited_too_long(record: Record, pod: Pod, now_us: int, wait_us: int) -> str | None:
+def _waited_too_long(sight: Sight, pod: Pod, now_us: int, wait_us: int) -> str | None:
     if pod.box.state == "running" or pod.deleted_us is not None:
         return None
     why = words.why_waiting(pod)
     if words.is_hopeless(pod):
         return f"rank {pod.rank} cannot start: {why}"
-    since_us = int(record.launch["at_us"])
-    if record.launch["queued"]:
-        if pod.gates:
-            return None  # it waits in a queue of the cluster
-        since_us = max(since_us, pod.created_us, pod.waits[2] if pod.waits else 0)
-    if now_us - since_us <= wait_us:
+    since_us = _waits_since(sight, pod)
+    if since_us is None or now_us - since_us <= wait_us:
         return None
     return f"rank {pod.rank} has waited {(now_us - since_us) // 1_000_000} s for its start: {why or 'nothing says why'}"
+
+
+def _waits_since(sight: Sight, pod: Pod) -> int | None:
+    """Return since when a Pod waits for what should come soon; None while Kueue may hold it for as long as it likes.
+
+    The time of a Pod's condition `PodScheduled` does not tell: it stays that of when Kueue began to hold it.
+    """
+    at_us = int(sight.record.launch["at_us"])
+    if not pod.is_queued:
+        return at_us
+    workload = sight.workloads.get(pod.rank)
+    if HOLD in pod.gates or (workload is not None and workload.admitted_us is None):
+        return None
+    admitted_us = workload.admitted_us if workload is not None else pod.bound_us
+    return None if admitted_us is None else max(at_us, admitted_us)
 
 
 def _is_set_up(sight: Sight) -> bool:
@@ -263,13 +281,24 @@ def _how(end: RankEnd) -> str:
 def observation(sight: Sight) -> Observation:
     """Return an attempt that is under way."""
     record, pods = sight.record, sight.pods
-    waiting = [(pod.rank, words.why_waiting(pod)) for pod in pods.values() if pod.rank not in sight.ends]
-    evidence = tuple(Evidence("engine", f"rank {rank} waits: {why}") for rank, why in sorted(waiting) if why)
+    waiting = {pod.rank: _why_waiting(sight, pod) for pod in pods.values() if pod.rank not in sight.ends}
+    told = {why: rank for rank, why in sorted(waiting.items(), reverse=True)} if sight.workloads else {}
+    evidence = tuple(
+        Evidence("engine", f"rank {rank} waits: {why}")
+        for rank, why in sorted(waiting.items()) if why and told.get(why, rank) == rank  # Kueue says the same of all
+    )  # fmt: skip
     return Observation(
         phase=Phase.PENDING if sight.started_us is None else Phase.RUNNING,
         started_at=None if sight.started_us is None else from_micros(sight.started_us),
         evidence=evidence[:_MOST_EVIDENCE], **_common(record), **_place(record, pods),
     )  # fmt: skip
+
+
+def _why_waiting(sight: Sight, pod: Pod) -> str:
+    if HOLD not in pod.gates:
+        return words.why_waiting(pod)
+    workload = sight.workloads.get(pod.rank)
+    return workload.says if workload is not None and workload.says else "Kueue holds it back, and does not show us why"
 
 
 def ended(record: Record) -> Observation:

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from dujiang.engines.contract import EngineRefused, Launch, NodeRefused, RankPlacement
-from dujiang.engines.kubernetes import environment, recording, records, runner, serving
+from dujiang.engines.kubernetes import environment, kueue, recording, records, runner, serving
 from dujiang.engines.kubernetes.namespaces import ACCOUNT
 from dujiang.engines.kubernetes.nodes import KubeNode
 from dujiang.engines.kubernetes.records import FILE, GATE, KEEP, KEY, KIND, RANK, TOMBSTONE, Record, labels_of, owner
@@ -24,8 +24,6 @@ from dujiang.engines.kubernetes.seeing import CONTAINER
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.engines.kubernetes.sharing import DeviceRequest
 
-QUEUE: Final = "kueue.x-k8s.io/queue-name"
-_GROUP, _GROUP_SIZE = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
 _GANG = "dujiang.io/record"
 _MOST_PORTS = 64
 _MOST_VARIABLES = 100_000
@@ -50,6 +48,8 @@ class Plan:
     """What each rank asks for to get its devices."""
     version: str = "v1"
     """In which claims of devices are written."""
+    flavor_keys: frozenset[str] = frozenset()
+    """Labels by which Kueue's flavors tell nodes apart."""
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class Plan:
         return {
             "ports": environment.ports_of(self.launch)[1:], "workdir": workdir, "output_dir": output_dir,
             "waits_for_go": waits and not environment.go_file(self.launch, self.settings),
-            "queued": bool(self.settings.queue), "has_secrets": bool(self.launch.secrets),
+            "has_secrets": bool(self.launch.secrets),
             "has_service": self.has_service, "lineage": recording.unknown(self.launch),
             **({serving.SERVES: True} if self.is_served else {}),
         }  # fmt: skip
@@ -111,6 +111,19 @@ class Plan:
             EngineRefused: they are too large for Kubernetes.
         """
         return records.fit_in_pods(self.files, len(self.launch.ranks))
+
+    @cached_property
+    def roles(self) -> Sequence[str]:
+        """Return what each rank counts as for Kueue; empty: Kueue tells.
+
+        Raises:
+            EngineRefused: they are of too many kinds.
+        """
+        like = [
+            (_flavored(self, rank.node), _tolerations(self.nodes[rank.node], self.settings))
+            for rank in self.launch.ranks
+        ]
+        return kueue.roles(self.launch.ranks, self.devices, like)
 
     @cached_property
     def is_one_pod(self) -> bool:
@@ -235,10 +248,9 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
     meta["annotations"] |= {**devices.annotations, **notes, **{f"{FILE}{name}": text for name, text in light.items()}}
     meta["finalizers"] = [KEEP]
     if settings.queue:
-        meta["labels"][QUEUE] = settings.queue
+        meta["labels"] |= kueue.labels(settings.queue, plan.name if plan.is_gang else "")
         if plan.is_gang:
-            meta["labels"][_GROUP] = plan.name
-            meta["annotations"][_GROUP_SIZE] = str(len(launch.ranks))
+            meta["annotations"] |= kueue.notes(len(launch.ranks), plan.roles[nth])
     volumes, mounts = _volumes(plan, light)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -247,9 +259,7 @@ def _pod(plan: Plan, record: Record | None, nth: int, notes: Mapping[str, str]) 
         "serviceAccountName": settings.service_account or ACCOUNT,
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        **(
-            {"nodeName": rank.node} if plan.is_bound else {"affinity": {"nodeAffinity": _affinity(rank.node, settings)}}
-        ),
+        **({"nodeName": rank.node} if plan.is_bound else {"affinity": {"nodeAffinity": _affinity(plan, rank.node)}}),
         "tolerations": _tolerations(plan.nodes[rank.node], settings),
         "volumes": volumes,
         "containers": [_container(plan, rank, devices, mounts, variables)],
@@ -378,15 +388,25 @@ def _files(plan: Plan, light: Mapping[str, str]) -> list[dict[str, Any]]:
     return [*heavy, *([{"downwardAPI": {"items": items}}] if items else ())]
 
 
-def _affinity(node: str, settings: KubernetesSettings) -> dict[str, Any]:
-    there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+def _affinity(plan: Plan, node: str) -> dict[str, Any]:
+    settings = plan.settings
+    there: dict[str, Any] = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     if settings.placement != "delegated":
+        if flavored := _flavored(plan, node):
+            there["matchExpressions"] = flavored
         return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [there]}}
     wanted: dict[str, Any] = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": there}]}
     if expressions := _expressions(settings.node_selector):
         terms = {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
         wanted["requiredDuringSchedulingIgnoredDuringExecution"] = terms
     return wanted
+
+
+def _flavored(plan: Plan, node: str) -> list[dict[str, Any]]:
+    """Return by which labels of its node Kueue finds the quota for a Pod that is pinned there."""
+    if not plan.settings.queue or plan.settings.placement == "delegated":
+        return []
+    return kueue.flavored(plan.nodes[node].labels, plan.flavor_keys)
 
 
 def _expressions(selector: str) -> list[dict[str, Any]]:

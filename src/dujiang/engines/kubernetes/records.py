@@ -60,8 +60,8 @@ _MOST_BYTES = 900_000
 _MOST_IN_PODS = 64 << 10
 """Bytes of files that all Pods of an attempt hold together; the annotations of one may have 256 KiB."""
 _UNTOLD: Final[Mapping[str, Any]] = {
-    "time_limit_s": None, "ports": [], "waits_for_go": False, "queued": False, "has_secrets": False,
-    "has_service": False, "lineage": {},
+    "time_limit_s": None, "ports": [], "waits_for_go": False, "has_secrets": False, "has_service": False,
+    "lineage": {},
 }  # fmt: skip
 """What a record of a launch means where it says nothing."""
 _MOST_FACTS = 100_000

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from dujiang.engines.kubernetes.kueue import MANAGED
 from dujiang.engines.kubernetes.others import DEVICES, KAI_GROUP
 from dujiang.engines.kubernetes.records import KEEP, KEY, RANK, Record, reduce_record
 from dujiang.kit.clock import to_micros
@@ -67,6 +68,10 @@ class Pod:
     """The device slots that the platform gave it."""
     kai_group: str = ""
     """The device that it shares with other Pods under KAI."""
+    is_queued: bool = False
+    """Kueue manages it: it may have been held back."""
+    bound_us: int | None = None
+    """Since when it has its node, by the scheduler's word."""
 
     def is_of(self, record: Record) -> bool:
         """Say whether it belongs to a record, and not to one of the same name that is gone."""
@@ -108,6 +113,7 @@ def reduce_pod(obj: Mapping[str, Any]) -> Pod | None:
         record=reduce_record(obj) if rank == "0" else None,
         slots=tuple(filter(None, meta["annotations"].get(DEVICES, "").split(","))),
         kai_group=meta["labels"].get(KAI_GROUP, ""),
+        is_queued=meta["labels"].get(MANAGED) == "true", bound_us=_bound(conditions),
     )  # fmt: skip
 
 
@@ -126,6 +132,13 @@ def _waits(conditions: Sequence[Mapping[str, Any]]) -> tuple[str, str, int] | No
         if each.get("type") == "PodScheduled" and each.get("status") == "False":
             since_us = _micros(each.get("lastTransitionTime")) or 0
             return each.get("reason") or "", each.get("message") or "", since_us
+    return None
+
+
+def _bound(conditions: Sequence[Mapping[str, Any]]) -> int | None:
+    for each in conditions:
+        if each.get("type") == "PodScheduled" and each.get("status") == "True":
+            return _micros(each.get("lastTransitionTime"))
     return None
 
 

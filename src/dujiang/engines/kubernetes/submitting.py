@@ -68,7 +68,8 @@ class Submitter:
                     raise NodeRefused(f"Node {name!r} is closed to new work: {why}.")
             devices, version = await self._stock.requests(launch.ranks)
             namespace = self._namespaces.name(launch.project)
-            plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version)
+            keys = await self._seen.queue.flavor_keys() if self._settings.queue else frozenset()
+            plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version, keys)
             record = await self._record(plan)
             if record is not None:
                 await self._make(plan, record)
