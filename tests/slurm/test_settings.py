@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from dujiang.engines.contract import AttemptKey, EngineRefused, EngineUnavailabl
 from dujiang.engines.slurm.commands import LocalCommands, command_line
 from dujiang.engines.slurm.engine import SlurmEngine
 from dujiang.engines.slurm.settings import SlurmSettings
-from dujiang.kit.clock import SystemClock
+from dujiang.kit.clock import ManualClock, SystemClock
 
 
 def test_the_work_folder_must_be_absolute() -> None:
@@ -24,6 +25,23 @@ async def test_commands_that_are_not_there_say_what_to_install(tmp_path: Path) -
     engine = SlurmEngine(settings, clock=SystemClock())
     with pytest.raises(EngineUnavailable, match="install Slurm's client commands"):
         await engine.inventory()
+
+
+async def test_a_dead_cluster_does_not_pass_for_an_idle_one(tmp_path: Path) -> None:
+    """An answer of a moment ago counts; an older one does not."""
+    clock = ManualClock(datetime(2026, 1, 31, tzinfo=UTC))
+    settings = SlurmSettings(work_dir=str(tmp_path), commands=str(tmp_path))
+    program = tmp_path / "scontrol"
+    program.write_text("#!/bin/sh\necho NodeName=n1 CPUTot=1 State=IDLE\n")
+    program.chmod(0o700)
+    engine = SlurmEngine(settings, clock=clock)
+    assert await engine.attempts() == []
+    program.unlink()
+    clock.advance(5)
+    assert await engine.attempts() == []
+    clock.advance(6)
+    with pytest.raises(EngineUnavailable, match="install Slurm's client commands"):
+        await engine.attempts()
 
 
 async def test_a_command_that_hangs_is_an_engine_that_does_not_answer(tmp_path: Path) -> None:

@@ -434,7 +434,10 @@ class Engine(Protocol):
         ...
 
     async def attempts(self) -> Sequence[AttemptKey]:
-        """Return every attempt that the engine still knows, ours or forgotten by us: what is not ours is an orphan."""
+        """Return every attempt that the engine still knows, ours or forgotten by us: what is not ours is an orphan.
+
+        Raises EngineUnavailable where it does not answer: no answer is not "none".
+        """
         ...
 
     async def forget(self, key: AttemptKey) -> None:

@@ -47,7 +47,8 @@ from dujiang.kit.beneath import Place
 from dujiang.kit.clock import Clock
 
 _NODES_S = 10.0
-"""How old the list of nodes may be for the check of a launch; a node that is not on it is asked for anew."""
+"""How old the list of nodes may be for the check of a launch, where a node that is not on it is asked for anew, and as
+the sign that the cluster answers."""
 
 
 class SlurmEngine(OutputFolders):
@@ -71,7 +72,7 @@ class SlurmEngine(OutputFolders):
         self._limits_by, self._version = "", ""
         self._images: str | None = None
         self._nodes: dict[str, SlurmNode] = {}
-        self._nodes_at_s = -_NODES_S
+        self._nodes_at_s = float("-inf")
         self._submitting: dict[AttemptKey, asyncio.Lock] = {}
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -117,7 +118,12 @@ class SlurmEngine(OutputFolders):
         ]  # fmt: skip
 
     async def attempts(self) -> Sequence[AttemptKey]:
-        """Return every attempt that is listed in the work folder."""
+        """Return every attempt that is listed in the work folder, once the cluster has answered a moment ago or now.
+
+        The folder alone tells nothing of whether what it lists still runs: a dead cluster would pass for an idle one.
+        """
+        if self._clock.monotonic_s() - self._nodes_at_s > _NODES_S:
+            await self._ask_nodes()
         return self._work.known()
 
     async def accounted(self, since: datetime, until: datetime) -> Sequence[Accounted]:
