@@ -17,6 +17,7 @@ from dujiang.engines.contract import EngineRefused, EngineUnavailable
 from dujiang.engines.slurm import rest_words
 from dujiang.engines.slurm.asking import Batch, Portion
 from dujiang.engines.slurm.by_rest import controller_of
+from dujiang.engines.slurm.engine import SlurmEngine
 from dujiang.engines.slurm.rest import Rest
 from dujiang.engines.slurm.settings import SlurmSettings
 from dujiang.engines.slurm.tokens import Tokens, minted
@@ -163,3 +164,21 @@ async def test_a_version_that_is_not_served_is_told(tmp_path: Path) -> None:
     tokens = _tokens(ManualClock(T0 + timedelta(days=1)), key_file=settings.rest_key_file)
     with pytest.raises(EngineUnavailable, match="serves none of"):
         await Rest(settings, tokens, transport=httpx.MockTransport(answer)).version()
+
+
+async def test_a_token_that_has_expired_is_told_also_where_slurms_commands_fail(tmp_path: Path) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text("#!/bin/sh\necho 'scontrol: error: resolve_ctls_from_dns_srv: Unknown host' >&2\nexit 1\n")
+    program.chmod(0o700)
+    expired = minted(KEY, "ann", 0, 1)
+    settings = SlurmSettings(
+        work_dir=str(tmp_path), rest_url="http://127.0.0.1:1", commands=str(tmp_path),
+        rest_token_file=_secret(tmp_path, expired.encode()),
+    )  # fmt: skip
+    engine = SlurmEngine(settings, clock=SystemClock())
+    with pytest.raises(EngineUnavailable, match="has expired"):
+        await engine.capabilities()
+    _secret(tmp_path, minted(KEY, "ann", 0, 1 << 40).encode())
+    with pytest.raises(EngineUnavailable, match=r"slurmrestd at http://127\.0\.0\.1:1 does not answer"):
+        await engine.capabilities()
+    await engine.close()

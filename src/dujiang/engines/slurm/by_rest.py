@@ -59,9 +59,20 @@ class RestController:
         self._is_complete = False
 
     async def configuration(self) -> Mapping[str, str]:
-        """Return the configuration by command; REST tells the version alone."""
+        """Return the configuration by command, once REST has answered; that tells the version alone.
+
+        Raises:
+            EngineUnavailable: with what REST says where it does not answer: it runs the work, whatever commands say.
+        """
         if self._commands:
-            return await self._commands.configuration()
+            await self.nodes()  # a ping is answered for a controller that is away too
+            try:
+                return await self._commands.configuration()
+            except EngineUnavailable as error:
+                raise EngineUnavailable(
+                    f"slurmrestd answers, but Slurm's commands on this machine do not ({error.sentence}): mend them, or"
+                    " set `commands` to a folder without them, and slurmrestd alone is asked"
+                ) from error
         release = rest_words.release_of(await self._must("GET", "/ping"))
         return {"SLURM_VERSION": release} if release else {}
 
