@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dujiang.cli.watching import describe
 from tests.cli.conftest import Run
 from tests.cli.standin import Answer, Asked, StandIn
 
@@ -129,6 +130,22 @@ def test_wait_shows_what_happens_and_exits_as_the_job_did(
     assert lines[0] == "hello  PENDING  WaitsForGpu"
     assert lines[1] == "hello  RUNNING  Started  attempt 1  on n1"
     assert lines[2].startswith(f"hello  {end['state']}")
+
+
+@pytest.mark.parametrize(
+    ("cause", "begun", "told"),
+    [
+        ("Refused", False, "FAILED  it never ran"),
+        ("LaunchFailed", True, "FAILED  it never ran"),  # its supervisor had begun
+        ("PythonException", True, "FAILED  after 6.0s"),
+    ],
+)
+def test_a_job_that_never_ran_is_not_said_to_have_taken_time(cause: str, begun: bool, told: str) -> None:
+    started = "2026-01-01T00:00:01Z" if begun else None
+    attempt = {"number": 1, "state": "FAILED", "started_at": started, "diagnosis": {"cause": cause}}
+    times = {"started_at": started, "finished_at": "2026-01-01T00:00:07Z"}
+    job = a_job(state="FAILED", reason=None, attempts=[attempt], **times)
+    assert describe(job).endswith(told)
 
 
 def test_ps_lists_for_people_and_for_programs(server: StandIn, run: Run) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dujiang.engines.contract import Checkpointing, End, Input
+from dujiang.engines.contract import Checkpointing, End, EngineRefused, Input
 from dujiang.engines.outputs import OutputMissing, OutputNotAFile, OutputOutside
 from tests.contract.harness import WITHIN_S, Harness
 
@@ -141,9 +141,18 @@ class ProcessContract:
         assert not _is_process(note.read_text())
         assert any("left behind" in evidence.line for evidence in seen.evidence)
 
-    async def test_a_missing_folder_is_a_failed_launch(self, harness: Harness) -> None:
+    async def test_a_missing_folder_is_refused_or_a_failed_launch(self, harness: Harness) -> None:
+        """An engine that sees the folder refuses; where only the nodes see it, the launch fails there."""
         launch = harness.launch_text("true", workdir="/no/such/folder")
-        await harness.engine.submit(launch)
+        said = ""
+        try:
+            await harness.engine.submit(launch)
+        except EngineRefused as refused:
+            said = refused.sentence
+        if said:
+            assert "/no/such/folder" in said
+            assert launch.key not in await harness.engine.observe([launch.key])
+            return
         seen = await harness.ended(launch.key)
         assert (seen.end, seen.exit_code, seen.signal) == (End.LAUNCH_FAILED, None, None)
         assert any("/no/such/folder" in evidence.line for evidence in seen.evidence)

@@ -170,3 +170,13 @@ run: echo core work
     for proof in wanted:
         found = await proof.prove()
         assert list(found.breaches) == [], proof.name
+
+
+async def test_a_folder_that_was_named_and_is_not_there_ends_the_job_at_once(here: Here) -> None:
+    job = await here.submit("run: echo hello\nworkdir: /not/there\nresources: {cpu: 0.1, memory: 64MiB}\nretry: 3")
+    found = await here.until(job, JobState.FAILED)
+    (attempt,) = await here.attempts(job)
+    assert (found.reason, found.retries, found.started_at, attempt.started_at) == ("Refused", 0, None, None)
+    assert "make it before the job starts, or change `workdir`" in found.sentence
+    assert attempt.diagnosis is not None
+    assert attempt.diagnosis.blame == "user"

@@ -145,6 +145,14 @@ def describe(job: dict[str, Any]) -> str:
             parts.append(f"exit code {job['exit_code']}")
         if isinstance(job.get("signal"), int):
             parts.append(f"signal {job['signal']}")
-        if job.get("started_at"):
+        if attempts and not any(_ran(attempt) for attempt in attempts):
+            parts.append("it never ran")
+        elif job.get("started_at"):
             parts.append(f"after {lasted(job['started_at'], job.get('finished_at'))}")
     return "  ".join(parts)
+
+
+def _ran(attempt: dict[str, Any]) -> bool:
+    """Say whether anything of an attempt ran: an engine that could not start it was at work for a while too."""
+    cause = (attempt.get("diagnosis") or {}).get("cause")
+    return bool(attempt.get("started_at")) and cause not in ("LaunchFailed", "Refused", "NodeRefused")

@@ -35,7 +35,7 @@ def check(launch: Launch) -> None:
     [
         a_launch(),
         a_launch(ranks=(a_rank(0, devices=("GPU-a",)), a_rank(1, devices=("GPU-a",)))),
-        a_launch(ports=64, workdir="/data", env={"GREETING": "你好", "EMPTY": ""}),
+        a_launch(ports=64, workdir="/", env={"GREETING": "你好", "EMPTY": ""}),
         a_launch(env={"LONG": "x" * (128 * KIB - 1 - len("LONG") - 2)}),
         a_launch(run="x" * (4 * KIB * KIB)),
     ],
@@ -58,6 +58,8 @@ REFUSED: dict[str, tuple[Launch, str]] = {
     "NUL in setup": (a_launch(setup="echo \0"), "`setup` holds a NUL"),
     "NUL in workdir": (a_launch(workdir="/\0"), "`workdir` holds a NUL"),
     "relative workdir": (a_launch(workdir="data"), "workdir 'data' must be absolute"),
+    "no such workdir": (a_launch(workdir="/not/there"), "/not/there .* make it before .* or change `workdir`"),
+    "a file as workdir": (a_launch(workdir="/etc/passwd"), "is not there"),
     "empty name": (a_launch(env={"": "x"}), "no environment can carry"),
     "equals in a name": (a_launch(env={"A=B": "x"}), "no environment can carry"),
     "NUL in a value": (a_launch(secrets={"TOKEN": "\0"}), "'TOKEN'"),

@@ -1,7 +1,8 @@
-"""Turns a launch into what the supervisor reads, and refuses what could never run: pure."""
+"""Turns a launch into what the supervisor reads, and refuses what could never run: pure but for a look at a folder."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -53,6 +54,11 @@ def refuse_impossible(launch: Launch, *, node: str, devices: Collection[str], no
             raise EngineRefused(f"`{what}` holds a NUL character, which no command line can carry")
     if launch.workdir is not None and not launch.workdir.startswith("/"):
         raise EngineRefused(f"workdir {launch.workdir!r} must be absolute")
+    if launch.workdir is not None and not os.path.isdir(launch.workdir):  # a further attempt would not find it either
+        raise EngineRefused(
+            f"the folder {launch.workdir} (`workdir`) is not there on this machine: make it before the job starts, or"
+            " change `workdir`"
+        )
     _check_environment({**launch.env, **launch.secrets})
 
 
