@@ -77,6 +77,15 @@ def test_a_gang_on_many_nodes_is_of_few_kinds() -> None:
     assert len(set(a_plan(a_launch(20), queue="q").roles) | {first, told[0]}) == 2  # the same each time
 
 
+def test_nodes_of_other_flavors_are_of_other_kinds() -> None:
+    plan = a_plan(a_launch(12), queue="q")
+    nodes = {f"n{nth}": replace(a_node(f"n{nth}"), labels={"host": f"n{nth}", "pool": f"{nth % 2}"})
+             for nth in range(1, 13)}  # fmt: skip
+    flavors = {"even": {"pool": "0"}, "odd": {"pool": "1"}, "all": {}, "elsewhere": {"host": "x"}}
+    told = replace(plan, nodes=nodes, flavors=flavors).roles
+    assert (len(set(told)), told[1:3] * 5) == (3, told[1:11])
+
+
 def test_a_gang_of_too_many_kinds_is_refused() -> None:
     placed = tuple(RankPlacement(rank, f"n{rank + 1}", 1000 + rank, 1 << 20) for rank in range(9))
     with pytest.raises(EngineRefused, match="at most 8 kinds of ranks, and here are 9"):
@@ -95,7 +104,7 @@ def test_a_pinned_pod_is_of_the_flavor_of_its_node() -> None:
         return body["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
 
     assert EXPRESSIONS not in term()["nodeSelectorTerms"][0]
-    (found,) = term(flavor_keys=frozenset({"spot", "pool"}))["nodeSelectorTerms"]
+    (found,) = term(flavors={"a": {"pool": "a"}, "spot": {"pool": "b", "spot": ""}})["nodeSelectorTerms"]
     assert found["matchFields"] == [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]
     assert found[EXPRESSIONS] == [
         {"key": "pool", "operator": "In", "values": ["a"]}, {"key": "spot", "operator": "DoesNotExist"},

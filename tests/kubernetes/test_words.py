@@ -325,6 +325,14 @@ def test_what_waits_is_given_up_when_waiting_does_not_help(pod: Pod, now_s: floa
         assert words.why_waiting(pod) in found[0].why
 
 
+def test_a_rank_that_is_taken_away_before_it_began_is_not_the_first_that_failed() -> None:
+    """It was deleted because another rank had failed, and nobody tells when."""
+    taken = a_pod(phase="Failed", meta={"deletionTimestamp": at(14)})
+    failed = terminated(1, word(status=6, ran_cs=100), code=6)
+    assert verdict(taken, failed) == (End.EXITED, 6, None, 1)
+    assert verdict(taken, terminated(1, word())) == (End.STOPPED, None, None, 0)
+
+
 def test_a_queue_of_the_cluster_may_hold_work_for_as_long_as_it_likes() -> None:
     """The condition of a Pod that is let go keeps the time of when it was first held: its Workload knows better."""
     queued = {"labels": {RANK: "0", "kueue.x-k8s.io/managed": "true"}}

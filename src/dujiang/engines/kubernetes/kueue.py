@@ -8,7 +8,7 @@ holds it; why, and since when it may run, its Workload says.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,6 +24,8 @@ HOLD: Final = "kueue.x-k8s.io/admission"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 _GROUP, _GROUP_SIZE = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
 _RETRIABLE, _ROLE = "kueue.x-k8s.io/retriable-in-group", "kueue.x-k8s.io/role-hash"
+Flavor = Mapping[str, str]
+"""The labels of the nodes that a ResourceFlavor is of."""
 _MOST_ROLES = 8
 """Kinds of Pods that Kueue takes in a group; where nothing says otherwise, Pods of two nodes are of two kinds."""
 
@@ -93,23 +95,29 @@ def roles(ranks: Sequence[RankPlacement], devices: Sequence[DeviceRequest], like
     return found
 
 
-def flavored(labels_of_node: Mapping[str, str], keys: Collection[str]) -> list[dict[str, Any]]:
-    """Return what makes Kueue take the quota of the nodes that a node is one of, as expressions of an affinity.
+def flavors_of(node: Mapping[str, str], flavors: Mapping[str, Flavor]) -> tuple[str, ...]:
+    """Return the names of the flavors that a node with these labels is of."""
+    return tuple(name for name, flavor in sorted(flavors.items()) if flavor.items() <= node.items())
+
+
+def flavored(node: Mapping[str, str], flavors: Mapping[str, Flavor]) -> list[dict[str, Any]]:
+    """Return what makes Kueue take the quota of a flavor that a node is of, as expressions of an affinity.
 
     Args:
-        labels_of_node: of the node that a Pod is pinned to.
-        keys: the labels by which the cluster's flavors tell nodes apart.
+        node: labels of the node that a Pod is pinned to.
+        flavors: those of the cluster, by name.
     """
+    keys = {key for flavor in flavors.values() for key in flavor}
     return [
-        {"key": key, "operator": "In", "values": [labels_of_node[key]]} if key in labels_of_node
+        {"key": key, "operator": "In", "values": [node[key]]} if key in node
         else {"key": key, "operator": "DoesNotExist"}
         for key in sorted(keys)
     ]  # fmt: skip
 
 
-def reduce_flavor(obj: Mapping[str, Any]) -> tuple[str, ...]:
+def reduce_flavor(obj: Mapping[str, Any]) -> Flavor:
     """Return the labels by which a ResourceFlavor tells its nodes."""
-    return tuple((obj.get("spec") or {}).get("nodeLabels") or ())
+    return dict((obj.get("spec") or {}).get("nodeLabels") or {})
 
 
 def reduce_workload(obj: Mapping[str, Any]) -> Workload | None:

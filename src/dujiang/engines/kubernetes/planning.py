@@ -48,9 +48,14 @@ class Sight:
 
     @property
     def failed(self) -> RankEnd | None:
-        """Return the rank that failed first by itself, or was taken away."""
+        """Return the rank that failed first by itself, or was taken away.
+
+        Of one that was taken away before it began nobody tells when that was: we do so to those beside one that failed.
+        """
         own = [end for end in self.ends.values() if end.failed and end.cause in ("", "limit", "taken")]
-        return min(own, key=lambda end: (end.at_us or 0, end.rank), default=None)
+        return min(
+            own, key=lambda end: (end.cause == "taken" and end.at_us is None, end.at_us or 0, end.rank), default=None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -48,8 +48,8 @@ class Plan:
     """What each rank asks for to get its devices."""
     version: str = "v1"
     """In which claims of devices are written."""
-    flavor_keys: frozenset[str] = frozenset()
-    """Labels by which Kueue's flavors tell nodes apart."""
+    flavors: Mapping[str, kueue.Flavor] = field(default_factory=dict)
+    """Those of Kueue, by name."""
 
     @property
     def name(self) -> str:
@@ -119,10 +119,8 @@ class Plan:
         Raises:
             EngineRefused: they are of too many kinds.
         """
-        like = [
-            (_flavored(self, rank.node), _tolerations(self.nodes[rank.node], self.settings))
-            for rank in self.launch.ranks
-        ]
+        nodes = [self.nodes[rank.node] for rank in self.launch.ranks]
+        like = [(kueue.flavors_of(node.labels, self.flavors), _tolerations(node, self.settings)) for node in nodes]
         return kueue.roles(self.launch.ranks, self.devices, like)
 
     @cached_property
@@ -406,7 +404,7 @@ def _flavored(plan: Plan, node: str) -> list[dict[str, Any]]:
     """Return by which labels of its node Kueue finds the quota for a Pod that is pinned there."""
     if not plan.settings.queue or plan.settings.placement == "delegated":
         return []
-    return kueue.flavored(plan.nodes[node].labels, plan.flavor_keys)
+    return kueue.flavored(plan.nodes[node].labels, plan.flavors)
 
 
 def _expressions(selector: str) -> list[dict[str, Any]]:

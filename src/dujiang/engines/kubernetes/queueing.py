@@ -7,12 +7,13 @@ say what is missing.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Final
 
 from dujiang.engines.contract import EngineUnavailable
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.errors import ApiError
-from dujiang.engines.kubernetes.kueue import Workload, reduce_flavor, reduce_workload
+from dujiang.engines.kubernetes.kueue import Flavor, Workload, reduce_flavor, reduce_workload
 from dujiang.engines.kubernetes.mirror import Mirror
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import Clock
@@ -29,7 +30,7 @@ class Queue:
     def __init__(self, api: Api, settings: KubernetesSettings, *, clock: Clock) -> None:
         self._api, self._settings, self._clock = api, settings, clock
         self._workloads: Mirror[Workload] | None = None
-        self._flavors: Mirror[tuple[str, ...]] | None = None
+        self._flavors: Mirror[Flavor] | None = None
         self._by_owner: dict[str, Workload] = {}
         self._asked_s = float("-inf")
         self.missing = ""
@@ -80,14 +81,14 @@ class Queue:
         """Return the Workload of a Pod as it was last seen."""
         return self._by_owner.get(uid)
 
-    async def flavor_keys(self) -> frozenset[str]:
-        """Return the labels by which Kueue's flavors tell nodes apart; none where they cannot be seen."""
+    async def flavors(self) -> Mapping[str, Flavor]:
+        """Return Kueue's flavors by name; none where they cannot be seen."""
         await self.look()
         if self._flavors is None:
-            return frozenset()
+            return {}
         with contextlib.suppress(EngineUnavailable):
-            return frozenset(key for flavor in (await self._flavors.fresh()).values() for key in flavor)
-        return frozenset()
+            return await self._flavors.fresh()
+        return {}
 
     async def close(self) -> None:
         """Look no longer."""

@@ -68,8 +68,8 @@ class Submitter:
                     raise NodeRefused(f"Node {name!r} is closed to new work: {why}.")
             devices, version = await self._stock.requests(launch.ranks)
             namespace = self._namespaces.name(launch.project)
-            keys = await self._seen.queue.flavor_keys() if self._settings.queue else frozenset()
-            plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version, keys)
+            flavors = await self._seen.queue.flavors() if self._settings.queue else {}
+            plan = Plan(launch, self._mark, self._settings, nodes, namespace, devices, version, flavors)
             record = await self._record(plan)
             if record is not None:
                 await self._make(plan, record)
