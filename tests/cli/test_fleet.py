@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -130,3 +131,20 @@ def test_clusters_of_which_nothing_is_known_are_named(server: StandIn, run: Run)
     assert "Of these 2 nodes with 8 devices are on b, unreachable: nothing new starts there." in out
     server.on("GET /v1/nodes", {"items": [], "next_cursor": None})
     assert "`dujiang clusters` says" in run("nodes", "--cluster", "far")[1]
+
+
+def test_a_node_names_the_jobs_on_it_and_jobs_are_listed_by_node(server: StandIn, run: Run) -> None:
+    job = {"id": "job_1", "name": "train", "project": "vision", "state": "RUNNING"}
+    server.on("GET /v1/nodes/n1", {**NODE, "id": "nod_1", "cluster": "here"})
+    server.on("GET /v1/jobs", {"items": [job], "next_cursor": None})
+    code, out, _ = run("nodes", "show", "n1")
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["job_1", "train", "vision", "RUNNING"]
+    assert server.asked[-1].query["node"] == ["nod_1"]
+    (told,) = json.loads(run("nodes", "show", "n1", "--json")[1])["jobs"]
+    assert told == {"id": "job_1", "name": "train", "project": "vision"}
+    assert "train" in run("ps", "--node", "n1", "--cluster", "here")[1]
+    assert (server.asked[-1].query["node"], server.asked[-1].query["cluster"]) == (["n1"], ["here"])
+    server.on("GET /v1/jobs", {"items": [], "next_cursor": None})
+    assert run("ps", "--node", "n1")[1] == "Nothing of yours runs on n1.\n"
+    assert run("nodes", "show", "n1")[0] == 0

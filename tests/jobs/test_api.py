@@ -224,6 +224,33 @@ async def test_what_is_listed(scene: Scene) -> None:
             assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), query
 
 
+async def test_what_is_listed_of_a_node_and_of_a_cluster(scene: Scene) -> None:
+    over = await scene.submit("#sim duration=1")
+    await scene.until(over.id)
+    long, half = "#sim duration=forever", {"gpu": {"count": 1}}
+    one, wide = await scene.submit(long, resources=half), await scene.submit(long, nodes=2, resources=half)
+    foreign = await scene.submit(long, project="other", resources=half)
+    for job in (one, wide, foreign):
+        await scene.until(job.id, "RUNNING")
+    at = {job.id: [rank.node for rank in (await scene.attempts(job.id))[-1].ranks] for job in (one, wide, foreign)}
+    async with scene.client(Role.MEMBER) as member, scene.client(Role.AUDITOR) as auditor:
+
+        async def listed(client: httpx.AsyncClient, query: str) -> list[str]:
+            return [job["id"] for job in (await client.get(f"/v1/jobs?{query}")).json()["items"]]
+
+        for node in sorted({name for names in at.values() for name in names}):
+            there = sorted((job for job, names in at.items() if node in names), reverse=True)
+            for query in (f"node={node}", f"node={node}&cluster={SIM}"):
+                assert await listed(auditor, query) == there
+            assert await listed(member, f"node={node}&all=1") == [job for job in there if job != foreign.id]
+        waiting = await scene.submit("#sim", nodes=2, resources=WHOLE)
+        assert waiting.id in await listed(auditor, "")
+        assert await listed(auditor, f"cluster={SIM}") == [foreign.id, wide.id, one.id]
+        assert await listed(member, f"cluster={SIM}&all=1&arrays=1") == [wide.id, one.id, over.id]
+        for query in ("node=n", "cluster=c", f"node=n&cluster={SIM}"):
+            assert (await member.get(f"/v1/jobs?{query}")).status_code == 404, query
+
+
 PATHS = ["/v1/jobs/{}", "/v1/jobs/{}/logs", "/v1/jobs/{}/events", "/v1/jobs/{}/explain", "/v1/jobs/{}/metrics"]
 
 

@@ -132,13 +132,14 @@ def clusters(json: Json = False) -> None:
 
 @nodes_app.command("show")
 def show_node(node: Node, cluster: Cluster = None, json: Json = False) -> None:
-    """Show a node with its devices."""
+    """Show a node with its devices, and the jobs on it that you may see."""
     from dujiang.client import segment
 
     with connect() as client:
         found = client.get(f"/v1/nodes/{segment(node)}", cluster=cluster)
+        jobs = list(client.items("/v1/jobs", node=found["id"]))
     if json:
-        write_json(found)
+        write_json({**found, "jobs": [{name: job[name] for name in ("id", "name", "project")} for job in jobs]})
         return
     write_facts(
         [
@@ -158,7 +159,12 @@ def show_node(node: Node, cluster: Cluster = None, json: Json = False) -> None:
     if found.get("devices"):
         sys.stdout.write("\n")
         listing(found["devices"], _DEVICES, as_json=False, empty="")
+    if jobs:
+        sys.stdout.write("\n")
+        listing(jobs, _JOBS, as_json=False, empty="")
 
+
+_JOBS = (col("JOB", "id"), col("NAME"), col("PROJECT"), col("STATE"))
 
 _DEVICES = (
     Column("DEVICE", lambda device: device.get("index"), right=True),

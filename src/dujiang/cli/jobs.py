@@ -60,12 +60,16 @@ def ps(
     name: Annotated[str | None, typer.Option("--name", help="Jobs of this name.")] = None,
     expand: Annotated[bool, typer.Option("--expand", help="Each task of an array in a line of its own.")] = False,
     array: Annotated[str | None, typer.Option("--array", help="The tasks of this array, ended ones too.")] = None,
+    node: Annotated[str | None, typer.Option("--node", help="Those that hold a place on this node now.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Those of this cluster; or where nodes share a name.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the newest first.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """List jobs, the newest first; without --all those that have not ended. An array is one line."""
+    """List jobs, the newest first; without --all those that have not ended. An array is one line, unless --node or --cluster."""
     states = [each.upper() for each in state or []]
     with connect() as client:
         everything = all or bool(states) or array is not None or None
@@ -74,10 +78,11 @@ def ps(
         jobs = list(
             client.items(
                 "/v1/jobs", most=limit, all=everything, state=states or None, project=project, name=name,
-                array=of_array, arrays=as_one,
+                array=of_array, arrays=as_one, node=node, cluster=cluster,
             )
         )  # fmt: skip
-    empty = "There is no such job." if all or states or name else (
+    place = node or cluster
+    empty = f"Nothing of yours runs on {place}." if place else "There is no such job." if all or states or name else (
         "Nothing runs or waits. `dujiang submit FILE` submits a job; `dujiang ps --all` shows those that have ended."
     )  # fmt: skip
     columns = (*_COLUMNS[:5], _TASKS, *_COLUMNS[5:]) if any(job.get("states") for job in jobs) else _COLUMNS

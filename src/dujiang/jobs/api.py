@@ -125,8 +125,15 @@ def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
         array: Annotated[str | None, Query(max_length=40, description="Tasks of this array.")] = None,
         index: Annotated[int | None, Query(ge=0, lt=MOST_TASKS, description="The task of this index.")] = None,
         arrays: Annotated[bool, Query(description="Each array as one item, in place of its tasks.")] = False,
+        node: Annotated[str | None, Query(max_length=253, description="That hold something on this node now.")] = None,
+        cluster: Annotated[
+            str | None, Query(max_length=253, description="Of the node; alone, of a job's newest attempt.")
+        ] = None,
     ) -> Response:
-        """List jobs, the newest first; those that have not ended, unless `all` or a `state` is given."""
+        """List jobs, the newest first; those that have not ended, unless `all` or a `state` is given.
+
+        With a node or a cluster, tasks are listed one by one.
+        """
         after = paging.after(str)
         reach = caller.reach(Permission.JOB_READ)
         async with caller.reading() as tx:
@@ -134,9 +141,11 @@ def _look(routes: APIRouter, jobs: JobService, tenancy: Tenancy) -> None:
             if project is not None:
                 ids = [(await tenancy.project_for(tx, caller.principal, project, Permission.JOB_READ)).id]
             live = None if all or state else True
+            there = None if node is None else await jobs.on_node(tx, f"{cluster}/{node}" if cluster else node)
             wanted = JobFilter(
                 project_ids=ids, states=state, name=name, live=live, array_id=array, array_index=index,
-                in_arrays=not arrays or array is not None,
+                in_arrays=not arrays or (array or node or cluster) is not None, ids=there,
+                cluster=cluster if node is None else None,
             )  # fmt: skip
             before = after[0] if after else None
             found: list[Job | Array] = [*await jobs.jobs(tx, wanted, before=_of("job", before), limit=paging.limit + 1)]

@@ -209,8 +209,23 @@ class JobService:
         return await store.read_job(tx, job_id)
 
     async def jobs(self, tx: Tx, wanted: JobFilter, *, before: str | None = None, limit: int = 500) -> list[Job]:
-        """Return jobs, the newest first, from behind an identifier on."""
+        """Return jobs, the newest first, from behind an identifier on.
+
+        Raises:
+            UnknownCluster: they are to be of one that is not there.
+        """
+        if wanted.cluster is not None:
+            await self._pool.must_know(tx, wanted.cluster)
         return await store.find_jobs(tx, wanted, before=before, limit=limit)
+
+    async def on_node(self, tx: Tx, node: str) -> list[str]:
+        """Return the jobs that hold something on a node now; by its name, its identifier or `CLUSTER/NAME`.
+
+        Raises:
+            UnknownNode, AmbiguousNode: none, or several.
+        """
+        found = await self._pool.node(tx, node)
+        return sorted({key.job_id for key in await self._pool.attempts_on(tx, [found.id])})
 
     async def jobs_of(self, tx: Tx, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return these jobs by identifier; unknown ones are left out."""

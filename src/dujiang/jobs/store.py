@@ -162,6 +162,9 @@ class JobFilter:
     array_index: int | None = None
     in_arrays: bool = True
     """Tasks of arrays too."""
+    ids: Sequence[str] | None = None
+    cluster: str | None = None
+    """Whose newest attempt is, or was, on this cluster; with `live`, only while that attempt has not ended."""
 
 
 # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -475,21 +478,26 @@ _MARK_READ = update(attempts).where(*_THIS).values(figures_complete=True)
 def _conditions(wanted: JobFilter) -> list[ColumnElement[bool]]:
     c = jobs.c
     conditions: list[ColumnElement[bool]] = []
-    if wanted.project_ids is not None:
-        conditions.append(c.project_id.in_(wanted.project_ids))
-    if wanted.states is not None:
-        conditions.append(c.state.in_(wanted.states))
-    if wanted.name is not None:
-        conditions.append(c.name == wanted.name)
-    if wanted.array_id is not None:
-        conditions.append(c.array_id == wanted.array_id)
-    if wanted.array_index is not None:
-        conditions.append(c.array_index == wanted.array_index)
+    for column, among in ((c.project_id, wanted.project_ids), (c.state, wanted.states), (c.id, wanted.ids)):
+        if among is not None:
+            conditions.append(column.in_(among))
+    for column, one in ((c.name, wanted.name), (c.array_id, wanted.array_id), (c.array_index, wanted.array_index)):
+        if one is not None:
+            conditions.append(column == one)
     if not wanted.in_arrays:
         conditions.append(c.array_id.is_(None))
     if wanted.live is not None:
         conditions.append(c.state.in_(_LIVE) if wanted.live else c.state.not_in(_LIVE))
+    if wanted.cluster is not None:
+        conditions.append(_newest_on(wanted.cluster, live=bool(wanted.live)))
     return conditions
+
+
+def _newest_on(cluster: str, *, live: bool) -> ColumnElement[bool]:
+    of_job = attempts.alias()
+    newest = select(func.max(of_job.c.number)).where(of_job.c.job_id == attempts.c.job_id).scalar_subquery()
+    there = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.cluster == cluster, attempts.c.number == newest)
+    return there.where(attempts.c.state.in_(_LIVE)) if live else there
 
 
 def _changing(job: Job) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from dujiang.kit.db import Tx
-from dujiang.kit.errors import Invalid, did_you_mean
+from dujiang.kit.errors import Invalid
 from dujiang.kit.http import Moment, Page, Paged
-from dujiang.pool.domain.nodes import Node, NodeState, UnknownCluster
+from dujiang.pool.domain.nodes import Node, NodeState
 from dujiang.pool.domain.summary import host_totals, kind_totals
 from dujiang.pool.schemas import (
     AllocationOut,
@@ -81,10 +81,8 @@ def _look(routes: APIRouter, pool: PoolService) -> None:
         after = paging.after(str, str)
         async with caller.reading() as tx:
             inventory = await pool.inventory(tx)
-            names = sorted(one.name for one in inventory.clusters.values())
-            if cluster is not None and cluster not in names:
-                near = did_you_mean(cluster, names) or f" There are {', '.join(names) or 'none'}."
-                raise UnknownCluster(f'There is no cluster "{cluster}".{near}')
+            if cluster is not None:
+                await pool.must_know(tx, cluster)
             found = await pool.nodes(
                 tx, cluster=cluster, states=state, labels=_labels(label), vendor=vendor, model=model
             )

@@ -14,7 +14,7 @@ from typing import Any
 
 from dujiang.engines.contract import AttemptKey, Capabilities, NodeFacts, RankPlacement
 from dujiang.kit.db import Tx
-from dujiang.kit.errors import Invalid, Stale
+from dujiang.kit.errors import Invalid, Stale, did_you_mean
 from dujiang.kit.ids import Ids
 from dujiang.kit.journal import Event
 from dujiang.pool import history, ledger_store, looking, reservation_store, store
@@ -40,6 +40,7 @@ from dujiang.pool.domain.nodes import (
     NodeState,
     SyncReport,
     Terms,
+    UnknownCluster,
     UnknownNode,
 )
 from dujiang.pool.domain.reservations import Reservation
@@ -219,6 +220,17 @@ class PoolService:
             AmbiguousNode: several.
         """
         return _find_node(await self.inventory(tx), name_or_id)
+
+    async def must_know(self, tx: Tx, cluster: str) -> None:
+        """Refuse a name that is no cluster's.
+
+        Raises:
+            UnknownCluster: there is none, with the nearest name.
+        """
+        names = sorted(one.name for one in (await self.inventory(tx)).clusters.values())
+        if cluster not in names:
+            near = did_you_mean(cluster, names) or f" There are {', '.join(names) or 'none'}."
+            raise UnknownCluster(f'There is no cluster "{cluster}".{near}')
 
     async def used(self, tx: Tx, node_ids: Sequence[str] | None = None) -> Used:
         """Return what live allocations hold, by node and device, on these nodes or everywhere."""
