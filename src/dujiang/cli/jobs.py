@@ -69,7 +69,7 @@ def ps(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List jobs, the newest first; without --all those that have not ended. An array is one line, unless a place is named."""
+    """List jobs, the newest first; without --all those not ended. An array is one line, unless a place is named."""
     states = [each.upper() for each in state or []]
     with connect() as client:
         everything = all or bool(states) or array is not None or None
