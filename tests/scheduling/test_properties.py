@@ -336,7 +336,8 @@ def test_the_reason_is_true(snapshot: Snapshot) -> None:
                 assert empty, wait
             case Reason.RESERVED:
                 assert alone, wait
-                assert wait.blocking_job
+                assert wait.blocking_job in requests, wait
+                assert wait.blocking_job != wait.job_id, wait
             case Reason.NO_MATCHING_DEVICE | Reason.TOO_LARGE | Reason.NODE_UNAVAILABLE:
                 assert not unbarred, wait
             case Reason.TAINTED:

@@ -55,6 +55,8 @@ class Waiting:
     queue_lack: QueueLack | None = None
     due: str = ""
     """The job with a promised deadline for which its place or quota is kept."""
+    held_for: str = ""
+    """With RESERVED: the job for which its place is kept: `due`, or the last before it whose start is prepared."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,10 @@ class Round:
     """Something is being stopped for jobs that wait: their starts are prepared too, so that nobody takes the room."""
     gap_ends: datetime | None = None
     """The first moment at which a reserved start may be; None when one may be any time."""
+    held_back: dict[str, str] = field(default_factory=dict)
+    """By job: for whom room or quota was kept from it in an earlier pass of this round."""
+    due_starts: int = 0
+    """How many of the starts were made first, whatever stood before them: they could wait no longer."""
 
     def __post_init__(self) -> None:
         """Lay out the rooms."""
@@ -135,6 +141,9 @@ class Round:
                     self.waiting.append(left)
             if not self._started_beside:
                 break
+            for left in self.waiting:
+                if kept_for := left.held_for or (left.kept.job_id if left.kept else ""):
+                    self.held_back[left.request.job_id] = kept_for
             waiting = [left.request for left in self.waiting]
 
     def order(self, request: Request) -> tuple[float, datetime, datetime, str]:
@@ -209,6 +218,7 @@ class Round:
             look = self.queues.look(request.project_id, request.queue, ask, len(kept.fit.spots))
             if over is None and look.lack is None:
                 self.start(request, kept.fit, in_gap=True)
+        self.due_starts = len(self.starts)
 
     def _begin_pass(self) -> None:
         self.waiting, self.reservations, self.late, self.gap_ends = [], {}, None, None
@@ -310,7 +320,10 @@ class Round:
     def _no_room(self, request: Request, shape: Shape, *, in_gap: bool) -> Waiting:
         is_kept = self.late is not None and not in_gap and self._would_fit(request, shape)
         due = self.keeping.place_for(request, shape, self.base(in_gap=in_gap), self.closed(request, shape))
-        return Waiting(request, shape, Reason.RESERVED if is_kept or due else Reason.RESOURCES, in_gap, due=due)
+        held_for = due or (next(reversed(self.reservations)) if is_kept else "")
+        return Waiting(
+            request, shape, Reason.RESERVED if held_for else Reason.RESOURCES, in_gap, due=due, held_for=held_for
+        )  # fmt: skip
 
     def start(self, request: Request, fit: Fit, *, in_gap: bool, rent: Rent | None = None) -> None:
         """Let a job have its place.
@@ -346,10 +359,10 @@ class Round:
             self.late.take(fit)
         self.keeping.begin(holding, fit, self.room, self.late)
 
-    def grounds_before(self) -> Grounds:
-        """Return the grounds as they were at first."""
+    def grounds_before(self, starts: int = 0) -> Grounds:
+        """Return the grounds as they were at first, or after so many starts."""
         grounds = Grounds(self.snapshot.fleet, self.windows)
-        for holding in self.snapshot.holdings:
+        for holding in self.holdings[: len(self.snapshot.holdings) + starts]:
             self._occupy(grounds, holding)
         return grounds
 

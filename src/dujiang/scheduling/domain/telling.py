@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from dujiang.scheduling.domain.changes import smallest_change
 from dujiang.scheduling.domain.decide import Round, Waiting
-from dujiang.scheduling.domain.find import find
-from dujiang.scheduling.domain.ground import Grounds, shortage
+from dujiang.scheduling.domain.find import holding, options
+from dujiang.scheduling.domain.ground import shortage
+from dujiang.scheduling.domain.overtaken import Overtaken
 from dujiang.scheduling.domain.possible import over_quota
 from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait, amount, label
 from dujiang.scheduling.domain.request import Request, Shape
-from dujiang.scheduling.domain.walls import Walls
 
 
 def tell(done: Round, awaited: Mapping[str, str], *, changes: int, only: str | None = None) -> tuple[Wait, ...]:
@@ -45,18 +43,12 @@ class _Teller:
     done: Round
     awaited: Mapping[str, str]
     changes: int
-    _started: list[tuple[float, datetime, datetime, str]] = field(init=False)
-    _fits_before: dict[Shape, bool] = field(default_factory=dict)
-    _walls_before: Walls = field(default_factory=Walls)
-    _grounds_before: Grounds = field(init=False)
-    """For jobs that stay apart from others: without those that this round started."""
+    _overtaken: Overtaken = field(init=False)
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
     _changes: dict[tuple[object, ...], Change | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._grounds_before = self.done.grounds_before()
-        started = {start.job_id for start in self.done.starts}
-        self._started = sorted(self.done.order(r) for r in self.done.snapshot.requests if r.job_id in started)
+        self._overtaken = Overtaken(self.done)
 
     def tell(self, waiting: Waiting, position: int, *, is_first_over: bool) -> Wait:
         job_id = waiting.request.job_id
@@ -94,7 +86,7 @@ class _Teller:
                     reservation = self.done.reservations.get(request.job_id)
                     at = None if reservation is None else reservation.at
                     return {"earliest": at, "blocking_job": waiting.due, **self._for_deadline(waiting)}
-                return {"shortage": self._lack(waiting, reserved=True), "blocking_job": self._ahead(waiting)}
+                return {"shortage": self._lack(waiting, reserved=True), "blocking_job": self._kept_for(waiting)}
             case Reason.RESOURCES:
                 return self._for_room(waiting)
             case _:
@@ -115,33 +107,28 @@ class _Teller:
     def _for_room(self, waiting: Waiting) -> dict[str, Any]:
         done, job_id = self.done, waiting.request.job_id
         told: dict[str, Any] = {"shortage": self._lack(waiting, reserved=False)}
-        if done.starts and self._did_fit(waiting.shape):
-            ahead = bisect_left(self._started, done.order(waiting.request))
-            if ahead:
-                told |= {"reason": Reason.PRIORITY, "blocking_job": self._started[ahead - 1][-1]}
-            else:  # nobody before it started: it was held back for the head, until others filled the gap
-                told |= {"reason": Reason.RESERVED, "blocking_job": self._ahead(waiting)}
+        told |= self._overtaken.tell(waiting)
         reservation = done.reservations.get(job_id)
         if reservation is not None:
             told["earliest"] = reservation.at
             told["blocking_job"] = told.get("blocking_job") or reservation.awaited
         return told
 
-    def _ahead(self, waiting: Waiting) -> str:
-        """Return the last job before this one whose start is prepared."""
-        before = [one for one in self.done.reservations if one != waiting.request.job_id]
-        return before[-1] if before else ""
-
-    def _did_fit(self, shape: Shape) -> bool:
-        """Say whether there was room for it before the round started anything."""
-        if shape not in self._fits_before:
-            fits = not self._walls_before.stop(shape)
-            grounds = self._grounds_before if shape.where.apart else self.done.grounds
-            if fits and find(self.done.before, shape, grounds.of(shape).allowed) is None:
-                self._walls_before.add(shape)
-                fits = False
-            self._fits_before[shape] = fits
-        return self._fits_before[shape]
+    def _kept_for(self, waiting: Waiting) -> str:
+        """Return the last job before this one whose prepared start lies where there is room for this one."""
+        done, shape = self.done, waiting.shape
+        before = list(done.reservations)
+        before = before[: before.index(waiting.held_for) + 1]
+        if len(before) == 1:
+            return before[0]
+        allowed = done.grounds.of(shape).allowed
+        places = options(done.snapshot.fleet, shape)
+        room_on = [holding(done.room, shape.ask, cluster, flavor, allowed) for cluster, flavor in places]
+        return next(
+            (job_id for job_id in reversed(before)
+             if any(nodes[spot.node] for spot in done.reservations[job_id].target.spots for nodes in room_on)),
+            waiting.held_for,
+        )  # fmt: skip
 
     def _lack(self, waiting: Waiting, *, reserved: bool) -> Shortage:
         key = (waiting.shape, reserved)
