@@ -162,6 +162,35 @@ def test_ps_lists_for_people_and_for_programs(server: StandIn, run: Run) -> None
     assert server.asked[-1].query["state"] == ["RUNNING"]
 
 
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (
+            {"state": "FAILED", "reason": "FileMissing", "sentence": "There is no file model.onnx."},
+            "digits 1.0.1 could not be registered (FileMissing: There is no file model.onnx.) `dujiang models versions",
+        ),
+        ({"state": "READY", "reason": "Registered", "sentence": ""}, "digits 1.0.1\n"),
+        ({"state": "PENDING", "reason": "ClusterAway", "sentence": ""}, "1.0.1 is not registered yet (ClusterAway). "),
+        ({"state": "READY", "reason": "Registered", "sentence": "", "job_id": B}, "digits: no version of this job is"),
+        (None, "digits: no version of this job is registered yet."),
+    ],
+    ids=["failed", "ready", "waits", "of another", "no model"],
+)
+def test_show_says_what_became_of_the_promised_model(
+    server: StandIn, run: Run, version: dict[str, Any] | None, told: str
+) -> None:
+    outputs = {"spec": {"outputs": {"model": {"name": "digits", "path": "model.onnx"}}}, "project_id": "prj_1"}
+    server.on(f"GET /v1/jobs/{A}", a_job(state="COMPLETED", **outputs))
+    if version is not None:
+        item = {"job_id": A, "version": "1.0.1", **version}
+        server.on("GET /v1/models/digits/versions", {"items": [item], "next_cursor": None})
+    code, out, _ = run("show", A)
+    assert (code, told in out) == (0, True), out
+    assert server.asked[-1].query["project"] == ["prj_1"]
+    server.on(f"GET /v1/jobs/{A}", a_job(state="RUNNING", **outputs))
+    assert "digits" not in run("show", A)[1]
+
+
 def test_an_empty_listing_says_what_to_do_and_is_an_empty_array(server: StandIn, run: Run) -> None:
     server.on("GET /v1/jobs", listing())
     assert "dujiang submit FILE" in run("ps")[1]

@@ -28,6 +28,7 @@ from dujiang.cli.output import (
     write_facts,
     write_json,
 )
+from dujiang.cli.promised import model_of
 from dujiang.cli.session import ENDED, Json, Project, Stop, connect, find_job, find_work, split_task, work_path
 
 JobRef = Annotated[str, typer.Argument(metavar="JOB", help="Id, a unique beginning or end of one, or name.")]
@@ -97,6 +98,7 @@ def show(job: JobRef, json: Json = False) -> None:
     """Show a job with its attempts, or an array."""
     with connect() as client:
         found = client.get(work_path(find_work(client, job)))
+        model = None if json else model_of(client, found)
     if json:
         write_json(found)
         return
@@ -123,6 +125,7 @@ def show(job: JobRef, json: Json = False) -> None:
             ("address", ", ".join(found.get("endpoints") or [])),
             ("use", _used(found.get("use"))),
             ("exempt until", moment(found["exempt_until"]) if found.get("exempt_until") else None),
+            ("model", model),
             ("checkpoint", found.get("checkpoint") if isinstance(found.get("checkpoint"), str) else None),
         ]
     )
