@@ -327,10 +327,13 @@ def test_what_waits_is_given_up_when_waiting_does_not_help(pod: Pod, now_s: floa
 
 def test_a_rank_that_is_taken_away_before_it_began_is_not_the_first_that_failed() -> None:
     """It was deleted because another rank had failed, and nobody tells when."""
-    taken = a_pod(phase="Failed", meta={"deletionTimestamp": at(14)})
+    deleted = {"phase": "Failed", "meta": {"deletionTimestamp": at(14)}}
+    unknown = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None, "finishedAt": None}
     failed = terminated(1, word(status=6, ran_cs=100), code=6)
-    assert verdict(taken, failed) == (End.EXITED, 6, None, 1)
-    assert verdict(taken, terminated(1, word())) == (End.STOPPED, None, None, 0)
+    for state, end in ((None, End.STOPPED), ({"terminated": unknown}, End.LOST)):
+        taken = a_pod(state=state, **deleted)
+        assert verdict(taken, failed) == (End.EXITED, 6, None, 1)
+        assert verdict(taken, terminated(1, word()))[0] is end
 
 
 def test_a_queue_of_the_cluster_may_hold_work_for_as_long_as_it_likes() -> None:

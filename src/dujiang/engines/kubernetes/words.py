@@ -140,6 +140,8 @@ def _without_word(pod: Pod, told: tuple[tuple[str, str], ...], is_ready: bool | 
         end, cause = FAILED[reason], "" if FAILED[reason] in _NEVER_BEGUN else "taken"
     elif has_ended and box.reason in BROKEN:
         end = BROKEN[box.reason]
+        if pod.deleted_us is not None and box.started_us is None:
+            cause = "taken"  # a kubelet says so of what was deleted before it began
     elif pod.deleted_us is not None:
         end, cause = End.STOPPED, "taken"
     elif has_ended and 128 < box.code <= 192:
