@@ -10,7 +10,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -v -o faulthandler_timeout=300
 SIM_SEEDS ?= 1000
 
-.PHONY: help setup demo demo-engines up test check sim test-chaos test-slurm test-containers test-distributed test-k8s test-engines test-gpu bench openapi migration lock clean
+.PHONY: help setup demo demo-engines up test check sim test-chaos test-slurm test-containers test-distributed test-k8s test-kueue test-engines test-gpu bench openapi migration lock clean
 
 help: ## List what make can do
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
@@ -30,7 +30,7 @@ up: setup ## Start the platform and stay; Ctrl-C stops it, jobs go on (ARGS="--p
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dujiang up $(ARGS)
 
 test: setup ## Run all tests but those of minutes (chaos, slow) and of a GPU (ARGS="tests/pool -x")
-	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm and not containers and not distributed and not kubernetes" $(ARGS)
+	@SIM_SEEDS=25 $(PYTEST) -n logical --maxprocesses 4 -m "not slow and not chaos and not gpu and not slurm and not containers and not distributed and not kubernetes and not kueue" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts, published API, tidiness
 	$(BIN)/ruff format --check .
@@ -51,6 +51,9 @@ test-slurm: setup ## Run the Slurm engine against a real Slurm, which root insta
 
 test-k8s: setup ## Run against a real Kubernetes, compiled by Go the first time; root installs containerd where missing
 	@$(PYTEST) -p no:xdist -m kubernetes tests/kubernetes $(ARGS)
+
+test-kueue: setup ## Run the Kubernetes engine behind a real Kueue, compiled by Go the first time; else as test-k8s
+	@$(PYTEST) -p no:xdist -m kueue tests/kubernetes $(ARGS)
 
 test-engines: setup ## Run one platform over this machine, a real Slurm and a real Kubernetes, both as in their own tests
 	@$(PYTEST) -p no:xdist -m "slurm and kubernetes" tests/e2e $(ARGS)

@@ -235,6 +235,10 @@ class Cluster:
         if program == "api":
             self._wait_for_api()
 
+    def run(self, name: str, words: Sequence[str]) -> None:
+        """Run another program beside those of the control plane, which is named as they are."""
+        self._control.start(name, words)
+
     def signal(self, program: str, number: int) -> None:
         """Send a program a signal: SIGSTOP makes it hang, SIGCONT go on."""
         machine, name = self._find(program)

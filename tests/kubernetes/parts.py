@@ -2,6 +2,7 @@
 
 Each folder under `parts/` is a Go module that pins what it needs in go.sum. The first build takes minutes, 12 on two
 cores; what is there already for the same pins is taken at once. `DUJIANG_TEST_PARTS` names another folder for it all.
+Kueue (`kueue_part/`) is apart: it is built only for the tests that are of it, into a folder beside.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MODULES = Path(__file__).parent / "parts"
+KUEUE = Path(__file__).parent / "kueue_part"
 PROGRAMS = (
     "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet", "server", "dns", "kwok",
     "plugin",
@@ -41,7 +44,15 @@ def build() -> Path:
     Raises:
         MissingParts: not possible here.
     """
-    folder = place()
+    return _built(place(), _build)
+
+
+def build_kueue() -> Path:
+    """Return the folder of Kueue and of what a cluster is told of it, built where it is missing: see `build`."""
+    return _built(place().with_name(f"kueue-{_pins(KUEUE, LINKED)}"), _build_kueue)
+
+
+def _built(folder: Path, fill: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +63,25 @@ def build() -> Path:
             unfinished = folder.with_name(f".{folder.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
-            for module in sorted(path for path in MODULES.iterdir() if (path / "go.mod").exists()):
-                _compile(module, unfinished)
-            _copy_stages(unfinished / "stages")
-            _check_built(unfinished)
+            fill(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def _build(into: Path) -> None:
+    for module in sorted(path for path in MODULES.iterdir() if (path / "go.mod").exists()):
+        _compile(module, into)
+    _copy_stages(into / "stages")
+    _check_built(into, PROGRAMS)
+
+
+def _build_kueue(into: Path) -> None:
+    _compile(KUEUE, into)
+    components = _module_folder(KUEUE, "sigs.k8s.io/kueue") / "config" / "components"
+    shutil.copytree(components / "crd" / "bases", into / "crd", copy_function=shutil.copyfile)
+    (into / "crd").chmod(0o755)  # Go lets nobody write into its modules
+    shutil.copyfile(components / "webhook" / "manifests.yaml", into / "webhooks.yaml")
+    _check_built(into, ("kueue",))
 
 
 def place() -> Path:
@@ -66,10 +90,16 @@ def place() -> Path:
     if named:
         return Path(named).expanduser().resolve()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    pins = hashlib.sha256(repr((PROGRAMS, STAGES, LINKED)).encode())
-    for path in sorted(path for path in MODULES.rglob("*") if path.is_file()):
-        pins.update(path.relative_to(MODULES).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return Path(cache).expanduser().resolve() / "dujiang" / "parts" / f"kubernetes-{pins.hexdigest()[:12]}"
+    pins = _pins(MODULES, repr((PROGRAMS, STAGES, LINKED)))
+    return Path(cache).expanduser().resolve() / "dujiang" / "parts" / f"kubernetes-{pins}"
+
+
+def _pins(folder: Path, more: str) -> str:
+    """Return what is another once any file of a folder is, or what else is told."""
+    pins = hashlib.sha256(more.encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        pins.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return pins.hexdigest()[:12]
 
 
 def _check_go() -> None:
@@ -103,18 +133,24 @@ def _go_env() -> dict[str, str]:
 
 
 def _copy_stages(into: Path) -> None:
-    words = ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
-    done = subprocess.run(words, cwd=MODULES / "kwok", env=_go_env(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MissingParts(f"where KWOK's module lies is not known: {done.stderr.strip()}")
+    folder = _module_folder(MODULES / "kwok", "sigs.k8s.io/kwok")
     for name in STAGES:
         target = into / f"{name}.yaml"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(done.stdout.strip()) / "kustomize" / "stage" / f"{name}.yaml", target)
+        shutil.copyfile(folder / "kustomize" / "stage" / f"{name}.yaml", target)
 
 
-def _check_built(folder: Path) -> None:
-    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
+def _module_folder(asking: Path, module: str) -> Path:
+    """Return where a module that one of ours pins lies."""
+    words = ["go", "list", "-m", "-f", "{{.Dir}}", module]
+    done = subprocess.run(words, cwd=asking, env=_go_env(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MissingParts(f"where {module} lies is not known: {done.stderr.strip()}")
+    return Path(done.stdout.strip())
+
+
+def _check_built(folder: Path, programs: Iterable[str]) -> None:
+    missing = [name for name in programs if not os.access(folder / name, os.X_OK)]
     if missing:
         raise MissingParts(f"built, but without {', '.join(missing)}")
 
