@@ -68,7 +68,8 @@ def _lacks(clusters: Sequence[Mapping[str, Any]]) -> list[str]:
     told: list[str] = []
     for one in clusters:
         if one["why"]:
-            told.append(f"cluster {one['name']} is {one['state']}: {one['why'].rstrip('.')}; {one['advice']}")
+            why = "; ".join(part for part in (one["why"].rstrip("."), one["advice"]) if part)
+            told.append(f"cluster {one['name']} is {one['state']}: {why}")
         told += [f"cluster {one['name']}: {lack}" for lack in one["missing"]]
     return told
 

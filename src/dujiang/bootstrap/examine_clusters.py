@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,11 @@ _TRY: Final[Mapping[str, str]] = {
     " here",
     "kubernetes": "see that `kubectl get nodes` answers here with the same kubeconfig and context",
 }
+_TOLD: Final = re.compile(
+    r"[:;.,] (?:`chmod|add|allow|correct|grant|install|look|make|mend|mount|name|put|renew|run|see|set|try) | must ",
+    re.IGNORECASE,
+)
+"""How the reasons of engines go on where they say what to do."""
 
 
 async def examine_clusters(home: PlatformHome, settings: Settings, clock: Clock) -> list[dict[str, Any]]:
@@ -49,11 +55,16 @@ async def _one(
     except TimeoutError:
         return _away(name, kind, f"It has not answered within {within_s:g} s.", _TRY[kind])
     except DujiangError as error:
-        return _away(name, kind, error.sentence, _TRY[kind])
+        return _away(name, kind, error.sentence, advised(kind, error.sentence))
     finally:
         with contextlib.suppress(DujiangError):
             await engine.close()
     return _here(name, kind, capabilities, nodes, clock.monotonic_s() - began_s)
+
+
+def advised(kind: str, why: str) -> str:
+    """Return what to do about a cluster that is away for a reason; empty where the reason says it already."""
+    return "" if _TOLD.search(why) else _TRY[kind]
 
 
 async def _ask(engine: Engine) -> tuple[Capabilities, Sequence[NodeFacts]]:
