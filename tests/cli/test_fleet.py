@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,3 +152,15 @@ def test_a_node_names_the_jobs_on_it_and_jobs_are_listed_by_node(server: StandIn
     server.on("GET /v1/jobs", {"items": [], "next_cursor": None})
     assert run("ps", "--node", "n1")[1] == "Nothing of yours runs on n1.\n"
     assert run("nodes", "show", "n1")[0] == 0
+
+
+def test_who_stops_reading_ends_the_listing_quietly(server: StandIn, home: Path) -> None:
+    """As `dujiang nodes | head` does: more is written than any buffer holds, to nobody."""
+    nodes = [{**NODE, "name": f"node-{number:05}"} for number in range(1000)]
+    server.on("GET /v1/nodes", {"items": nodes, "next_cursor": None})
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-c", "import sys; from dujiang.cli import main; sys.exit(main(['nodes']))"]
+    with os.fdopen(writes, "wb") as out:
+        done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, env=dict(os.environ), check=False)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -41,6 +41,8 @@ def _run(args: Sequence[str] | None) -> int:
     try:
         command().main(args=list(args) if args is not None else None, prog_name="dujiang")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes it a failure of the command
+            raise end.__context__ from None
         return _code_of(end)
     except DujiangError as error:
         return _explain(error)
