@@ -117,6 +117,7 @@ async def test_every_problem_of_a_batch_is_named_with_the_number_of_its_document
         ({"run": "x" * 2_000_000}, {"run"}),
         ({"run": "x", "name": "../../etc"}, {"name"}),
         ({"run": "x", "workdir": "relative"}, {"workdir"}),
+        ({"run": "x", "array": "5-1"}, {"array"}),
         ({"run": "x", "secrets": {"A": {"value": 12345678}}}, {"secrets.A.value"}),
     ],
 )  # fmt: skip

@@ -33,7 +33,7 @@ from dujiang.jobs.domain.schedules import (
     look,
     next_due,
 )
-from dujiang.jobs.spec import BadIndices, JobArray, SpecInvalid, When, parse, parse_indices, read
+from dujiang.jobs.spec import BadIndices, JobArray, SpecInvalid, When, parse, parse_indices, read, upwards
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -69,6 +69,14 @@ def standing(state: str, *, ident: str = "job_a") -> Standing:
 )
 def test_an_index_expression_is_a_set_of_indices(text: str, numbers: tuple[int, ...]) -> None:
     assert parse_indices(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "near"), [("1-5", "1-5"), ("5-1", "1-5"), ("9-0:4,3,2-1", "1-9:4,3,1-2"), ("9-7:4", "9-9:4"), ("7", "7")]
+)
+def test_a_range_from_its_greater_end_is_shown_as_it_is_to_be_written(text: str, near: str) -> None:
+    assert upwards(text) == near
+    assert parse_indices(near) == parse_indices(text)
 
 
 @pytest.mark.parametrize("text", ["", ",", "a", "1-", "-1", "1-2-3", "1:2", "1-9:0", "10000", "1,,2", " 1", "1 ", "²"])

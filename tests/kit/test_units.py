@@ -127,3 +127,9 @@ def test_no_text_breaks_the_readers(text: str) -> None:
     for parse in (parse_milli, parse_bytes, parse_duration_s):
         with suppress(BadQuantity):
             assert parse(text) >= 0
+
+
+def test_what_is_below_zero_is_told_as_that() -> None:
+    for text in ("-1", "-1/4", "-250m", "-1e12"):
+        with pytest.raises(BadQuantity, match=f'"{text}" must not be negative'):
+            parse_milli(text)

@@ -34,7 +34,7 @@ from dujiang.jobs.schedule_events import (
     ScheduleRan,
     ScheduleResumed,
 )
-from dujiang.jobs.service import JobService, check_workdir
+from dujiang.jobs.service import JobService, check_submitted
 from dujiang.jobs.spec import JobSpec, Secret
 from dujiang.kit.db import Tx
 from dujiang.kit.ids import Ids
@@ -77,7 +77,7 @@ class ScheduleService:
             BadCron, BadTimeZone, SpecInvalid: as they say.
             ScheduleNameTaken: the project has one of that name.
         """
-        check_workdir(spec)
+        check_submitted(spec)
         secrets = spec.secret_values
         cron = " ".join(cron.split())
         made = Schedule(

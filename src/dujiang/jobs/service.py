@@ -35,7 +35,7 @@ from dujiang.jobs.events import JobCancelAsked, JobSubmitted
 from dujiang.jobs.following import follow
 from dujiang.jobs.promising import Promises
 from dujiang.jobs.settings import JobSettings
-from dujiang.jobs.spec import MOST_TASKS, After, JobSpec, Problem, SpecInvalid, When, lateness
+from dujiang.jobs.spec import MOST_TASKS, After, JobSpec, Problem, SpecInvalid, When, lateness, upwards
 from dujiang.jobs.store import JobFilter
 from dujiang.kit.db import Tx
 from dujiang.kit.ids import Ids
@@ -91,7 +91,7 @@ class JobService:
         Raises:
             SpecInvalid: a secret or the working folder still refers to the submitter's machine, or a dependency names
                 no job that may be waited for.
-            ImpossibleRequest: the pool or the quota could never hold one; says what it could.
+            ImpossibleRequest: the pool, the quota or the queue could never hold one; says what it could.
             BadAsk, WeightOutsideBand: what one asks for means nothing.
             QueueNotOpen: one names a queue that it may not be counted in.
             DeadlineNotPromised: one cannot be over by its deadline, or makes another late that was promised.
@@ -103,7 +103,7 @@ class JobService:
         new = _New()
         possible: set[object] = set()
         for number, (spec, project_id) in enumerate(zip(specs, project_ids, strict=True)):
-            check_workdir(spec)
+            check_submitted(spec)
             _check_deadline(spec, tx.now)
             queues.check_named(project_id, spec.queue or "")
             on = _found(others, spec, project_id, number if len(specs) > 1 else None)
@@ -112,7 +112,8 @@ class JobService:
             request = request_of(jobs[0])
             asked = replace(request, job_id="", submitted_at=tx.now)
             if asked not in possible:  # many jobs are alike
-                check_possible(fleet, request, quotas.get(project_id), burst=self._scheduling.burst_policy())
+                burst = self._scheduling.burst_policy()
+                check_possible(fleet, request, quotas.get(project_id), queues, burst=burst)
                 possible.add(asked)
             others.add(project_id, new.take(jobs, on, spec.secret_values, tx.now))
         if self._promises is not None:
@@ -132,11 +133,13 @@ class JobService:
         Of an array it is one task. What it has to wait for is left out of account.
         """
         fleet, quotas = self._snapshots.fleet(await self._pool.placeable(tx)), await self._scheduling.quotas(tx)
-        check_workdir(spec)
+        check_submitted(spec)
         _check_deadline(spec, tx.now)
-        (await self._scheduling.queues(tx)).check_named(project_id, spec.queue or "")
+        queues = await self._scheduling.queues(tx)
+        queues.check_named(project_id, spec.queue or "")
         job = self._new(tx, spec, project_id, submitted_by, {})
-        check_possible(fleet, request_of(job), quotas.get(project_id), burst=self._scheduling.burst_policy())
+        burst = self._scheduling.burst_policy()
+        check_possible(fleet, request_of(job), quotas.get(project_id), queues, burst=burst)
         return job
 
     async def named_queues(self, tx: Tx) -> dict[str, str]:
@@ -418,16 +421,20 @@ def _check_number(specs: Sequence[JobSpec]) -> None:
         raise SpecInvalid([Problem("", message, "Submit them in several parts.")])
 
 
-def check_workdir(spec: JobSpec) -> None:
-    """Refuse a working folder that says nothing on the platform's machines.
+def check_submitted(spec: JobSpec) -> None:
+    """Refuse what can be read, as of earlier jobs, and is not to be submitted anew.
 
     Raises:
-        SpecInvalid: it is relative.
+        SpecInvalid: the working folder is relative; or a range of indices begins with its greater end, which reads as
+            if its tasks counted down.
     """
     if spec.workdir is not None and not spec.workdir.startswith("/"):
         message = "A relative path says nothing on the platform's machines."
         instead = "Write a path that begins with a slash, or submit with `dujiang submit`, which fills it in."
         raise SpecInvalid([Problem("workdir", message, instead)])
+    if spec.array is not None and (near := upwards(spec.array.indices)) != spec.array.indices:
+        message = f'"{spec.array.indices[:100]}" has a range from the greater to the smaller index.'
+        raise SpecInvalid([Problem("array", message, f"Write {near[:100]}.")])
 
 
 def _submitted(job: Job) -> JobSubmitted:

@@ -50,7 +50,9 @@ def parse_milli(value: str | int | float | Decimal) -> int:
             amount = Decimal(text) * 1000
     except ArithmeticError as error:  # also Overflow, of an exponent such as 9e999999999
         raise BadQuantity(f'"{text}" is not a share; write 0.25, 1/4, 250m or 2.') from error
-    if not amount.is_finite() or amount < 0 or amount > MAX_MILLI:
+    if amount.is_finite() and amount < 0:
+        raise BadQuantity(f'"{text}" must not be negative.')
+    if not amount.is_finite() or amount > MAX_MILLI:
         raise BadQuantity(f'"{text}" is out of range; 0 to {MAX_MILLI // 1000} is taken.')
     if amount != amount.to_integral_value():
         raise BadQuantity(f'"{text}" is finer than a thousandth; the smallest share is 1m (0.001).')

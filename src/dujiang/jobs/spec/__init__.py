@@ -20,7 +20,7 @@ from dujiang.jobs.spec.model import (
     Secret,
     resolve_secrets,
 )
-from dujiang.jobs.spec.order import MOST_TASKS, After, BadIndices, JobArray, When, parse_indices
+from dujiang.jobs.spec.order import MOST_TASKS, After, BadIndices, JobArray, When, parse_indices, upwards
 from dujiang.jobs.spec.place import Burst, Deadline, Kept, Place, Placement, lateness
 from dujiang.jobs.spec.read import parse, read
 from dujiang.jobs.spec.schema import json_schema
@@ -63,4 +63,5 @@ __all__ = [
     "parse_indices",
     "read",
     "resolve_secrets",
+    "upwards",
 ]

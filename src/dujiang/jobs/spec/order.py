@@ -80,7 +80,7 @@ def parse_indices(text: str) -> tuple[int, ...]:
     """Return the indices of an expression in order, each once.
 
     Parts stand between commas: one index, a range with both ends, a range with a step that counts from its first end. A
-    range may be written from either end.
+    range may be written from either end; new jobs are held to the smaller one first (`upwards`).
 
     Raises:
         BadIndices: not such an expression.
@@ -94,3 +94,15 @@ def parse_indices(text: str) -> tuple[int, ...]:
         first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
         found.update(range(first, last + 1, step) if first <= last else range(first, last - 1, -step))
     return tuple(sorted(found))
+
+
+def upwards(text: str) -> str:
+    """Return an index expression that can be read with the smaller end of each range first: `9-0:4` as `1-9:4`."""
+    parts = []
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        assert match is not None
+        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+        least = last + (first - last) % step
+        parts.append(part if first <= last else f"{least}-{first}" + (f":{step}" if step > 1 else ""))
+    return ",".join(parts)
