@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dujiang.scheduling.domain import (
+    ADVICE,
     ClusterRow,
     Holding,
+    Reason,
     Request,
     Snapshot,
     TaskClass,
@@ -62,13 +64,11 @@ class TestWhoMayStart:
         assert list(where(done)) == ["x"]
 
     def test_not_beyond_its_borrowing_limit(self) -> None:
-        done = plan(
-            world(shared(borrow=1), requests=[a_job("x", gpu=4, project="a"), a_job("y", gpu=3, project="a")]), NOW
-        )
-        assert why(done)["x"] == "QueueQuota"
-        assert done.waits[0].sentence == (
-            "Queue a can have 3 more gpu of h by its borrowing limit, this job needs 4."
-        )  # fmt: skip
+        requests = [a_job("x", gpu=3, project="a", after_s=1), a_job("y", gpu=1, project="a")]
+        done = plan(world(shared(borrow=1), requests=requests), NOW)
+        assert why(done) == {"x": "QueueQuota"}
+        assert done.waits[0].sentence == "Queue a can have 2 more gpu of h by its borrowing limit, this job needs 3."
+        assert (done.waits[0].is_for_good, done.waits[0].advice) == (False, ADVICE[Reason.QUEUE_QUOTA])
 
     def test_of_equal_places_the_one_with_quota(self) -> None:
         """The first flavor is used up, so it goes where its queue still has something."""

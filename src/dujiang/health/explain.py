@@ -16,6 +16,7 @@ from typing import Any
 from dujiang.jobs.diagnosis import Blame, Diagnosis, Exhibit
 from dujiang.jobs.domain import turned_away
 from dujiang.kit.units import format_duration
+from dujiang.scheduling.domain import FOR_GOOD
 
 LONGEST_SHOWN = 300
 """Characters of an evidence line in the text; the answer's own field holds all of it."""
@@ -199,6 +200,8 @@ def _waiting(job: JobView, ended: AttemptView | None, now: datetime) -> Explanat
         platform.append(f"It is run again as attempt {ended.number + 1}{_resume(job)}.")
     elif wait is not None and wait.reason and wait.position is None:  # held: the scheduler does not look at it
         platform.append("After that it is looked at by itself, and starts as soon as there is room.")
+    elif wait is not None and wait.advice == FOR_GOOD:
+        platform.append("It waits until that limit is raised; it starts by itself then, as soon as there is room.")
     else:
         platform.append("It starts by itself as soon as there is room.")
     found = ended.diagnosis if ended else None

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from dujiang.health.explain import Explanation, JobView, Topic, WaitView, explain
 from dujiang.kit.errors import NotFound, did_you_mean
-from dujiang.scheduling.domain import ADVICE, Change, Holding, Remedy
+from dujiang.scheduling.domain import Change, Holding, Remedy
 from dujiang.scheduling.domain.explaining import Answer, Explainer, in_the_way
 from dujiang.scheduling.domain.forecast import Expected, Unknown
 from dujiang.scheduling.domain.otherwise import Otherwise, Way
@@ -24,7 +24,7 @@ def wait_view(answer: Answer) -> WaitView:
     wait, expected = answer.wait, answer.expected
     return WaitView(
         reason=str(wait.reason), detail=wait.sentence, blocking=in_the_way(wait),
-        position=wait.position, suggestion=wait.change.sentence if wait.change else "", advice=ADVICE[wait.reason],
+        position=wait.position, suggestion=wait.change.sentence if wait.change else "", advice=wait.advice,
         earliest=wait.earliest, expected_at=expected.at if expected else None,
         expected_after=expected.after if expected else None,
         is_certain=expected.is_certain if expected and expected.at else None,

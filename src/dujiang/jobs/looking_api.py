@@ -16,7 +16,7 @@ from dujiang.jobs.service import JobService
 from dujiang.jobs.spec import read
 from dujiang.jobs.trying import PlaceIs, Trial, Trials
 from dujiang.kit.http import Model
-from dujiang.scheduling.domain import ADVICE, Start
+from dujiang.scheduling.domain import Start
 from dujiang.scheduling.domain.deadlines import Promise
 from dujiang.scheduling.domain.explaining import in_the_way
 from dujiang.scheduling.domain.forecast import Unknown
@@ -181,7 +181,7 @@ def _out(name: str, project: Project, limit_s: float | None, due: datetime | Non
     if wait is not None:
         waits = WhyNotOut(
             reason=str(wait.reason), detail=wait.sentence, blocking=in_the_way(wait), position=wait.position,
-            earliest=wait.earliest, suggestion=wait.change.sentence if wait.change else "", advice=ADVICE[wait.reason],
+            earliest=wait.earliest, suggestion=wait.change.sentence if wait.change else "", advice=wait.advice,
         )  # fmt: skip
     return DryRunOut(
         name=name, project=project.name, project_id=project.id, starts_now=trial.answer.start is not None,

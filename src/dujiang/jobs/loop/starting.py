@@ -27,7 +27,7 @@ from dujiang.kit.errors import Stale
 from dujiang.kit.loop import TickReport
 from dujiang.pool.domain import Grant, NodeClosed, OverAllocated
 from dujiang.pool.service import PoolService
-from dujiang.scheduling.domain import ADVICE, Plan, Request, Snapshot, Start, Wait, plan
+from dujiang.scheduling.domain import Plan, Request, Snapshot, Start, Wait, plan
 from dujiang.scheduling.domain.expected import Expectation
 from dujiang.scheduling.domain.explaining import Explainer, in_the_way
 from dujiang.scheduling.domain.renting import Rent
@@ -193,5 +193,5 @@ def _placed(job: Job, expected: Expectation | None) -> Job:
 def _waiting_of(wait: Wait, now: datetime) -> Waiting:
     return Waiting(
         reason=str(wait.reason), detail=wait.sentence, at=now, blocking=in_the_way(wait),
-        earliest=wait.earliest, suggestion=wait.change.sentence if wait.change else "", advice=ADVICE[wait.reason],
+        earliest=wait.earliest, suggestion=wait.change.sentence if wait.change else "", advice=wait.advice,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from dujiang.scheduling.domain.fleet import (
 )
 from dujiang.scheduling.domain.plan import CHANGES, Plan, explain, plan
 from dujiang.scheduling.domain.possible import ImpossibleRequest, Largest, check_possible, largest_possible
-from dujiang.scheduling.domain.reasons import ADVICE, Change, Reason, Remedy, Shortage, Wait
+from dujiang.scheduling.domain.reasons import ADVICE, FOR_GOOD, Change, Reason, Remedy, Shortage, Wait
 from dujiang.scheduling.domain.request import (
     ANYWHERE,
     LEVELS,
@@ -49,6 +49,7 @@ __all__ = [
     "BANDS",
     "CHANGES",
     "COUNTED",
+    "FOR_GOOD",
     "LEVELS",
     "UNLIMITED",
     "About",

@@ -6,7 +6,7 @@ its fewest ranks, and a rented cluster counts for those that name it, and where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dujiang.engines.contract import Isolation
@@ -17,6 +17,9 @@ from dujiang.scheduling.domain.caps import over
 from dujiang.scheduling.domain.find import find, holding, options, room_for
 from dujiang.scheduling.domain.fleet import Flavor, Fleet
 from dujiang.scheduling.domain.ground import Grounds, most_free
+from dujiang.scheduling.domain.queue_round import QueueRound
+from dujiang.scheduling.domain.queue_usage import QueueLack
+from dujiang.scheduling.domain.queues import NO_QUEUES, QueueTree
 from dujiang.scheduling.domain.reasons import Shortage, amount, label
 from dujiang.scheduling.domain.renting import BurstPolicy
 from dujiang.scheduling.domain.request import WHOLE, Ask, Constraints, Request, Shape, on_cluster, shape_of
@@ -55,14 +58,16 @@ def largest_possible(fleet: Fleet, request: Request, *, burst: BurstPolicy | Non
 
 
 def check_possible(
-    fleet: Fleet, request: Request, quota: Quota | None = None, *, burst: BurstPolicy | None = None
+    fleet: Fleet, request: Request, quota: Quota | None = None, queues: QueueTree = NO_QUEUES, *,
+    burst: BurstPolicy | None = None,
 ) -> None:  # fmt: skip
-    """Let a request pass that could run on the pool as it is known, closed nodes counted in, and within the quota.
+    """Let a request pass that could run on the pool as it is known, closed nodes counted in, and within the quotas.
 
     Args:
         fleet: the pool.
         request: the job.
         quota: of its project.
+        queues: of which its own must be able to have so much when nobody else holds anything.
         burst: when work may go to rented clusters that it does not name.
 
     Raises:
@@ -80,7 +85,10 @@ def check_possible(
         )
     judge = _Judge(fleet, request, burst)
     if any(judge.fit(shape) for shape in within):
-        return
+        beyond = judge.beyond_queue(QueueRound.begin(queues, fleet), within) if queues else None
+        if beyond is None:
+            return
+        raise _beyond_queue(beyond)
     largest, told = judge.largest(within[0]), judge.wrong(within[0])
     if len(within) > 1:
         told += f" None of the {len(within) - 1} alternatives fits either."
@@ -91,6 +99,35 @@ def over_quota(request: Request, quota: Quota | None) -> Shortage | None:
     """Return by how much a job exceeds what its project may hold at all; None when a shape of it does not."""
     lacks = [_lack(shape, quota) for shape in least_shapes(request, request.shapes)]
     return lacks[0] if all(lacks) else None
+
+
+def beyond_queue(request: Request, empty: QueueRound, grounds: Grounds, burst: BurstPolicy | None) -> QueueLack | None:
+    """Return what a job's queue could never give it, even if nobody held anything; None where a shape may be had.
+
+    Args:
+        request: the job.
+        empty: the queues when nothing is held.
+        grounds: of the fleet.
+        burst: when work may go to rented clusters that it does not name.
+    """
+    judge = _Judge(empty.counting.fleet, request, burst, grounds)
+    return judge.beyond_queue(empty, tuple(least_shapes(request, request.shapes)))
+
+
+def _beyond_queue(lack: QueueLack) -> ImpossibleRequest:
+    if not lack.queue:
+        how = "Ask whoever sets the queues to name the project in one"
+    elif lack.is_borrowing_limit:
+        how = f"Ask for less, or have the borrowing_limit of {lack.at} raised"
+    else:
+        how = f"Ask for less, or have {lack.queue} given a larger nominal quota"
+    return ImpossibleRequest(
+        f"The job needs {lack.at_most}. {how} (`dujiang queues` shows them).",
+        queue={
+            "name": lack.queue, "flavor": lack.flavor, "resource": lack.resource, "needed": lack.needed,
+            "most": lack.available, "limited_by": lack.at,
+        },
+    )  # fmt: skip
 
 
 def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
@@ -104,24 +141,37 @@ def _lack(shape: Shape, quota: Quota | None) -> Shortage | None:
 class _Judge:
     """Looks at the pool open and empty."""
 
-    def __init__(self, fleet: Fleet, request: Request, burst: BurstPolicy | None) -> None:
+    def __init__(
+        self, fleet: Fleet, request: Request, burst: BurstPolicy | None, grounds: Grounds | None = None
+    ) -> None:  # fmt: skip
         self.fleet, self.request = fleet, request
-        self.grounds = Grounds(fleet)
+        self.grounds = Grounds(fleet) if grounds is None else grounds
         self.room = self.grounds.open_empty
         self.policy = None
         if burst is not None and burst.allows(request):
             self.policy = replace(burst, left=burst.budget_per_day)
         self.clouds = [cluster for cluster in fleet.clusters if cluster.is_cloud]
 
-    def fit(self, shape: Shape) -> Fit | None:
-        """Return a place for it."""
+    def fit(self, shape: Shape, closed: frozenset[int] = frozenset()) -> Fit | None:
+        """Return a place for it, none of those that are closed, as `find` numbers them."""
         allowed = self.grounds.mask(shape, closed_too=True)
-        fit = find(self.room, shape, allowed)
+        fit = find(self.room, shape, allowed, closed=closed)
         if fit is not None or self.policy is None:
             return fit
         there = {on_cluster(shape, cloud.name): (cloud, allowed) for cloud in self.clouds}
-        found = rented(self.policy, self.request, shape, there, self.room, self.grounds)
+        found = rented(self.policy, self.request, shape, there, self.room, self.grounds, closed)
         return found[0] if found else None
+
+    def beyond_queue(self, empty: QueueRound, shapes: Sequence[Shape]) -> QueueLack | None:
+        """Return what the queue could never give, of the first shape that the pool could hold; None when it could."""
+        project, queue = self.request.project_id, self.request.queue
+        looks = [empty.look(project, queue, shape.ask, shape.ranks).options for shape in shapes]
+        if any(self.fit(shape, closed) for shape, closed in zip(shapes, looks, strict=True)):
+            return None
+        held = next((shape for shape in shapes if self.fit(shape)), None)
+        if held is None:
+            return None
+        return empty.lack(project, queue, held.ask, held.ranks, self._places(held))
 
     def largest(self, shape: Shape) -> Largest:
         """Return the most of each resource that one rank could get, each taken alone."""

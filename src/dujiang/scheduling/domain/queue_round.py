@@ -116,6 +116,17 @@ class QueueRound:
             known = self._looks[key] = (self.usage.moves, self._look(*key))
         return known[1]
 
+    def lack(
+        self, project_id: str, queue: str, ask: Ask, ranks: int, places: Iterable[tuple[int, Flavor | None]]
+    ) -> QueueLack | None:  # fmt: skip
+        """Return what comes nearest to no lack of some places, as `options` yields them; None when none has one."""
+        lacks = self._lacks(
+            self.tree.queue_of(project_id, queue),
+            {at: (self._counted(cluster, flavor), amounts_on(ask, ranks, flavor))
+             for at, (cluster, flavor) in enumerate(places)},
+        )  # fmt: skip
+        return _least(lacks, lacks)
+
     def most_ranks(self, project_id: str, queue: str, ask: Ask, least: int, most: int) -> int:
         """Return for how many ranks, of those between, the queues leave a place open; `least` when for none."""
         while least < most:
@@ -190,6 +201,11 @@ class QueueRound:
             queue, {at: (counting.devices[at], amounts_on(ask, ranks, flavor)) for at, flavor in fitting.items()}
         )
         return Look(closed=frozenset(lacks), lack=_least(lacks, fitting), kept_for=self._for(queue, lacks))
+
+    def _counted(self, cluster: int, flavor: Flavor | None) -> str:
+        if flavor is not None:
+            return self.counting.devices[flavor.number]
+        return self.counting.bare[self.counting.fleet.clusters[cluster].name]
 
     def _lacks(self, queue: str, places: Mapping[int, tuple[str, Amounts4]]) -> dict[int, QueueLack]:
         found: dict[int, QueueLack] = {}

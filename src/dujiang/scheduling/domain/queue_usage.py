@@ -46,6 +46,19 @@ class QueueLack:
             return f"{left} by {whose} borrowing limit, {needs}."
         return f"{left}" + ("" if self.at == self.queue else f", which is all that {self.at} has left") + f"; {needs}."
 
+    @property
+    def at_most(self) -> str:
+        """Return it in words, where nobody holds anything: what the queue could ever have, and what bounds that."""
+        what = f"{label(self.resource)} of {self.flavor}"
+        needs = f"{amount(self.resource, self.needed)} {what} in all"
+        if not self.queue:
+            return f"{needs}, which is given to queues alone, and its project is in none"
+        if self.is_borrowing_limit:
+            bound = "by its borrowing_limit" if self.at == self.queue else f"by the borrowing_limit of {self.at}"
+        else:
+            bound = "all of its own" if self.at == self.queue else f"by what {self.at} and the queues below it have"
+        return f"{needs}; queue {self.queue} can have {amount(self.resource, self.available)} at most, {bound}"
+
 
 @dataclass(frozen=True, slots=True)
 class Loan:

@@ -64,6 +64,10 @@ ADVICE: Final[Mapping[Reason, str]] = {
 }
 
 
+FOR_GOOD: Final = "Ask for less, or have that limit raised; it does not start before, whatever else ends."
+"""Advice to a job that asks for more than its project or queue may ever hold, as after a limit was lowered."""
+
+
 class Remedy(StrEnum):
     """What to change so that a job starts."""
 
@@ -145,6 +149,13 @@ class Wait:
     """None also when none was looked for."""
     risk: str = ""
     """Why its promised deadline is at risk; empty when it is not."""
+    is_for_good: bool = False
+    """It asks for more than its project or queue may ever hold: nothing that ends starts it."""
+
+    @property
+    def advice(self) -> str:
+        """Return what to do about it."""
+        return FOR_GOOD if self.is_for_good else ADVICE[self.reason]
 
     @property
     def sentence(self) -> str:

@@ -11,7 +11,9 @@ from dujiang.scheduling.domain.decide import Round, Waiting
 from dujiang.scheduling.domain.find import holding, options
 from dujiang.scheduling.domain.ground import shortage
 from dujiang.scheduling.domain.overtaken import Overtaken
-from dujiang.scheduling.domain.possible import over_quota
+from dujiang.scheduling.domain.possible import beyond_queue, over_quota
+from dujiang.scheduling.domain.queue_round import QueueRound
+from dujiang.scheduling.domain.queue_usage import QueueLack
 from dujiang.scheduling.domain.reasons import Change, Reason, Remedy, Shortage, Wait, amount, label
 from dujiang.scheduling.domain.request import Request, Shape
 
@@ -47,7 +49,11 @@ class _Teller:
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
     _changes: dict[tuple[object, ...], Change | None] = field(default_factory=dict)
 
+    _beyond: dict[tuple[object, ...], QueueLack | None] = field(default_factory=dict)
+    _empty_queues: QueueRound = field(init=False)
+
     def __post_init__(self) -> None:
+        self._empty_queues = QueueRound.begin(self.done.snapshot.queues, self.done.snapshot.fleet)
         self._overtaken = Overtaken(self.done)
 
     def tell(self, waiting: Waiting, position: int, *, is_first_over: bool) -> Wait:
@@ -72,12 +78,12 @@ class _Teller:
                 job = kept if waiting.reason is Reason.QUOTA_RESERVED else ""
                 told = {"shortage": waiting.lack, "blocking_project": request.project_id, "blocking_job": job}
                 is_reserved = waiting.reason is Reason.QUOTA_RESERVED
-                return told | (self._for_deadline(waiting) if is_reserved else {"detail": self._beyond_quota(request)})
+                return told | (self._for_deadline(waiting) if is_reserved else self._beyond_quota(request))
             case Reason.QUEUE_QUOTA if waiting.queue_lack is not None:
                 lack = waiting.queue_lack
                 return {
                     "shortage": Shortage(lack.resource, lack.needed, lack.available), "blocking_queue": lack.at,
-                    "detail": lack.sentence, "blocking_job": kept,
+                    "detail": lack.sentence, "blocking_job": kept, **self._beyond_queue(request),
                 }  # fmt: skip
             case Reason.WINDOW if waiting.window is not None:
                 return {"window": waiting.window.name, "earliest": waiting.window.ends_at}
@@ -88,7 +94,7 @@ class _Teller:
                     return {"earliest": at, "blocking_job": waiting.due, **self._for_deadline(waiting)}
                 return {"shortage": self._lack(waiting, reserved=True), "blocking_job": self._kept_for(waiting)}
             case Reason.RESOURCES:
-                return self._for_room(waiting)
+                return self._beyond_queue(request) or self._for_room(waiting)
             case _:
                 return {"shortage": waiting.lack}
 
@@ -138,16 +144,36 @@ class _Teller:
             self._lacks[key] = shortage(room, waiting.shape, done.grounds.of(waiting.shape).allowed)
         return self._lacks[key]
 
-    def _beyond_quota(self, request: Request) -> str:
+    def _beyond_quota(self, request: Request) -> dict[str, Any]:
         """Say that a job asks for more than its project may ever hold, as after a quota was lowered; else nothing."""
         lack = over_quota(request, self.done.snapshot.quotas.get(request.project_id))
         if lack is None:
-            return ""
+            return {}
         needed, limit = amount(lack.resource, lack.needed), amount(lack.resource, lack.available)
-        return (
-            f"It needs {needed} {label(lack.resource)} in all, the quota of its project is {limit}: it starts only "
-            "once that is raised."
-        )
+        return {
+            "detail": f"It needs {needed} {label(lack.resource)} in all, the quota of its project is {limit}: it "
+            "starts only once that is raised.",
+            "is_for_good": True,
+        }
+
+    def _beyond_queue(self, request: Request) -> dict[str, Any]:
+        """Say that a job asks for more than its queue could ever have, as after that was lowered; else nothing."""
+        empty, rules = self._empty_queues, self.done.snapshot.rules
+        if not empty.tree:
+            return {}
+        queue = empty.tree.queue_of(request.project_id, request.queue)
+        key = queue, request.shapes, request.ranks_min, rules.burst is not None and rules.burst.allows(request)
+        if key not in self._beyond:
+            self._beyond[key] = beyond_queue(request, empty, self.done.grounds, rules.burst)
+        lack = self._beyond[key]
+        if lack is None:
+            return {}
+        once = "that is raised, or it asks for less" if lack.queue else "a queue names its project"
+        return {
+            "reason": Reason.QUEUE_QUOTA, "shortage": Shortage(lack.resource, lack.needed, lack.available),
+            "blocking_queue": lack.at, "blocking_job": "", "is_for_good": True,
+            "detail": f"It needs {lack.at_most}: it starts only once {once}.",
+        }  # fmt: skip
 
     def _change(self, waiting: Waiting, reason: Reason, *, is_first_over: bool) -> Change | None:
         is_head = waiting.request.job_id in self.done.reservations
