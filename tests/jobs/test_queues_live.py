@@ -10,6 +10,7 @@ import pytest
 from dujiang.kit.clock import ManualClock
 from dujiang.kit.db import Database
 from dujiang.kit.ids import Ids
+from dujiang.scheduling.domain import ImpossibleRequest
 from dujiang.scheduling.domain.queues import QueueNotOpen
 from dujiang.tenancy.domain import Role
 from tests.platforms import Scene, a_scene
@@ -89,3 +90,47 @@ async def test_a_job_is_counted_in_the_queue_that_it_names_where_it_may(
         assert held == {"all": 2000, "q-own": 1000, "q-other": 1000}
         with pytest.raises(QueueNotOpen, match="It may name q-other, or none"):
             await scene.submit("#sim", resources=_gpus(1), project="other", name="theirs", queue="q-own")
+
+
+async def test_more_than_the_queue_could_ever_have_is_refused_and_told_once_it_was_lowered(
+    sqlite: Database, clock: ManualClock, ids: Ids, tmp_path: Path
+) -> None:
+    async with a_scene(sqlite, clock, ids, tmp_path) as scene:
+        await _set(scene, _document(1, 1, borrow=1))
+        with pytest.raises(ImpossibleRequest, match=r"needs 4 gpu of any in all; queue q-own can have 2 at most"):
+            await scene.submit("#sim", resources=_gpus(2), nodes=2)
+        async with scene.client(Role.MEMBER) as member:
+            spec = {"name": "x", "run": "#sim", "nodes": 2, "resources": _gpus(2), "project": "own"}
+            for route, body in (("/v1/jobs", {"spec": spec}), ("/v1/jobs/dry-run", {"spec": spec})):
+                answer = await member.post(route, json=body)
+                assert (answer.status_code, answer.json()["code"]) == (422, "impossible_request"), answer.text
+                assert answer.json()["queue"]["most"] == 2000
+        first = await scene.submit("#sim duration=100", resources=_gpus(1), name="first")
+        await scene.until(first.id, "RUNNING")
+        large = await scene.submit("#sim duration=10", resources=_gpus(2), name="large")
+        await scene.turns(2)
+        assert "by its borrowing limit" in (await _explained(scene, large.id))["text"]
+        await _set(scene, _document(1, 1, borrow=0))
+        await scene.until(first.id, seconds=5)
+        await scene.turns(2)
+        told = await _explained(scene, large.id)
+        assert told["wait"]["detail"] == (
+            "It needs 2 gpu of any in all; queue q-own can have 1 at most, by its borrowing_limit: it starts only once "
+            "that is raised, or it asks for less."
+        )
+        assert "It waits until that limit is raised" in told["text"]
+        assert "as soon as there is room.\nWhat you can do\n  It starts now with 1 gpu." in told["text"]
+        assert "Ask for less, or have that limit raised" in told["text"]
+        waiting = (await scene.job(large.id)).waiting
+        assert waiting is not None
+        assert waiting.detail == told["wait"]["detail"]
+        await _set(scene, _document(1, 1, borrow=1))
+        await scene.until(large.id)
+
+
+async def _explained(scene: Scene, job_id: str) -> dict[str, Any]:
+    async with scene.client(Role.MEMBER) as member:
+        answer = await member.get(f"/v1/jobs/{job_id}/explain")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
