@@ -130,10 +130,10 @@ class Scene:
         return AttemptKey(job.id, number)
 
     async def proofs(self) -> dict[str, list[dict[str, str]]]:
-        """Return the breaches that `dujiang verify` finds, by proof."""
+        """Return the breaches that `dujiang verify` finds, and what it could not look at, by proof."""
         async with self.client() as client:
             checks = (await client.get("/v1/verify")).json()["checks"]
-        return {check["name"]: check["breaches"] for check in checks if not check["holds"]}
+        return {check["name"]: check["breaches"] + check["unseen"] for check in checks if not check["holds"]}
 
 
 @asynccontextmanager

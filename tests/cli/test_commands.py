@@ -151,6 +151,24 @@ def test_verify_exits_seven_and_names_the_row(server: StandIn, run: Run) -> None
     assert json.loads(out)["holds"] is False
 
 
+def test_verify_exits_eight_where_a_cluster_is_away_and_nothing_is_broken(server: StandIn, run: Run) -> None:
+    away = {"row": "hpc", "sentence": "hpc could not be looked at: Slurm does not answer."}
+    unseen = {
+        "name": "processes", "holds": False, "verdict": "unseen", "count": 2, "sentence": "", "breaches": [],
+        "unseen": [away],
+    }  # fmt: skip
+    broken = {"name": "ledger", "holds": False, "verdict": "broken", "breaches": [{"row": "alc_1", "sentence": "!"}]}
+    server.on("GET /v1/verify", {"holds": False, "verdict": "unseen", "checks": [unseen]})
+    code, out, _ = run("verify")
+    assert (code, out.splitlines()[1].startswith("not seen"), "BROKEN" in out) == (8, True, False)
+    assert "hpc could not be looked at: Slurm does not answer." in out
+    assert out.endswith("Nothing is broken; not everything could be looked at.\n")
+    assert run("verify", "--json")[0] == 8
+    server.on("GET /v1/verify", {"holds": False, "verdict": "broken", "checks": [unseen, broken]})
+    code, out, _ = run("verify")
+    assert (code, "hpc could not" in out, out.endswith("Not everything holds.\n")) == (7, True, True)
+
+
 def test_audit_verify_exits_seven_when_the_chain_breaks(server: StandIn, run: Run) -> None:
     server.on(
         "GET /v1/audit/verify",

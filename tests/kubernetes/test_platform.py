@@ -97,7 +97,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterato
         yield found
         proven = {one["name"]: one for one in platform.run("verify", "--json").json["checks"]}
         assert {name for name, one in proven.items() if not one["holds"]} == {"processes"}, proven
-        unseen = {one["row"]: one["sentence"] for one in proven["processes"]["breaches"]}
+        unseen = {one["row"]: one["sentence"] for one in proven["processes"]["unseen"]}
         assert set(unseen) == {"forgotten", "over"}, unseen
         assert all("could not be looked at" in sentence for sentence in unseen.values())
         assert platform.stop() == 0

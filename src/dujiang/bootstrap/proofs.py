@@ -63,14 +63,16 @@ def proofs(
         return Found(verdict.rows, f"What was charged is what the ledger says.{waiting}", breaches)
 
     async def processes() -> Found:
-        count, breaches = 0, list[tuple[str, str]]()
+        count, breaches, unseen = 0, list[tuple[str, str]](), list[tuple[str, str]]()
         for cluster, line in sorted(clusters.items()):
             try:  # each by itself: what one of them hides is no reason to be silent about the others
                 found, more = await _look(db, cluster, line)
             except EngineUnavailable as error:
-                found, more = 0, [(cluster, f"{cluster} could not be looked at: {error.sentence}")]
-            count, breaches = count + found, breaches + more
-        return Found(count, "Nothing runs that is nobody's.", breaches)
+                unseen.append((cluster, f"{cluster} could not be looked at: {error.sentence}"))
+            else:
+                count, breaches = count + found, breaches + more
+        where = " on the clusters that answer" if unseen else ""
+        return Found(count, f"Nothing runs{where} that is nobody's.", breaches, unseen)
 
     return (
         Proof("ledger", ledger),

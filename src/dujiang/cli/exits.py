@@ -16,6 +16,7 @@ class Exit(IntEnum):
     UNREACHABLE = 5
     REFUSED = 6
     NOT_PROVEN = 7
+    NOT_SEEN = 8
     INTERRUPTED = 130
 
 
@@ -28,6 +29,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.UNREACHABLE: "no server answers, or it cannot answer now",
     Exit.REFUSED: "refused: it conflicts with what is",
     Exit.NOT_PROVEN: "verify or reconcile found a row that does not hold",
+    Exit.NOT_SEEN: "verify found nothing wrong, and could not look everywhere: a cluster does not answer",
     Exit.INTERRUPTED: "interrupted; what was submitted goes on",
 }
 

@@ -74,7 +74,7 @@ def verify_audit(
 
 
 def verify(json: Json = False) -> None:
-    """Prove now that ledger, jobs, audit trail, charges and processes agree; exits 7 and names the row if not."""
+    """Prove now that ledger, jobs, audit, charges and processes agree; exits 7 if not, 8 where a cluster is away."""
     with connect() as client:
         proof = client.get("/v1/verify")
     if not isinstance(proof, dict) or ("holds" not in proof and "ok" not in proof):
@@ -83,27 +83,36 @@ def verify(json: Json = False) -> None:
         write_json(proof)
     else:
         _write_proof(proof)
-    if not proof.get("holds", proof.get("ok")):
-        raise typer.Exit(int(Exit.NOT_PROVEN))
+    if (word := _word(proof)) != "ok":
+        raise typer.Exit(int(Exit.NOT_SEEN if word == "not seen" else Exit.NOT_PROVEN))
+
+
+def _word(proved: dict[str, Any]) -> str:
+    """Return how a proof, or all of them, came out; what an older server says has no word for what is away."""
+    if proved.get("holds", proved.get("ok")):
+        return "ok"
+    return "not seen" if proved.get("verdict") == "unseen" else "BROKEN"
 
 
 def _write_proof(proof: dict[str, Any]) -> None:
     checks = proof.get("checks") or proof.get("items") or []
     rows = []
     for check in checks:
-        holds = check.get("holds", check.get("ok"))
         counted = check.get("count", check.get("rows", check.get("checked")))
-        rows.append(
-            ["ok" if holds else "BROKEN", clean(check.get("name")), clean(counted), clean(check.get("sentence") or "")]
-        )
+        rows.append([_word(check), clean(check.get("name")), clean(counted), clean(check.get("sentence") or "")])
     write_table(["", "WHAT", "LOOKED AT", ""], rows, right=[False, False, True, False])
     for check in checks:
-        if not check.get("holds", check.get("ok")):
-            heading(f"\n{clean(check.get('name'))} does not hold:")
+        name, unseen = clean(check.get("name")), check.get("unseen") or []
+        if _word(check) == "BROKEN":
+            heading(f"\n{name} does not hold:")
             for breach in (check.get("breaches") or check.get("offences") or check.get("violations") or [])[:20]:
                 say(f"  {_brief(breach)}")
-    holds = proof.get("holds", proof.get("ok"))
-    say("\nEverything holds." if holds else "\nNot everything holds.")
+        if unseen:
+            heading(f"\n{name} could not be looked at everywhere:")
+            for each in unseen[:20]:
+                say(f"  {_brief(each)}")
+    said = {"ok": "Everything holds.", "not seen": "Nothing is broken; not everything could be looked at."}
+    say(f"\n{said.get(_word(proof), 'Not everything holds.')}")
 
 
 def _brief(value: Any) -> str:
