@@ -114,8 +114,23 @@ async def test_without_a_local_queue_it_is_told_who_has_to_do_what(harness: Queu
     harness.kueue.local_queue(harness.namespace, harness.mark)
     assert (await harness.ended(key)).exit_code == 3
     assert harness.runs(key) == 1
-    await harness.engine.forget(key)
-    await harness.gone()
+
+
+async def test_a_job_that_runs_past_kueue_is_told(harness: Queued) -> None:
+    harness.open()
+    path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/kueue-mutating-webhook-configuration"
+    (hook,) = [each for each in harness.cluster.request("GET", path)["webhooks"] if each["name"] == "mpod.kb.io"]
+    selector = hook["namespaceSelector"]
+    apart = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [harness.namespace]}
+    for number, expressions in enumerate(([*selector["matchExpressions"], apart], selector["matchExpressions"])):
+        change = [{"name": "mpod.kb.io", "namespaceSelector": {"matchExpressions": expressions}}]
+        patch = {"webhooks": change}
+        harness.cluster.request("PATCH", path, patch, kind="application/strategic-merge-patch+json")
+        await asyncio.sleep(2.0)  # the API server heeds it a moment later
+        key = await harness.submit(Exits(), number=number + 1)
+        told = (await harness.engine.capabilities()).missing
+        assert ["did not take the last Pod" in one for one in told] == [True] * (1 - number)
+        assert (await harness.ended(key)).exit_code == 0
 
 
 async def test_time_in_the_queue_does_not_count_as_a_start_that_does_not_come(harness: Queued) -> None:

@@ -97,6 +97,8 @@ class Submitter:
             if pod is None or pod.record is None or pod.key != str(plan.launch.key):
                 raise EngineRefused(f"{path}/{plan.pod(0)} is there and is no Pod of ours.")
             self._seen.pods.put(found, pod)
+            if self._settings.queue:
+                self._seen.queue.made(pod)
             return None if _is_known(pod.record) or pod.deleted_us is not None else pod.record
         raise AssertionError("unreachable")
 
