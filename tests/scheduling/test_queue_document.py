@@ -61,7 +61,7 @@ def test_a_document_is_read() -> None:
         (("gpu: 16", "gpus: 16"), "Write gpu."),
         (("nominal: {gpu: 8}", "gpu: 8"), "Write it under nominal."),
         (("1280GiB", "1280GB of it"), "is not a size"),
-        (("gpu: 16", "gpu: -1"), "out of range"),
+        (("gpu: 16", "gpu: -1"), "must not be negative"),
         (("parent: centre", "parent: research"), "below itself"),
         (("[vision, speech]", "[vision, vision]"), 'Project "vision" is in queue "research" already.'),
         (("guarantee: {gpu: 4}", "guarantee: {gpu: 17}"), "guaranteed at most its own"),
