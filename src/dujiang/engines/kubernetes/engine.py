@@ -124,8 +124,8 @@ class KubernetesEngine(Results):
         return await self._stock.facts(self._closer.closed, await self._seen.holding())
 
     def trouble(self) -> str:
-        """Say what is the matter though the cluster answers: it is not ready by its own word, or a watch is broken."""
-        return self._probe.trouble or self._seen.trouble() or self._stock.trouble()
+        """Say what is the matter though the cluster answers: not ready, a watch broken, Pods that run past Kueue."""
+        return self._probe.trouble or self._seen.trouble() or self._stock.trouble() or self._seen.queue.passed
 
     async def attempts(self) -> Sequence[AttemptKey]:
         """Return every attempt that has a record and is not forgotten; what is of none is swept beside."""

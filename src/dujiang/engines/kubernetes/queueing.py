@@ -34,18 +34,16 @@ class Queue:
         self._flavors: Mirror[Flavor] | None = None
         self._by_owner: dict[str, Workload] = {}
         self._asked_s = float("-inf")
-        self._missing, self._passed = "", ""
-
-    @property
-    def missing(self) -> str:
-        """Say why jobs do not go through Kueue, or it is not seen what it does; empty: nothing is known of that."""
-        return self._missing or self._passed
+        self.missing = ""
+        """Why it is not seen what Kueue does, or that there is none; empty: nothing is known of that."""
+        self.passed = ""
+        """That jobs run past Kueue; empty: it took the last Pod, or none was made."""
 
     def made(self, pod: Pod) -> None:
         """Take note of a Pod that was made for Kueue's queue just now: whether Kueue took it."""
-        self._passed = ""
+        self.passed = ""
         if not pod.is_queued:
-            self._passed = (
+            self.passed = (
                 f"Kueue did not take the last Pod that was made, {pod.namespace}/{pod.name}, so it runs past the queue:"
                 " see whether `pod` is among Kueue's frameworks, and whether its selector takes in that namespace"
             )
@@ -67,16 +65,16 @@ class Queue:
             if not version and await self._api.serves(f"{_GROUP}/{each}"):
                 version = each
         if not version:
-            self._missing = f"`queue` is set, and the cluster has no Kueue ({_GROUP}): jobs do not wait in its queues"
+            self.missing = f"`queue` is set, and the cluster has no Kueue ({_GROUP}): jobs do not wait in its queues"
             return
         for kind in ("workloads", "resourceflavors"):
             if not await self._api.may("watch", kind, group=_GROUP):
-                self._missing = (
+                self.missing = (
                     f"the account may not watch {kind}.{_GROUP}: what Kueue does with jobs is not seen, nor which of"
                     " its flavors a node is of; apply manifest/rbac.yaml again"
                 )
                 return
-        self._missing, base, stale_s = "", f"/apis/{_GROUP}/{version}", self._settings.stale_after_s
+        self.missing, base, stale_s = "", f"/apis/{_GROUP}/{version}", self._settings.stale_after_s
         self._flavors = Mirror(
             self._api, f"{base}/resourceflavors", reduce_flavor, clock=self._clock, stale_after_s=stale_s
         )
