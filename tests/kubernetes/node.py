@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ class Node:
         shown = pretend(folder / "hardware", size.cpus, size.memory_bytes)
         self.machine = Machine(name, folder, binds=KEPT, scratch=SCRATCH, shown=shown)
         self.broken = folder / "broken-gpus"
+        self._streams = ports[1]
         self._programs, self._kubeconfig = programs, kubeconfig
         (folder / "cni").mkdir(parents=True)
         (folder / "cni" / "tests.conflist").write_text(json.dumps(self._network()))
@@ -153,8 +155,12 @@ class Node:
         self.machine.start("containerd", ["containerd", "--config", str(self.folder / "containerd.toml")])
 
     def has_containerd(self) -> bool:
-        """Whether containerd answers."""
-        with contextlib.suppress(AssertionError):
+        """Whether containerd serves kubelets: it listens for streams last, once it has recovered what was before.
+
+        A kubelet that asks before that exits, and nothing here starts it again.
+        """
+        with contextlib.suppress(OSError, AssertionError):
+            socket.create_connection(("127.0.0.1", self._streams), timeout=1.0).close()
             return "ok" in self.machine.run("ctr", "-a", SOCKET, "plugins", "ls", "id==cri")
         return False
 
