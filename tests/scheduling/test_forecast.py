@@ -22,25 +22,32 @@ def times(found: dict[str, Expected]) -> dict[str, float | None]:
 
 
 def replayed(snapshot: Snapshot) -> dict[str, datetime]:
-    """Let everything take the whole of its limit, moment by moment, with the world made anew each time."""
+    """Let everything take the whole of its limit, moment by moment, with the world made anew each time.
+
+    Moments are those at which something ends, may begin, moves up for its deadline, or must start to keep it; and the
+    middle between each two, since the platform plans all the time: nothing may start there.
+    """
     started: dict[str, datetime] = {}
-    held, waiting, now = list(snapshot.holdings), list(snapshot.requests), NOW
+    held, waiting, slots, now = list(snapshot.holdings), list(snapshot.requests), snapshot.slots, NOW
+    is_between = False
     while True:
         free = snapshot_of_rows(snapshot.fleet, holdings=held)
         world = replace(
             snapshot, node_free=free.node_free, device_milli=free.device_milli, device_memory=free.device_memory,
-            holdings=tuple(held), requests=tuple(waiting),
+            holdings=tuple(held), requests=tuple(waiting), slots=slots,
         )  # fmt: skip
         done = plan(world, now, telling=False)
-        held = after(world, done, now)
+        held, slots = after(world, done, now), done.slots
         started |= {start.job_id: now for start in done.starts}
         waiting = [one for one in waiting if one.job_id not in started]
         moments = [one.ends_at for one in held if one.ends_at] + [one.not_before for one in waiting if one.not_before]
         moments += [at for window in snapshot.windows for at in (window.begins_at, window.ends_at)]
+        moments += [one.moves_up_at for one in waiting if one.moves_up_at] + [slot.at for slot in slots]
         later = [moment for moment in moments if moment > now]
         if not later:
             return started
-        now = min(later)
+        is_between = not is_between
+        now = now + (min(later) - now) / 2 if is_between else min(later)
         held = [one for one in held if one.ends_at is None or one.ends_at > now]
 
 
@@ -105,6 +112,18 @@ def test_a_queue_of_jobs_that_follow_one_another() -> None:
     assert (start.cluster, [rank.node for rank in start.ranks]) == ("c", ["n0"])
     assert (alone["j1"].after, alone["j1"].is_certain) == (None, True)
     assert forecast(snapshot, NOW, job_id="nobody") == {}
+
+
+def test_a_job_that_moves_up_for_its_deadline_is_told_by_then() -> None:
+    """Nothing ends and nothing begins then, and yet it starts: it stands first once it has no more time to wait."""
+    held = [holding("h", "n0", devices=(0,))]
+    jobs = [
+        a_job("endless", gpu=0.125, cpu=1),
+        a_job("due", gpu=1, after_s=1, runs_at_most_s=60, deadline=NOW + timedelta(hours=1)),
+    ]
+    snapshot = snapshot_of_rows(a_fleet(1, 2, cpu=4), holdings=held, requests=jobs)
+    assert replayed(snapshot) == {"due": at(3480), "endless": at(3540)}
+    assert times(forecast(snapshot, NOW)) == {"due": 3480, "endless": 3540}
 
 
 def test_what_is_expected_is_believed_and_marked() -> None:
