@@ -1,7 +1,9 @@
 """The smallest single change that would start a waiting job in the very next plan.
 
 Every change is tried before it is told: against what is free at the end of the round, which is never more than what was
-free at the job's turn. So applying it and planning again starts the job; `apply_change` does exactly that.
+free at the job's turn. So applying it and planning again starts the job; `apply_change` does exactly that. Where it may
+move what is kept for promised deadlines that is not enough: with less kept for a job, one before it may start, and take
+the room. There the round is run again with the change.
 """
 
 from __future__ import annotations
@@ -22,7 +24,20 @@ from dujiang.scheduling.domain.snapshot import COUNTED, UNLIMITED, Snapshot
 
 
 def smallest_change(done: Round, waiting: Waiting, reason: Reason) -> Change | None:
-    """Return the smallest change that starts a job, None when no single one was found. A few placements."""
+    """Return the smallest change that starts a job, None when no single one was found.
+
+    Cost: a few placements; one round more where it may move what is kept for promised deadlines.
+    """
+    change = _smallest(done, waiting, reason)
+    if change is None or not _moves_kept(done, waiting.request, change):
+        return change
+    changed, now = apply_change(done.snapshot, done.now, waiting.request.job_id, change)
+    trial = Round(changed, now)
+    trial.run()
+    return change if any(start.job_id == waiting.request.job_id for start in trial.starts) else None
+
+
+def _smallest(done: Round, waiting: Waiting, reason: Reason) -> Change | None:
     match reason:
         case Reason.QUOTA_EXCEEDED:
             return _raise_quota(done, waiting)
@@ -48,6 +63,13 @@ def apply_change(snapshot: Snapshot, now: datetime, job_id: str, change: Change)
         case Remedy.LIMIT_TIME | Remedy.LOWER_ASK:
             changed = tuple(_with(r, change) if r.job_id == job_id else r for r in snapshot.requests)
             return replace(snapshot, requests=changed), now
+
+
+def _moves_kept(done: Round, request: Request, change: Change) -> bool:
+    """Say whether a change may move what is kept for promised deadlines, or when a job moves up for its own."""
+    if change.remedy is Remedy.RAISE_QUOTA:
+        return request.project_id in done.keeping.projects
+    return request.deadline is not None
 
 
 def _with(request: Request, change: Change) -> Request:

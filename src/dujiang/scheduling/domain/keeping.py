@@ -44,6 +44,8 @@ class Keeping:
         waiting = [*snapshot.requests, *_dependents(snapshot)] if snapshot.rules.keeps_deadlines else []
         wanted = [one for one in waiting if _is_promised(one)]
         self._wanted = {one.job_id: one for one in wanted}
+        self.projects = {one.project_id for one in wanted}
+        """Those of the jobs whose deadline was promised, whether a place could be kept or not."""
         self._held_back = {one.request.job_id for one in snapshot.dependents}
         if wanted:
             self._given = room, queues

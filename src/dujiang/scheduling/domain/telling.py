@@ -176,14 +176,23 @@ class _Teller:
         }  # fmt: skip
 
     def _change(self, waiting: Waiting, reason: Reason, *, is_first_over: bool) -> Change | None:
-        is_head = waiting.request.job_id in self.done.reservations
-        key: tuple[object, ...] = (waiting.shape, reason, waiting.in_gap, is_head)
-        if reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED):
-            if not is_first_over:
-                return None
-            key = (*key, waiting.request.project_id)
+        if reason in (Reason.QUOTA_EXCEEDED, Reason.QUOTA_RESERVED) and not is_first_over:
+            return None
+        key = self._case(waiting, reason)
         if key not in self._changes:
             if len(self._changes) >= self.changes:
                 return None
             self._changes[key] = smallest_change(self.done, waiting, reason)
         return self._changes[key]
+
+    def _case(self, waiting: Waiting, reason: Reason) -> tuple[object, ...]:
+        """Return all that the smallest change depends on: it is looked for once for jobs that have that in common."""
+        done, request, shape = self.done, waiting.request, waiting.shape
+        is_head = request.job_id in done.reservations
+        counts = bool(done.keeping.projects) or reason in (Reason.QUOTA_EXCEEDED, Reason.WINDOW)
+        has_quota = counts and request.project_id in done.snapshot.quotas
+        return (
+            shape, reason, waiting.in_gap, is_head, waiting.due, request.ask == shape.ask,
+            done.keeping.count(request), done.may_fill_gap(request), request.job_id if request.deadline else "",
+            request.project_id if has_quota or done.queues.tree else "", request.queue if done.queues.tree else "",
+        )  # fmt: skip
