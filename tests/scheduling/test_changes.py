@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from dujiang.engines.contract import Isolation
 from dujiang.scheduling.domain import (
     Change,
+    ClusterRow,
+    DeviceRow,
+    NodeRow,
     Quota,
     Remedy,
     Request,
     Snapshot,
+    TaskClass,
     Window,
     apply_change,
+    fleet_of_rows,
     plan,
     snapshot_of_rows,
 )
 from dujiang.scheduling.domain.queues import Queue, QueueTree, QuotaFlavor
 from dujiang.scheduling.domain.rules import Rules
-from tests.scheduling.building import GIB, NOW, a_fleet, a_job, holding
+from tests.scheduling.building import GIB, NOW, a_fleet, a_job, holding, where
 from tests.scheduling.test_queues_planned import a_queue
 
 HOUR = timedelta(hours=1)
@@ -52,6 +58,32 @@ def test_asking_for_less_does_not_help_where_that_lets_one_before_it_start() -> 
     assert told(snapshot) == {"before": less_memory(4), "due": None}
     alone = replace(snapshot, requests=(passes, due()))
     assert told(alone) == {"due": less_memory(48)}
+
+
+def test_asking_for_less_does_not_help_where_what_starts_before_goes_elsewhere_then() -> None:
+    """Places are chosen by what all that wait ask for: when `last` asks for less, `host` takes the node left to it."""
+    none, full = Isolation.COUNTED_ONLY, Isolation.ENFORCED  # so that `halves` would rather have n0
+    kinds = (
+        ("c", "n0", 8, "MI300X", none), ("c", "n1", 4, "MI300X", full), ("c", "n2", 8, "A100", full),
+        ("d", "n3", 8, "MI300X", full),
+    )  # fmt: skip
+    fleet = fleet_of_rows([ClusterRow("c", True), ClusterRow("d", True, is_cloud=True)], [
+        NodeRow(
+            cluster, name, cpu * 1000, 64 * GIB, 0,
+            (DeviceRow("g0", 0, "v", model, (80 if model == "A100" else 192) * GIB, isolation=kept),),
+        ) for cluster, name, cpu, model, kept in kinds
+    ])  # fmt: skip
+    jobs = [
+        a_job("whole", gpu=1, task_class=TaskClass.CORE),
+        a_job("host", memory_gib=60),
+        a_job("halves", gpu=0.5, ranks=2, after_s=1),
+        a_job("last", gpu=0.125, cpu=8, memory_gib=60, after_s=1),
+    ]
+    snapshot = snapshot_of_rows(fleet, requests=jobs)
+    assert where(plan(snapshot, NOW))["host"] == [("n0", [])]
+    assert told(snapshot) == {"last": None}
+    lower = Change(Remedy.LOWER_ASK, resource="cpu_milli", to=4000)
+    assert where(plan(apply_change(snapshot, NOW, "last", lower)[0], NOW))["host"] == [("n1", [])]
 
 
 def test_a_change_is_not_passed_on_to_a_job_that_could_still_run_when_a_kept_place_begins() -> None:

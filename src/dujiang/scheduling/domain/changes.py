@@ -1,9 +1,10 @@
 """The smallest single change that would start a waiting job in the very next plan.
 
 Every change is tried before it is told: against what is free at the end of the round, which is never more than what was
-free at the job's turn. So applying it and planning again starts the job; `apply_change` does exactly that. Where it may
-move what is kept for promised deadlines that is not enough: with less kept for a job, one before it may start, and take
-the room. There the round is run again with the change.
+free at the job's turn. So applying it and planning again starts the job; `apply_change` does exactly that. Where others
+may go elsewhere with it that is not enough, and the round is run again with the change. What starts before the job is
+placed by what all that wait ask for (`fragments`), and with less kept for the deadline of a job, one before it may
+start, and take the room.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from dujiang.scheduling.domain.snapshot import COUNTED, UNLIMITED, Snapshot
 def smallest_change(done: Round, waiting: Waiting, reason: Reason) -> Change | None:
     """Return the smallest change that starts a job, None when no single one was found.
 
-    Cost: a few placements; one round more where it may move what is kept for promised deadlines.
+    Cost: a few placements; one round more where others may go elsewhere with it.
     """
     change = _smallest(done, waiting, reason)
-    if change is None or not _moves_kept(done, waiting.request, change):
+    if change is None or not _moves_others(done, waiting.request, change):
         return change
     changed, now = apply_change(done.snapshot, done.now, waiting.request.job_id, change)
     trial = Round(changed, now)
@@ -65,11 +66,11 @@ def apply_change(snapshot: Snapshot, now: datetime, job_id: str, change: Change)
             return replace(snapshot, requests=changed), now
 
 
-def _moves_kept(done: Round, request: Request, change: Change) -> bool:
-    """Say whether a change may move what is kept for promised deadlines, or when a job moves up for its own."""
+def _moves_others(done: Round, request: Request, change: Change) -> bool:
+    """Say whether a change may move others before the job: what starts, or what is kept for promised deadlines."""
     if change.remedy is Remedy.RAISE_QUOTA:
         return request.project_id in done.keeping.projects
-    return request.deadline is not None
+    return request.deadline is not None or (change.remedy is Remedy.LOWER_ASK and bool(done.starts))
 
 
 def _with(request: Request, change: Change) -> Request:

@@ -186,7 +186,11 @@ class _Teller:
         return self._changes[key]
 
     def _case(self, waiting: Waiting, reason: Reason) -> tuple[object, ...]:
-        """Return all that the smallest change depends on: it is looked for once for jobs that have that in common."""
+        """Return what the smallest change depends on: it is looked for once for jobs that have that in common.
+
+        Where something starts, that is tried for the first of them; in rare cases others would find those that start
+        placed otherwise. `explain` looks for each by itself.
+        """
         done, request, shape = self.done, waiting.request, waiting.shape
         is_head = request.job_id in done.reservations
         counts = bool(done.keeping.projects) or reason in (Reason.QUOTA_EXCEEDED, Reason.WINDOW)
