@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from tests.kubernetes import fakes
 from tests.kubernetes.cluster import Cluster
 
 from dujiang.engines.contract import AttemptKey, Launch, RankPlacement
-from dujiang.engines.kubernetes import pods, records
+from dujiang.engines.kubernetes import records
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.engine import KubernetesEngine
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -81,7 +82,10 @@ def renamed(body: Mapping[str, Any], name: str, node: str | None, mark: str) -> 
     meta["annotations"] = notes
     found = {**body, "metadata": meta}
     if node is not None:
-        found["spec"] = {**body["spec"], "affinity": {"nodeAffinity": pods._affinity(node, KubernetesSettings())}}
+        affinity = copy.deepcopy(body["spec"]["affinity"])
+        (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        term["matchFields"][0]["values"] = [node]
+        found["spec"] = {**body["spec"], "affinity": affinity}
     return found
 
 

@@ -44,7 +44,7 @@ def test_what_is_held_for_ever_tends_to_a_bound() -> None:
 def test_the_closed_form_is_the_sum_of_its_seconds(milli: int, start: int, length: int, rest: int, half: float) -> None:
     begin, end = NOW + timedelta(seconds=start), NOW + timedelta(seconds=start + length)
     now = end + timedelta(seconds=rest)
-    steps = 512  # Simpson's rule over the same interval, an independent way to the same figure; of a third of `half` at most
+    steps = 512  # of a third of a half-life at most: Simpson's rule, an independent way to the same figure
     width = length / steps
     ages = [rest + length - width * step for step in range(steps + 1)]
     weights = [1 if step in (0, steps) else 4 if step % 2 else 2 for step in range(steps + 1)]
