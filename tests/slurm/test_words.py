@@ -70,6 +70,9 @@ def _end(end: str, signal: int | None = None, code: int | None = None) -> dict[s
         (_end("Signaled", 9), "OUT_OF_MEMORY", "OutOfMemory"),
         (_end("Signaled", 9), "FAILED", "Signaled"),
         (_end("Signaled", 15), "", "Signaled"),
+        (_end("Exited", None, 143), "CANCELLED", "Stopped"),
+        (_end("Exited", None, 137), "PREEMPTED", "Preempted"),
+        (_end("Exited", None, 143), "FAILED", "Exited"),
     ],
 )
 def test_slurm_explains_a_signal_that_the_runner_only_saw(wrote: dict[str, object], state: str, end: str) -> None:
@@ -77,7 +80,9 @@ def test_slurm_explains_a_signal_that_the_runner_only_saw(wrote: dict[str, objec
     assert words.closed(wrote, state)["end"] == end
 
 
-@pytest.mark.parametrize("wrote", [_end("Exited", None, 3), _end("Stopped", 9), _end("Signaled", 11)])
+@pytest.mark.parametrize(
+    "wrote", [_end("Exited", None, 3), _end("Exited", None, 139), _end("Stopped", 9), _end("Signaled", 11)]
+)
 def test_the_runners_word_stands_where_it_is_certain(wrote: dict[str, object]) -> None:
     assert not words.is_open(wrote)
 

@@ -58,10 +58,13 @@ def end_of(state: str, *, began: bool) -> End:
 
 
 def is_open(end: Mapping[str, Any]) -> bool:
-    """Say whether an end that the runner wrote leaves open who sent the signal: then Slurm is asked."""
-    if end["end"] == End.LOST:
-        return True
-    return end["end"] == End.SIGNALED and end["signal"] in _SENT_BY_SLURM
+    """Say whether an end that the runner wrote leaves open who sent the signal: then Slurm is asked.
+
+    Slurm signals all processes of a job: where a shell's command dies first, the shell exits with 128 and the signal.
+    """
+    if end["end"] == End.EXITED and end["exit_code"] is not None:
+        return end["exit_code"] - 128 in _SENT_BY_SLURM
+    return end["end"] == End.LOST or (end["end"] == End.SIGNALED and end["signal"] in _SENT_BY_SLURM)
 
 
 def closed(end: Mapping[str, Any], state: str) -> dict[str, Any]:
