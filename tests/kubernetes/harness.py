@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import dujiang.engines.kubernetes
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.engine import KubernetesEngine
 from dujiang.engines.kubernetes.settings import KubernetesSettings
@@ -14,6 +15,8 @@ from tests.contract.harness import Grows, Program
 from tests.contract.test_local import LocalHarness
 from tests.kubernetes import images
 from tests.kubernetes.cluster import Cluster
+
+MANIFEST = Path(dujiang.engines.kubernetes.__file__).parent / "manifest" / "rbac.yaml"
 
 
 class KubernetesHarness(LocalHarness):
@@ -44,6 +47,12 @@ class KubernetesHarness(LocalHarness):
         """Return a second engine of the same platform over the same cluster."""
         chosen = KubernetesSettings(**{**self.set, **settings})
         return KubernetesEngine(chosen, clock=self.clock, archive=self.folder / "archive", mark=self.mark, api=api)
+
+    async def confine(self) -> None:
+        """Let the engine have the rights of the manifest that comes with it, and no more."""
+        self.cluster.kubectl("apply", "-f", str(MANIFEST))
+        self.set["kubeconfig"] = str(self.cluster.kubeconfig(token=self.cluster.account_token("dujiang", "dujiang")))
+        await self.restart()
 
     @property
     def namespace(self) -> str:

@@ -19,7 +19,6 @@ from tests.kubernetes import fakes, images
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
 from tests.kubernetes.kueue import Kueue
-from tests.kubernetes.test_rights import MANIFEST
 
 pytestmark = pytest.mark.kueue
 QUOTA = {"cpu": "1", "memory": "4Ti"}
@@ -308,10 +307,7 @@ async def test_while_kueue_is_away_nothing_new_is_made_and_no_end_is_lost(harnes
 
 async def test_the_rights_of_the_manifest_are_enough_and_fewer_are_told(harness: Queued) -> None:
     role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/dujiang"
-    harness.cluster.kubectl("apply", "-f", str(MANIFEST))
-    token = harness.cluster.account_token("dujiang", "dujiang")
-    harness.set["kubeconfig"] = str(harness.cluster.kubeconfig(token=token))
-    await harness.restart()
+    await harness.confine()
     assert (await harness.engine.capabilities()).missing == ()
     key = await harness.submit(Exits(1))
     await harness.waits(key, "doesn't exist")

@@ -15,7 +15,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dujiang.engines.kubernetes
 from dujiang.engines.contract import EngineRefused, EngineUnavailable
 from dujiang.engines.kubernetes.api import Api
 from dujiang.engines.kubernetes.engine import KubernetesEngine
@@ -24,9 +23,9 @@ from dujiang.engines.kubernetes.namespaces import ACCOUNT, Namespaces, may_work
 from dujiang.engines.kubernetes.settings import KubernetesSettings
 from dujiang.kit.clock import SystemClock
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.harness import MANIFEST
 
 real = pytest.mark.kubernetes
-MANIFEST = Path(dujiang.engines.kubernetes.__file__).parent / "manifest" / "rbac.yaml"
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

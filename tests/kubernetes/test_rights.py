@@ -8,22 +8,18 @@ from pathlib import Path
 
 import pytest
 
-import dujiang.engines.kubernetes
 from dujiang.engines.contract import Checkpointing, End, EngineUnavailable
 from tests.contract.harness import Exits, Saves, Waits
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
 
 pytestmark = pytest.mark.kubernetes
-MANIFEST = Path(dujiang.engines.kubernetes.__file__).parent / "manifest" / "rbac.yaml"
 
 
 @pytest.fixture
 async def harness(tmp_path: Path, cluster: Cluster) -> AsyncIterator[KubernetesHarness]:
-    cluster.kubectl("apply", "-f", str(MANIFEST))
     harness = KubernetesHarness(tmp_path, cluster)
-    harness.set["kubeconfig"] = str(cluster.kubeconfig(token=cluster.account_token("dujiang", "dujiang")))
-    await harness.restart()
+    await harness.confine()
     yield harness
     await harness.clean()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import dujiang.engines.kubernetes
 from dujiang.engines.contract import AttemptKey, Launch, Observation, Phase
 from dujiang.engines.kubernetes import pods, serving
 from dujiang.engines.kubernetes.api import Api
@@ -23,7 +22,6 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.harness import KubernetesHarness
 from tests.kubernetes.test_pods import KEY, a_launch, a_plan, a_pod, a_record, box
 
-MANIFEST = Path(dujiang.engines.kubernetes.__file__).parent / "manifest" / "rbac.yaml"
 NAME = "dj-job-01k8xyzxyzxyzxyzxyzxyzxyz1"
 WITHIN_S = 60.0
 
@@ -191,10 +189,8 @@ async def test_an_account_that_may_not_list_them_is_said_so_and_nothing_is_taken
 
 @pytest.fixture
 async def harness(tmp_path: Path, cluster: Cluster) -> AsyncIterator[KubernetesHarness]:
-    cluster.kubectl("apply", "-f", str(MANIFEST))
     harness = KubernetesHarness(tmp_path, cluster)
-    harness.set["kubeconfig"] = str(cluster.kubeconfig(token=cluster.account_token("dujiang", "dujiang")))
-    await harness.restart()
+    await harness.confine()
     yield harness
     for service in cluster.request("GET", f"/api/v1/namespaces/{harness.namespace}/services")["items"]:
         cluster.kubectl("delete", "service", "-n", harness.namespace, service["metadata"]["name"])
