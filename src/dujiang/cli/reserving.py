@@ -9,7 +9,7 @@ import typer
 from dujiang.cli.exits import Exit
 from dujiang.cli.output import Column, col, listing, moment, note, say, write_facts, write_json
 from dujiang.cli.session import Json, Stop, connect
-from dujiang.cli.times import TIME, later, moment_of
+from dujiang.cli.times import TIME, later, moment_of, sent
 
 reservations_app = typer.Typer(help="Reservations and maintenance.", invoke_without_command=True, no_args_is_help=False)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id.")]
@@ -110,9 +110,10 @@ def change(
     from dujiang.client import segment
 
     body = {
-        "begins_at": moment_of("--from", begins).isoformat() if begins is not None else None,
-        "ends_at": moment_of("--to", ends).isoformat() if ends is not None else None, "reason": reason,
-    }  # fmt: skip
+        "begins_at": sent("--from", begins),
+        "ends_at": sent("--to", ends),
+        "reason": reason,
+    }
     if all(value is None for value in body.values()):
         raise Stop("Give --from, --to or --reason.", Exit.USAGE)
     with connect() as client:

@@ -1,6 +1,7 @@
 """What attempts left: read where the platform sees the folder that Pods share, refused elsewhere.
 
-Every Pod may write into all of `work_dir`, so nothing below it is trusted, and no link there is followed.
+Every Pod may write into all of `work_dir`, so nothing below it is trusted, and no link that leads out
+of an attempt's folder is followed.
 """
 
 from __future__ import annotations

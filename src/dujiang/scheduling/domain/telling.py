@@ -48,7 +48,6 @@ class _Teller:
     _overtaken: Overtaken = field(init=False)
     _lacks: dict[tuple[Shape, bool], Shortage] = field(default_factory=dict)
     _changes: dict[tuple[object, ...], Change | None] = field(default_factory=dict)
-
     _beyond: dict[tuple[object, ...], QueueLack | None] = field(default_factory=dict)
     _empty_queues: QueueRound = field(init=False)
 
